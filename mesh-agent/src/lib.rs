@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The node agent: takes the TCP traffic of enrolled pods into one proxy per node.
+//!
+//! The arrow of dependencies only points down this list (checked by `cargo xtask check`):
+//! [`settings`] and [`agent`] compose; [`admin`] reads; [`config`] turns objects into a
+//! [`model::Snapshot`]; [`proxy`] carries out what the model decides; [`datapath`] owns the
+//! kernel side; [`identity`] owns keys and certificates; [`telemetry`] and [`tasks`] are leaves.
+
+pub mod model;

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Pure values and decisions: what the mesh looks like and what is to be done with a flow.
+//!
+//! Knows nothing of sockets, clocks, Kubernetes or files. Everything here is immutable once it is
+//! in a [`Snapshot`], but for two kinds of atomics that outlive snapshots: the position in a
+//! weight schedule and the load of an endpoint.
+
+pub mod balance;
+pub mod policy;
+pub mod route;
+pub mod service;
+pub mod snapshot;
+pub mod spiffe;
+pub mod workload;
+
+pub use self::{
+    balance::{EndpointLoad, Schedule},
+    policy::{InboundPolicy, MtlsMode},
+    route::{Backend, Client, Decision, HttpRoutes, HttpRule, Refusal, RequestHead, ResponseFlag},
+    service::{Cluster, Endpoint, ObjectRef, Protocol, Service, ServiceName, ServicePort},
+    snapshot::{Destination, Snapshot},
+    spiffe::SpiffeId,
+    workload::{Workload, WorkloadUid},
+};

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a workload accepts: plaintext, mutual TLS, or both.
+
+use std::collections::BTreeMap;
+
+/// How a port of a workload treats plaintext peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum MtlsMode {
+    /// Both mutual TLS and plaintext are accepted.
+    Permissive,
+    /// Only mutual TLS is accepted.
+    Strict,
+}
+
+/// The composed inbound mode of one workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboundPolicy {
+    /// For every port without a mode of its own.
+    pub default: MtlsMode,
+    /// By workload port (the target port, not the Service's).
+    pub ports: BTreeMap<u16, MtlsMode>,
+}
+
+impl Default for InboundPolicy {
+    fn default() -> Self {
+        Self {
+            default: MtlsMode::Permissive,
+            ports: BTreeMap::new(),
+        }
+    }
+}
+
+impl InboundPolicy {
+    /// The mode of workload port `port`.
+    pub fn mode(&self, port: u16) -> MtlsMode {
+        self.ports.get(&port).copied().unwrap_or(self.default)
+    }
+}

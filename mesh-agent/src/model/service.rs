@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Services, their ports, and the endpoints behind them.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use super::{balance::EndpointLoad, route::HttpRoutes, workload::Workload};
+
+/// A Service's namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceName {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// An object that configures the mesh, for messages and `proxy-config`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectRef {
+    /// Its kind, for example `VirtualService`.
+    pub kind: Arc<str>,
+    /// Its namespace; empty for cluster-scoped kinds.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+/// What is spoken on a Service port, from `appProtocol`, then the port's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1 or HTTP/2 with prior knowledge, told apart by the client's first bytes.
+    Http,
+    /// HTTP/2 with prior knowledge (`http2`, `kubernetes.io/h2c`).
+    Http2,
+    /// gRPC over HTTP/2.
+    Grpc,
+    /// Opaque bytes (`tcp`, `tls`, `https`, `mysql`, ...).
+    Tcp,
+    /// Not declared: decided by the first bytes, without delaying a server that speaks first.
+    Sniff,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug)]
+pub struct ServicePort {
+    /// The Service's port.
+    pub number: u16,
+    /// Its name; may be empty.
+    pub name: Arc<str>,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// All endpoints of the port, with no subset.
+    pub cluster: Arc<Cluster>,
+    /// HTTP routes by client namespace: consumer routes win over those for everybody.
+    pub consumer_routes: Vec<(Arc<str>, Arc<HttpRoutes>)>,
+    /// HTTP routes for every other client, if any are attached.
+    pub routes: Option<Arc<HttpRoutes>>,
+}
+
+/// A Service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its namespace and name.
+    pub name: ServiceName,
+    /// `<name>.<namespace>.svc.<cluster domain>`.
+    pub hostname: Arc<str>,
+    /// Its ClusterIPs; empty if headless.
+    pub vips: Vec<IpAddr>,
+    /// Its TCP ports.
+    pub ports: Vec<Arc<ServicePort>>,
+    /// Whether connections to its VIPs are captured: a route is attached, or an endpoint is enrolled.
+    pub captured: bool,
+}
+
+/// The endpoints of a Service port, or of a subset of it.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The Service.
+    pub service: ServiceName,
+    /// The Service's fully qualified host name.
+    pub hostname: Arc<str>,
+    /// The Service's port number.
+    pub port: u16,
+    /// The DestinationRule subset, if it is one.
+    pub subset: Option<Arc<str>>,
+    /// The DestinationRule that shaped it, for `proxy-config clusters`.
+    pub rule: Option<ObjectRef>,
+    /// Ready endpoints only.
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl Cluster {
+    /// Istio's name: `outbound|<port>|<subset>|<host>`.
+    pub fn istio_name(&self) -> String {
+        format!(
+            "outbound|{}|{}|{}",
+            self.port,
+            self.subset.as_deref().unwrap_or(""),
+            self.hostname
+        )
+    }
+}
+
+/// Where a Service port's traffic can go.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Address and target port.
+    pub address: SocketAddr,
+    /// The pod behind the address, if it is one that we know.
+    pub workload: Option<Arc<Workload>>,
+    /// What this node has under way there; the same value in every snapshot.
+    pub load: Arc<EndpointLoad>,
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The whole of what this node knows, at one moment.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use super::{
+    service::{Service, ServiceName, ServicePort},
+    workload::{Workload, WorkloadUid},
+};
+
+/// One consistent state of the mesh. Cheap to share, never changed.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Grows by one with every snapshot.
+    pub generation: u64,
+    /// The name of this node.
+    pub node: Arc<str>,
+    /// All workloads, enrolled or not.
+    pub workloads: HashMap<WorkloadUid, Arc<Workload>>,
+    /// The workload that owns an address (never a host-network one).
+    pub by_address: HashMap<IpAddr, Arc<Workload>>,
+    /// All Services.
+    pub services: HashMap<ServiceName, Arc<Service>>,
+    /// VIP and port to Service.
+    pub by_vip: HashMap<SocketAddr, (Arc<Service>, Arc<ServicePort>)>,
+}
+
+/// What a captured connection was opened to.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// A Service's VIP and port.
+    Service(Arc<Service>, Arc<ServicePort>),
+    /// A pod's address, directly.
+    Workload(Arc<Workload>),
+    /// Nothing the mesh knows (any more).
+    Unknown,
+}
+
+impl Snapshot {
+    /// What `orig_dst` is.
+    pub fn destination(&self, orig_dst: SocketAddr) -> Destination {
+        if let Some((service, port)) = self.by_vip.get(&orig_dst) {
+            return Destination::Service(Arc::clone(service), Arc::clone(port));
+        }
+        match self.by_address.get(&orig_dst.ip()) {
+            Some(workload) => Destination::Workload(Arc::clone(workload)),
+            None => Destination::Unknown,
+        }
+    }
+
+    /// The enrolled workloads of this node whose network namespace is known.
+    pub fn local_enrolled(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.workloads.values().filter(|workload| {
+            workload.enrolled && workload.node == self.node && workload.netns.is_some()
+        })
+    }
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A workload: a pod and its identity, as the mesh sees it.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc};
+
+use super::{policy::InboundPolicy, spiffe::SpiffeId};
+
+/// The UID of a pod: unlike its name or address, never used twice.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadUid(pub Arc<str>);
+
+impl fmt::Display for WorkloadUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for WorkloadUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A pod and its identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// The pod's UID.
+    pub uid: WorkloadUid,
+    /// The pod's name.
+    pub name: Arc<str>,
+    /// The pod's namespace.
+    pub namespace: Arc<str>,
+    /// Whom its certificate names.
+    pub identity: SpiffeId,
+    /// The node it is scheduled to; empty while it is not.
+    pub node: Arc<str>,
+    /// Its addresses, IPv4 and IPv6.
+    pub addresses: Vec<IpAddr>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// What owns it, for telemetry: the Deployment's, StatefulSet's or pod's name.
+    pub owner: Arc<str>,
+    /// `service.istio.io/canonical-name`, else `app.kubernetes.io/name`, else `app`, else the owner.
+    pub canonical_service: Arc<str>,
+    /// `service.istio.io/canonical-revision`, else `app.kubernetes.io/version`, else `version`, else `latest`.
+    pub canonical_revision: Arc<str>,
+    /// Whether its traffic is taken into the mesh (namespace label and pod opt-outs).
+    pub enrolled: bool,
+    /// Where its network namespace is, if it runs on this node.
+    pub netns: Option<PathBuf>,
+    /// Shares the node's network, so it is never enrolled.
+    pub host_network: bool,
+    /// Ready to serve (pod condition `Ready`).
+    pub ready: bool,
+    /// TCP ports that its liveness, readiness and startup probes use.
+    pub probe_ports: Vec<u16>,
+    /// What it accepts.
+    pub inbound: InboundPolicy,
+}
+
+impl Workload {
+    /// The name Istio's tools use for a pod: `<name>.<namespace>`.
+    pub fn dotted_name(&self) -> String {
+        format!("{}.{}", self.name, self.namespace)
+    }
+}
