@@ -8,3 +8,5 @@
 //! kernel side; [`identity`] owns keys and certificates; [`telemetry`] and [`tasks`] are leaves.
 
 pub mod model;
+pub mod tasks;
+pub mod telemetry;
