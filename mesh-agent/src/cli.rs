@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The commands that look into a running agent, and `analyze`.
+//!
+//! A command asks the admin socket for JSON and prints it as a table, as JSON or as YAML. Knows
+//! nothing of how the agent works. Invariant: what a table shows is in the JSON too.
+
+mod client;
+mod print;
+mod table;
+
+use std::{io, path::PathBuf, process::ExitCode};
+
+use serde_json::Value;
+
+use self::client::Client;
+use crate::settings::{
+    ClientSettings, Command, ConfigCommand, LogSettings, Output, ProxyConfigSettings,
+    ProxyConfigView,
+};
+
+/// A command could not be carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CliError {
+    /// No socket was named and there is none.
+    #[error(
+        "no admin socket in {dir}: is the agent running on this node? (--socket names another place)"
+    )]
+    NoSocket {
+        /// Where it was looked for.
+        dir: PathBuf,
+    },
+    /// No socket was named and there are several.
+    #[error("several agents run here: choose one with --socket: {}", list(found))]
+    SeveralSockets {
+        /// All of them.
+        found: Vec<PathBuf>,
+    },
+    /// Nobody answers at the socket.
+    #[error("nobody answers at {path}: is the agent running?")]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket belongs to another user.
+    #[error("no permission for {path}: run this as the agent's user (usually with sudo)")]
+    Permission {
+        /// The socket or its directory.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// The conversation broke off.
+    #[error("talking to the agent at {path}")]
+    Exchange {
+        /// The socket.
+        path: PathBuf,
+        /// What happened.
+        #[source]
+        source: io::Error,
+    },
+    /// What answered does not speak as an agent does.
+    #[error("{path} does not answer like a mesh-agent: {reason}")]
+    NotAnAgent {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+    /// The agent refused.
+    #[error("{0}")]
+    Refused(String),
+    /// The output could not be written.
+    #[error("writing the output")]
+    Output(#[source] io::Error),
+    /// The answer has no form of this kind.
+    #[error("the answer cannot be written as YAML")]
+    Yaml(#[source] serde_yaml_ng::Error),
+    /// `run` is no question to an agent.
+    #[error("not a command of the command line client")]
+    NotHere,
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let paths: Vec<String> = paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    paths.join(", ")
+}
+
+/// Carries out `command` and says with what the program ends.
+pub fn run(command: Command) -> Result<ExitCode, CliError> {
+    match command {
+        Command::Run(_) => return Err(CliError::NotHere),
+        Command::Analyze(settings) => {
+            return Err(CliError::Refused(format!(
+                "checking {} is not possible yet",
+                settings.dir.display()
+            )));
+        }
+        Command::Status(client) => show(&client, "/status", print::status)?,
+        Command::ProxyStatus(client) => show(&client, "/proxy-status", print::proxy_status)?,
+        Command::ProxyConfig(settings) => proxy_config(&settings)?,
+        Command::Config {
+            command: ConfigCommand::Dump(client),
+        } => {
+            let answer = Client::find(&client)?.get_json("/config")?;
+            let form = client.output.unwrap_or(Output::Json);
+            print::output(form, &answer, print::config)?;
+        }
+        Command::Log(settings) => log(&settings)?,
+        Command::Metrics(client) => metrics(&client)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(
+    client: &ClientSettings,
+    path: &str,
+    as_table: fn(&Value) -> String,
+) -> Result<(), CliError> {
+    let answer = Client::find(client)?.get_json(path)?;
+    print::output(client.output.unwrap_or(Output::Table), &answer, as_table)
+}
+
+fn proxy_config(settings: &ProxyConfigSettings) -> Result<(), CliError> {
+    let (view, as_table): (_, fn(&Value) -> String) = match settings.view {
+        ProxyConfigView::Listeners => ("listeners", print::listeners),
+        ProxyConfigView::Clusters => ("clusters", print::clusters),
+        ProxyConfigView::Routes => ("routes", print::routes),
+        ProxyConfigView::Endpoints => ("endpoints", print::endpoints),
+    };
+    let port = settings
+        .port
+        .map(|port| format!("&port={port}"))
+        .unwrap_or_default();
+    let pod = client::query_value(&settings.pod);
+    show(
+        &settings.client,
+        &format!("/proxy-config/{view}?pod={pod}{port}"),
+        as_table,
+    )
+}
+
+fn log(settings: &LogSettings) -> Result<(), CliError> {
+    let client = Client::find(&settings.client)?;
+    let answer = match &settings.level {
+        Some(level) => client.put_json(&format!("/log?level={}", client::query_value(level)))?,
+        None => client.get_json("/log")?,
+    };
+    let form = settings.client.output.unwrap_or(Output::Table);
+    print::output(form, &answer, print::log)
+}
+
+fn metrics(settings: &ClientSettings) -> Result<(), CliError> {
+    let text = Client::find(settings)?.get_text("/metrics")?;
+    match settings.output.unwrap_or(Output::Table) {
+        Output::Table => print::text(&text),
+        form => print::output(form, &print::metrics(&text), |_| String::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

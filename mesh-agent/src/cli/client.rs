@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Finds the admin socket and asks it: one HTTP/1.1 exchange per command, blocking.
+//!
+//! Knows nothing of what the answers mean. Invariant: an answer cut short is an error, never a
+//! shorter answer (RFC 9112 section 8).
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    os::unix::{fs::FileTypeExt, net::UnixStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::CliError;
+use crate::settings::{ClientSettings, SOCKET_DIR};
+
+/// The agent answers from memory; longer than this means that it hangs.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An agent's admin socket.
+pub(super) struct Client {
+    path: PathBuf,
+}
+
+impl Client {
+    /// The socket that `settings` names, else the only one there is.
+    pub(super) fn find(settings: &ClientSettings) -> Result<Self, CliError> {
+        Self::find_in(settings.socket.as_deref(), Path::new(SOCKET_DIR))
+    }
+
+    pub(super) fn find_in(named: Option<&Path>, dir: &Path) -> Result<Self, CliError> {
+        if let Some(path) = named {
+            return Ok(Self {
+                path: path.to_owned(),
+            });
+        }
+        let mut found = sockets(dir)?;
+        match found.len() {
+            0 => Err(CliError::NoSocket {
+                dir: dir.to_owned(),
+            }),
+            1 => Ok(Self {
+                path: found.remove(0),
+            }),
+            _ => {
+                found.sort();
+                Err(CliError::SeveralSockets { found })
+            }
+        }
+    }
+
+    /// What the agent answers to `GET path`, as JSON.
+    pub(super) fn get_json(&self, path: &str) -> Result<Value, CliError> {
+        self.json(&self.exchange("GET", path)?)
+    }
+
+    /// What the agent answers to `PUT path`, as JSON.
+    pub(super) fn put_json(&self, path: &str) -> Result<Value, CliError> {
+        self.json(&self.exchange("PUT", path)?)
+    }
+
+    /// What the agent answers to `GET path`, as text.
+    pub(super) fn get_text(&self, path: &str) -> Result<String, CliError> {
+        String::from_utf8(self.exchange("GET", path)?)
+            .map_err(|_not_text| self.not_an_agent("the answer is not text"))
+    }
+
+    fn json(&self, body: &[u8]) -> Result<Value, CliError> {
+        serde_json::from_slice(body)
+            .map_err(|error| self.not_an_agent(&format!("the answer is not JSON: {error}")))
+    }
+
+    fn exchange(&self, method: &str, path: &str) -> Result<Vec<u8>, CliError> {
+        let mut stream =
+            UnixStream::connect(&self.path).map_err(|source| self.unreached(source))?;
+        let answer = (|| {
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.set_write_timeout(Some(TIMEOUT))?;
+            write!(
+                stream,
+                "{method} {path} HTTP/1.1\r\nhost: mesh-agent\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            )?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)?;
+            Ok(answer)
+        })()
+        .map_err(|source| CliError::Exchange {
+            path: self.path.clone(),
+            source,
+        })?;
+        let (status, body) = split(&answer).map_err(|reason| self.not_an_agent(reason))?;
+        if (200..300).contains(&status) {
+            return Ok(body.to_vec());
+        }
+        Err(CliError::Refused(refusal(status, body)))
+    }
+
+    fn unreached(&self, source: io::Error) -> CliError {
+        let path = self.path.clone();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => CliError::Permission { path, source },
+            _ => CliError::NotRunning { path, source },
+        }
+    }
+
+    fn not_an_agent(&self, reason: &str) -> CliError {
+        CliError::NotAnAgent {
+            path: self.path.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+fn sockets(dir: &Path) -> Result<Vec<PathBuf>, CliError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(CliError::Permission {
+                path: dir.to_owned(),
+                source,
+            });
+        }
+        Err(_absent) => return Ok(Vec::new()),
+    };
+    Ok(entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
+        .map(|entry| entry.path())
+        // What an agent left behind when it was killed is no agent.
+        .filter(|path| {
+            UnixStream::connect(path).map_or_else(
+                |error| error.kind() == io::ErrorKind::PermissionDenied,
+                |_| true,
+            )
+        })
+        .collect())
+}
+
+/// The text of the agent's own refusal, if it gave one.
+fn refusal(status: u16, body: &[u8]) -> String {
+    let text = serde_json::from_slice::<Value>(body)
+        .ok()
+        .and_then(|value| value["error"].as_str().map(str::to_owned));
+    text.unwrap_or_else(|| {
+        format!(
+            "the agent answered {status}: {}",
+            String::from_utf8_lossy(body).trim()
+        )
+    })
+}
+
+/// Splits an answer into status and body; the agent always sends `content-length`.
+fn split(answer: &[u8]) -> Result<(u16, &[u8]), &'static str> {
+    const END: &[u8] = b"\r\n\r\n";
+    let at = answer
+        .windows(END.len())
+        .position(|window| window == END)
+        .ok_or("the answer has no head")?;
+    let head = str::from_utf8(&answer[..at]).map_err(|_not_text| "the head is not text")?;
+    let mut lines = head.split("\r\n");
+    let status = lines
+        .next()
+        .and_then(|line| line.strip_prefix("HTTP/1.1 "))
+        .and_then(|rest| rest.get(..3))
+        .and_then(|code| code.parse().ok())
+        .ok_or("the answer is not HTTP/1.1")?;
+    let length = lines
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .and_then(|(_, value)| value.trim().parse::<usize>().ok())
+        .ok_or("the answer has no length")?;
+    let body = &answer[at + END.len()..];
+    if body.len() == length {
+        Ok((status, body))
+    } else {
+        Err("the answer was cut short")
+    }
+}
+
+/// Percent-encodes what stands after `=` in a query (RFC 3986 section 2.1).
+pub(super) fn query_value(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! From the agent's JSON to what a person reads.
+//!
+//! Headers and paddings of `proxy-status` and `proxy-config` are those of istioctl 1.10.3.
+//! Invariant: an answer of an older or newer agent is printed as far as it is understood.
+
+use std::io::{self, Write};
+
+use serde_json::{Map, Value, json};
+
+use super::{CliError, table::table};
+use crate::settings::Output;
+
+/// Prints `answer` in `form`.
+pub(super) fn output(
+    form: Output,
+    answer: &Value,
+    as_table: impl Fn(&Value) -> String,
+) -> Result<(), CliError> {
+    match form {
+        Output::Table => text(&as_table(answer)),
+        Output::Json => text(&format!("{answer:#}\n")),
+        Output::Yaml => text(&serde_yaml_ng::to_string(answer).map_err(CliError::Yaml)?),
+    }
+}
+
+/// Prints `content` as it is.
+pub(super) fn text(content: &str) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(content.as_bytes()).and_then(|()| out.flush()) {
+        // `| head` has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome.map_err(CliError::Output),
+    }
+}
+
+/// What stands in a cell.
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::Number(number) => number.to_string(),
+        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(","),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| format!("{name}={}", cell(value)))
+            .collect::<Vec<_>>()
+            .join(","),
+    }
+}
+
+/// A table of the objects in `rows`: for each column its header and the field that it shows.
+fn columns(rows: &Value, shown: &[(&str, &str)], padding: usize) -> String {
+    let headers: Vec<&str> = shown.iter().map(|(header, _)| *header).collect();
+    let rows: Vec<Vec<String>> = rows
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|row| shown.iter().map(|(_, field)| cell(&row[field])).collect())
+        .collect();
+    table(&headers, &rows, padding)
+}
+
+/// `proxy-status`.
+pub(super) fn proxy_status(answer: &Value) -> String {
+    columns(
+        answer,
+        &[
+            ("NAME", "name"),
+            ("CDS", "cds"),
+            ("LDS", "lds"),
+            ("EDS", "eds"),
+            ("RDS", "rds"),
+            ("ISTIOD", "istiod"),
+            ("VERSION", "version"),
+        ],
+        5,
+    )
+}
+
+/// `proxy-config listeners`.
+pub(super) fn listeners(answer: &Value) -> String {
+    columns(
+        answer,
+        &[
+            ("ADDRESS", "address"),
+            ("PORT", "port"),
+            ("MATCH", "match"),
+            ("DESTINATION", "destination"),
+        ],
+        1,
+    )
+}
+
+/// `proxy-config clusters`.
+pub(super) fn clusters(answer: &Value) -> String {
+    columns(
+        answer,
+        &[
+            ("SERVICE FQDN", "serviceFqdn"),
+            ("PORT", "port"),
+            ("SUBSET", "subset"),
+            ("DIRECTION", "direction"),
+            ("TYPE", "type"),
+            ("DESTINATION RULE", "destinationRule"),
+        ],
+        5,
+    )
+}
+
+/// `proxy-config routes`.
+pub(super) fn routes(answer: &Value) -> String {
+    columns(
+        answer,
+        &[
+            ("NAME", "name"),
+            ("DOMAINS", "domains"),
+            ("MATCH", "match"),
+            ("VIRTUAL SERVICE", "virtualService"),
+        ],
+        5,
+    )
+}
+
+/// `proxy-config endpoints`.
+pub(super) fn endpoints(answer: &Value) -> String {
+    columns(
+        answer,
+        &[
+            ("ENDPOINT", "endpoint"),
+            ("STATUS", "status"),
+            ("OUTLIER CHECK", "outlierCheck"),
+            ("CLUSTER", "cluster"),
+        ],
+        5,
+    )
+}
+
+/// `status`.
+pub(super) fn status(answer: &Value) -> String {
+    let mut text = String::new();
+    for (name, value) in answer["node"].as_object().into_iter().flatten() {
+        text.push_str(&format!("{name}: {}\n", cell(value)));
+    }
+    text.push('\n');
+    text.push_str(&columns(
+        &answer["pods"],
+        &[
+            ("POD", "name"),
+            ("CAPTURED", "captured"),
+            ("HOOK", "hook"),
+            ("INBOUND", "inbound"),
+            ("CONNECTIONS", "connections"),
+            ("CERTIFICATE", "certificateState"),
+        ],
+        3,
+    ));
+    text
+}
+
+/// `config dump -o table`.
+pub(super) fn config(answer: &Value) -> String {
+    let rows: Vec<Vec<String>> = answer
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| match value {
+            Value::Array(items) => vec![name.clone(), items.len().to_string()],
+            other => vec![name.clone(), cell(other)],
+        })
+        .collect();
+    table(&["PART", "COUNT OR VALUE"], &rows, 5)
+}
+
+/// `log`.
+pub(super) fn log(answer: &Value) -> String {
+    format!("{}\n", cell(&answer["level"]))
+}
+
+/// Prometheus' text as a list of samples.
+pub(super) fn metrics(text: &str) -> Value {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(sample)
+        .collect()
+}
+
+fn sample(line: &str) -> Option<Value> {
+    let (series, value) = line.rsplit_once(' ')?;
+    let (name, labels) = match series.split_once('{') {
+        Some((name, labels)) => (name, label_set(labels.strip_suffix('}')?)?),
+        None => (series, Map::new()),
+    };
+    Some(json!({ "name": name, "labels": labels, "value": value.parse::<f64>().ok() }))
+}
+
+/// Reads `name="value",...`; values have `\\`, `\"` and `\n` escaped.
+fn label_set(mut rest: &str) -> Option<Map<String, Value>> {
+    let mut labels = Map::new();
+    while !rest.is_empty() {
+        let (name, tail) = rest.split_once("=\"")?;
+        let mut value = String::new();
+        let mut characters = tail.char_indices();
+        let end = loop {
+            match characters.next()? {
+                (_, '\\') => match characters.next()?.1 {
+                    'n' => value.push('\n'),
+                    escaped => value.push(escaped),
+                },
+                (at, '"') => break at,
+                (_, plain) => value.push(plain),
+            }
+        };
+        labels.insert(name.to_owned(), Value::String(value));
+        rest = tail[end + 1..].trim_start_matches(',');
+    }
+    Some(labels)
+}

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What was typed: commands, flags and the few environment variables, checked but not interpreted.
+//!
+//! The only reader of the command line and the environment. Knows nothing of the rest of the
+//! system. Invariant: settings that exist are in range; an error names the flag.
+
+pub mod value;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    path::PathBuf,
+    thread,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Captures, authenticates, routes and counts the TCP traffic of this node's enrolled pods.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-agent", version, about, disable_help_subcommand = true)]
+pub struct Settings {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent of one node, in the foreground, until SIGTERM or SIGINT.
+    Run(Box<RunSettings>),
+    /// Check a directory of manifests without running; exit 1 if there are errors.
+    Analyze(AnalyzeSettings),
+    /// Show capture, certificates and configuration of the running agent.
+    Status(ClientSettings),
+    /// Show which pods have the latest configuration.
+    #[command(visible_alias = "ps")]
+    ProxyStatus(ClientSettings),
+    /// Show what one pod's traffic is configured to do.
+    #[command(visible_alias = "pc")]
+    ProxyConfig(ProxyConfigSettings),
+    /// Show the configuration that the agent works with.
+    Config {
+        /// What about it.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Show or change the log level of the running agent.
+    Log(LogSettings),
+    /// Show the metrics of the running agent.
+    Metrics(ClientSettings),
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print all of it.
+    Dump(ClientSettings),
+}
+
+/// Flags of `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunSettings {
+    /// Name of this node, as in the pods' `spec.nodeName`.
+    #[arg(long, env = "MESH_AGENT_NODE", value_name = "NAME", value_parser = value::node_name)]
+    pub node: String,
+
+    /// Directory of Kubernetes manifests (YAML, JSON; nested folders); reloaded when it changes.
+    #[arg(long, value_name = "DIR")]
+    pub config_dir: PathBuf,
+
+    /// Directory with the root key and certificate that the agents of one installation share;
+    /// created if absent. Without it the root lives in memory, for this agent alone.
+    #[arg(long, value_name = "DIR")]
+    pub ca_dir: Option<PathBuf>,
+
+    /// Trust domain of workload identities.
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = value::domain)]
+    pub trust_domain: String,
+
+    /// Domain of Services' host names.
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = value::domain)]
+    pub cluster_domain: String,
+
+    /// How long workload certificates are valid (units: ms, s, m, h, d); renewed at half of it.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = value::cert_ttl)]
+    pub cert_ttl: Duration,
+
+    /// Number of data threads, 1 to 256 [default: the number of cores, at most 4].
+    #[arg(long, value_name = "N", value_parser = value::threads)]
+    pub threads: Option<NonZeroUsize>,
+
+    /// Where the admin socket is made [default: /run/mesh-agent/<node>.sock].
+    #[arg(long, value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
+
+    /// Loopback address for Prometheus' scrapes of /metrics, and for /ready.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value_t = METRICS_ADDRESS, value_parser = value::loopback)]
+    pub metrics_address: SocketAddr,
+
+    /// Directory on a bpf file system that keeps kernel programs over a restart
+    /// [default: /sys/fs/bpf/mesh-agent/<node>].
+    #[arg(long, value_name = "DIR")]
+    pub pin_dir: Option<PathBuf>,
+
+    /// Directory of the cgroup2 hierarchy that the pods' processes are in [default: found in
+    /// /proc/mounts].
+    #[arg(long, value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
+
+    /// What happens to PERMISSIVE pods' traffic while no agent runs; STRICT stays closed.
+    #[arg(long, value_name = "CHOICE", value_enum, default_value_t = OnAgentDeath::Closed)]
+    pub on_agent_death: OnAgentDeath,
+
+    /// Form of the access log on standard output: one line per connection and per request.
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = AccessLog::Text)]
+    pub access_log: AccessLog,
+
+    /// What is logged to standard error: error, warn, info, debug, trace or off, also by module
+    /// ("info,mesh_agent::proxy=debug"). Can be changed later with `mesh-agent log`.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+
+    /// Form of the log on standard error.
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = LogForm::Text)]
+    pub log_format: LogForm,
+
+    /// How long connections may take to end when the agent stops (units: ms, s, m, h, d).
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = value::duration)]
+    pub drain_deadline: Duration,
+}
+
+/// What happens to captured traffic while no agent runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnAgentDeath {
+    /// It is refused until an agent is back.
+    Closed,
+    /// It passes in plaintext, around the mesh.
+    Open,
+}
+
+/// Form of the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AccessLog {
+    /// Envoy's default layout for requests, key=value for connections.
+    Text,
+    /// One JSON object per line.
+    Json,
+    /// No access log.
+    Off,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogForm {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Flags of every command that asks a running agent.
+#[derive(Clone, Debug, Args)]
+pub struct ClientSettings {
+    /// The agent's admin socket [default: the only one in /run/mesh-agent].
+    #[arg(long, env = "MESH_AGENT_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Form of the output [default: table; json for `config dump`].
+    #[arg(short, long, value_name = "FORM", value_enum)]
+    pub output: Option<Output>,
+}
+
+/// Form of a command's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Columns for people.
+    Table,
+    /// JSON, indented.
+    Json,
+    /// YAML.
+    Yaml,
+}
+
+/// Flags of `analyze`.
+#[derive(Clone, Debug, Args)]
+pub struct AnalyzeSettings {
+    /// Directory of manifests.
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+
+    /// Domain of Services' host names.
+    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = value::domain)]
+    pub cluster_domain: String,
+
+    /// Form of the output.
+    #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// Flags of `proxy-config`.
+#[derive(Clone, Debug, Args)]
+pub struct ProxyConfigSettings {
+    /// What to show.
+    #[arg(value_enum)]
+    pub view: ProxyConfigView,
+
+    /// The pod: NAME or NAME.NAMESPACE (namespace `default` if left out).
+    #[arg(value_name = "POD[.NAMESPACE]")]
+    pub pod: String,
+
+    /// Only rows about this port.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+
+    /// Whom to ask and how to print.
+    #[command(flatten)]
+    pub client: ClientSettings,
+}
+
+/// One of the four tables of a pod's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProxyConfigView {
+    /// Addresses whose connections are captured, and what becomes of them.
+    #[value(alias = "listener")]
+    Listeners,
+    /// Sets of endpoints that traffic can go to.
+    #[value(alias = "cluster")]
+    Clusters,
+    /// Rules that choose a cluster per request.
+    #[value(alias = "route")]
+    Routes,
+    /// Addresses behind the clusters.
+    #[value(alias = "endpoint")]
+    Endpoints,
+}
+
+/// Flags of `log`.
+#[derive(Clone, Debug, Args)]
+pub struct LogSettings {
+    /// The new level: error, warn, info, debug, trace or off, also by module; without it the
+    /// present one is shown.
+    #[arg(value_name = "LEVEL")]
+    pub level: Option<String>,
+
+    /// Whom to ask and how to print.
+    #[command(flatten)]
+    pub client: ClientSettings,
+}
+
+/// Istio's port for merged Prometheus metrics.
+const METRICS_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15020);
+
+/// Beyond this a node's proxy is not the bottleneck that threads could widen.
+const DEFAULT_THREADS_MAX: usize = 4;
+
+/// Where agents make their admin sockets and commands look for them.
+pub const SOCKET_DIR: &str = "/run/mesh-agent";
+
+impl RunSettings {
+    /// The number of data threads.
+    pub fn thread_count(&self) -> usize {
+        self.threads.map_or_else(
+            || {
+                let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+                cores.min(DEFAULT_THREADS_MAX)
+            },
+            NonZeroUsize::get,
+        )
+    }
+
+    /// Where the admin socket is made.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.admin_socket
+            .clone()
+            .unwrap_or_else(|| PathBuf::from(SOCKET_DIR).join(format!("{}.sock", self.node)))
+    }
+}
+
+#[cfg(test)]
+mod tests;
