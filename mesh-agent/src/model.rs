@@ -7,19 +7,27 @@
 //! weight schedule and the load of an endpoint.
 
 pub mod balance;
+pub mod condition;
+pub mod edits;
+pub mod path;
 pub mod policy;
 pub mod route;
 pub mod service;
 pub mod snapshot;
 pub mod spiffe;
+pub mod text;
 pub mod workload;
 
 pub use self::{
-    balance::{EndpointLoad, Schedule},
+    balance::{EndpointLoad, LoadGuard, Position, Schedule},
+    condition::HttpMatch,
+    edits::{HeaderEdit, HeaderEdits},
+    path::PathMatch,
     policy::{InboundPolicy, MtlsMode},
     route::{Backend, Client, Decision, HttpRoutes, HttpRule, Refusal, RequestHead, ResponseFlag},
     service::{Cluster, Endpoint, ObjectRef, Protocol, Service, ServiceName, ServicePort},
     snapshot::{Destination, Snapshot},
     spiffe::SpiffeId,
+    text::TextMatch,
     workload::{Workload, WorkloadUid},
 };

@@ -7,10 +7,15 @@
 //! Invariant: over any window of one table length, backend `i` is drawn exactly `weight[i]` times
 //! (weights reduced by their greatest common divisor).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
 };
+
+use super::service::{Cluster, Endpoint};
 
 /// Requests and connections under way at one endpoint, from this node. Outlives snapshots.
 #[derive(Debug, Default)]
@@ -39,24 +44,145 @@ impl Drop for LoadGuard {
     }
 }
 
+/// How far a schedule has been drawn. Clones share one cell, so that it outlives a snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct Position(Arc<AtomicU64>);
+
+/// The longest table of a [`Schedule`], in draws: weights are then exact to 0.01 %.
+pub const MAX_TABLE: u32 = 10_000;
+
 /// The order in which weighted backends take requests.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     /// Indices of backends in the order of smooth weighted round robin.
     table: Arc<[u16]>,
     /// The next position; kept when a new snapshot has the same weights at the same place.
-    position: Arc<AtomicU64>,
+    position: Position,
 }
 
 impl Schedule {
+    /// Unrolls `weights`, one per backend, from where `position` stands.
+    ///
+    /// Weights are divided by their greatest common divisor. If their sum still exceeds
+    /// [`MAX_TABLE`], they are scaled to that sum: each is rounded down, but never to 0 unless it
+    /// was 0, and what is left goes to the largest remainders (the first wins a tie).
+    /// Backends after the 65,535th and those of weight 0 are never drawn.
+    pub fn new(weights: &[u32], position: Position) -> Self {
+        let weights = reduce(&weights[..weights.len().min(usize::from(u16::MAX))]);
+        Self {
+            table: unroll(&weights).into(),
+            position,
+        }
+    }
+
     /// The next backend's index, or `None` if all weights are 0.
     pub fn next(&self) -> Option<usize> {
-        if self.table.is_empty() {
-            return None;
-        }
-        let position = self.position.fetch_add(1, Ordering::Relaxed);
         let length = u64::try_from(self.table.len()).expect("a table's length fits u64");
-        let index = usize::try_from(position % length).expect("less than the table's length");
-        Some(usize::from(self.table[index]))
+        match *self.table {
+            [] => None,
+            [only] => Some(usize::from(only)),
+            _ => {
+                let position = self.position.0.fetch_add(1, Ordering::Relaxed);
+                let index =
+                    usize::try_from(position % length).expect("less than the table's length");
+                Some(usize::from(self.table[index]))
+            }
+        }
+    }
+
+    /// The cell that says how far this schedule has been drawn.
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// How many draws it takes until each backend has had exactly its share; 0 if no weight is set.
+    pub fn window(&self) -> usize {
+        self.table.len()
     }
 }
+
+/// The smallest weights of the same ratio, with a sum of at most [`MAX_TABLE`].
+fn reduce(weights: &[u32]) -> Vec<u32> {
+    let divisor = weights.iter().copied().fold(0, gcd).max(1);
+    let reduced: Vec<u32> = weights.iter().map(|weight| weight / divisor).collect();
+    let sum: u64 = reduced.iter().map(|weight| u64::from(*weight)).sum();
+    if sum <= u64::from(MAX_TABLE) {
+        return reduced;
+    }
+    let scaled = |weight: u32| u64::from(weight) * u64::from(MAX_TABLE);
+    let mut shares: Vec<u32> = reduced
+        .iter()
+        .map(|weight| {
+            let share = u32::try_from(scaled(*weight) / sum).expect("a share is at most the table");
+            share.max(u32::from(*weight > 0))
+        })
+        .collect();
+    let mut by_remainder: Vec<usize> = (0..reduced.len()).collect();
+    by_remainder.sort_by_key(|index| std::cmp::Reverse(scaled(reduced[*index]) % sum));
+    let missing = MAX_TABLE.saturating_sub(shares.iter().sum());
+    for index in by_remainder.into_iter().take(missing as usize) {
+        shares[index] += 1;
+    }
+    shares
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// One period of smooth weighted round robin: each draw raises every backend's credit by its
+/// weight, takes the highest and lowers that by the sum.
+fn unroll(weights: &[u32]) -> Vec<u16> {
+    let sum: i64 = weights.iter().map(|weight| i64::from(*weight)).sum();
+    let mut credits = vec![0_i64; weights.len()];
+    (0..sum)
+        .map(|_| {
+            let mut best = 0;
+            for (index, weight) in weights.iter().enumerate() {
+                credits[index] += i64::from(*weight);
+                if credits[index] > credits[best] {
+                    best = index;
+                }
+            }
+            credits[best] -= sum;
+            u16::try_from(best).expect("the constructor cut the backends at u16")
+        })
+        .collect()
+}
+
+impl Cluster {
+    /// The less loaded of two endpoints drawn at random, leaving out `avoid`.
+    ///
+    /// `random(n)` gives a number below `n`. `None` if no endpoint is left: whether to start over
+    /// with those that were avoided is the caller's choice.
+    pub fn pick(
+        &self,
+        mut random: impl FnMut(usize) -> usize,
+        avoid: &[SocketAddr],
+    ) -> Option<&Endpoint> {
+        let allowed = |endpoint: &&Endpoint| !avoid.contains(&endpoint.address);
+        let count = match avoid {
+            [] => self.endpoints.len(),
+            _ => self.endpoints.iter().filter(allowed).count(),
+        };
+        let nth = |index: usize| match avoid {
+            [] => self.endpoints.get(index),
+            _ => self.endpoints.iter().filter(allowed).nth(index),
+        };
+        if count < 2 {
+            return nth(0);
+        }
+        let first = random(count);
+        let second = random(count - 1);
+        let second = if second >= first { second + 1 } else { second };
+        let (first, second) = (nth(first)?, nth(second)?);
+        Some(if second.load.current() < first.load.current() {
+            second
+        } else {
+            first
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,12 +2,14 @@
 
 //! Which backend a request goes to, or with what it is refused.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, Uri};
 
 use super::{
     balance::Schedule,
+    condition::HttpMatch,
+    edits::HeaderEdits,
     service::{Cluster, ObjectRef, ServicePort},
     workload::Workload,
 };
@@ -16,6 +18,8 @@ use super::{
 /// habits work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResponseFlag {
+    /// `-`: answered as the configuration says.
+    None,
     /// `NC`: the route names a cluster that does not exist.
     NoCluster,
     /// `NR`: no route matched.
@@ -24,6 +28,19 @@ pub enum ResponseFlag {
     NoHealthyUpstream,
     /// `UF`: connecting to the endpoint failed.
     UpstreamFailure,
+}
+
+impl ResponseFlag {
+    /// The flag as logs and metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::NoCluster => "NC",
+            Self::NoRoute => "NR",
+            Self::NoHealthyUpstream => "UH",
+            Self::UpstreamFailure => "UF",
+        }
+    }
 }
 
 /// The part of a request that routing looks at.
@@ -51,7 +68,7 @@ pub struct Client<'a> {
 /// The rules that decide about requests to one Service port.
 #[derive(Clone, Debug)]
 pub struct HttpRoutes {
-    /// In the order in which they are tried.
+    /// In the order in which they are tried: the first that matches decides.
     pub rules: Vec<HttpRule>,
     /// The object the rules come from (the first, if several).
     pub origin: ObjectRef,
@@ -62,17 +79,30 @@ pub struct HttpRoutes {
 pub struct HttpRule {
     /// `name`, else `<object>#<index>`; logged as route name.
     pub name: Arc<str>,
+    /// The object that the rule is written in.
+    pub origin: ObjectRef,
+    /// Any of these suffices; none at all matches every request.
+    pub matches: Vec<HttpMatch>,
     /// Weighted backends.
     pub backends: Vec<Backend>,
+    /// What each of `backends` weighs, for `proxy-config`.
+    pub weights: Vec<u32>,
     /// Draws one of `backends`.
     pub schedule: Schedule,
+    /// For the whole exchange, if it is limited.
+    pub timeout: Option<Duration>,
 }
 
 /// Where a share of a rule's requests goes.
 #[derive(Clone, Debug)]
 pub enum Backend {
-    /// To the endpoints of this cluster.
-    Cluster(Arc<Cluster>),
+    /// To the endpoints of this cluster, which may have none.
+    Cluster {
+        /// Where to.
+        cluster: Arc<Cluster>,
+        /// What the rule, then the backend, changes in headers.
+        edits: Option<Arc<HeaderEdits>>,
+    },
     /// Nowhere: answered with this.
     Refused(Refusal),
 }
@@ -86,26 +116,101 @@ pub struct Refusal {
     pub flag: ResponseFlag,
     /// Why, in words, for the access log: names the object and field.
     pub reason: Arc<str>,
+    /// The rule's name; `-` if none matched.
+    pub route: Arc<str>,
 }
 
 /// What to do with one request.
 #[derive(Clone, Debug)]
 pub enum Decision {
-    /// Send it to an endpoint of `cluster`.
+    /// Send it to an endpoint of `cluster`; 503 `UH` if that has none.
     Forward {
         /// Where to.
         cluster: Arc<Cluster>,
         /// The rule's name; `default` when no route is attached.
         route: Arc<str>,
+        /// For the whole exchange, if it is limited: 504 after that.
+        timeout: Option<Duration>,
+        /// What to change in the headers of request and response.
+        edits: Option<Arc<HeaderEdits>>,
     },
     /// Answer it.
     Refuse(Refusal),
 }
 
 impl ServicePort {
+    /// The rules that decide about requests of clients in `namespace`; none if no route is attached.
+    pub fn routes_for(&self, namespace: &str) -> Option<&Arc<HttpRoutes>> {
+        self.consumer_routes
+            .iter()
+            .find(|(own, _)| **own == *namespace)
+            .map(|(_, routes)| routes)
+            .or(self.routes.as_ref())
+    }
+
     /// Decides about one request of `client`; draws from the weight schedule, so call it once.
     pub fn decide(&self, client: &Client<'_>, head: &RequestHead<'_>) -> Decision {
-        let _ = (client, head);
-        todo!()
+        match self.routes_for(&client.workload.namespace) {
+            Some(routes) => routes.decide(client, head),
+            None => Decision::Forward {
+                cluster: Arc::clone(&self.cluster),
+                route: default_route(),
+                timeout: None,
+                edits: None,
+            },
+        }
     }
 }
+
+/// The route name when no route is attached; one allocation per thread.
+fn default_route() -> Arc<str> {
+    thread_local!(static NAME: Arc<str> = Arc::from("default"));
+    NAME.with(Arc::clone)
+}
+
+impl HttpRoutes {
+    fn decide(&self, client: &Client<'_>, head: &RequestHead<'_>) -> Decision {
+        match self.rules.iter().find(|rule| rule.applies(client, head)) {
+            Some(rule) => rule.decide(),
+            None => Decision::Refuse(Refusal {
+                status: 404,
+                flag: ResponseFlag::NoRoute,
+                reason: format!("no rule of {} matches the request", self.origin).into(),
+                route: "-".into(),
+            }),
+        }
+    }
+}
+
+impl HttpRule {
+    fn applies(&self, client: &Client<'_>, head: &RequestHead<'_>) -> bool {
+        self.matches.is_empty() || self.matches.iter().any(|one| one.matches(client, head))
+    }
+
+    fn decide(&self) -> Decision {
+        let Some(index) = self.schedule.next() else {
+            return Decision::Refuse(Refusal {
+                status: 500,
+                flag: ResponseFlag::None,
+                reason: format!(
+                    "{}: no backend of the rule has a weight above 0",
+                    self.origin
+                )
+                .into(),
+                route: Arc::clone(&self.name),
+            });
+        };
+        match &self.backends[index] {
+            Backend::Cluster { cluster, edits } => Decision::Forward {
+                cluster: Arc::clone(cluster),
+                route: Arc::clone(&self.name),
+                timeout: self.timeout,
+                edits: edits.clone(),
+            },
+            Backend::Refused(refusal) => Decision::Refuse(refusal.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

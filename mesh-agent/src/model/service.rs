@@ -19,6 +19,22 @@ pub struct ServiceName {
     pub name: Arc<str>,
 }
 
+impl ServiceName {
+    /// Composes a name.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// An object that configures the mesh, for messages and `proxy-config`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectRef {
@@ -66,7 +82,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// All endpoints of the port, with no subset.
     pub cluster: Arc<Cluster>,
-    /// HTTP routes by client namespace: consumer routes win over those for everybody.
+    /// HTTP routes by client namespace, which win over those for everybody: consumer HTTPRoutes, and
+    /// VirtualServices that look different from there (`exportTo`, a DestinationRule of its own).
     pub consumer_routes: Vec<(Arc<str>, Arc<HttpRoutes>)>,
     /// HTTP routes for every other client, if any are attached.
     pub routes: Option<Arc<HttpRoutes>>,
