@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod cli;
 pub mod model;
+pub mod proxy;
 pub mod settings;
 pub mod tasks;
 pub mod telemetry;

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! How a connection or a request ended, in one value.
+//!
+//! Chosen exactly once, where the failure is known; status, response flags, the text of our own
+//! answers and the words of the access log all derive from it, matched without `_`.
+//! Knows nothing of sockets or HTTP libraries. Reference: Envoy's response flags.
+
+use std::{borrow::Cow, sync::Arc};
+
+use crate::model::{Refusal, ResponseFlag};
+
+/// How a connection or a request ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It was carried to its end, whatever the application answered.
+    Complete,
+    /// The route refused it, or answers itself.
+    Refused(Refusal),
+    /// The chosen cluster has no ready endpoint.
+    NoEndpoint,
+    /// No endpoint that was tried could be connected to; why, for the last.
+    ConnectFailed(Arc<str>),
+    /// The endpoint ended the connection before the end of its answer.
+    UpstreamGone(Arc<str>),
+    /// The route's time limit passed.
+    TimedOut,
+    /// The client went away first.
+    ClientGone,
+    /// What the client sent is not what it should be.
+    Malformed(Arc<str>),
+    /// A method that a transparent proxy cannot carry: CONNECT.
+    Unsupported,
+    /// Plaintext to a port that accepts mutual TLS only.
+    PolicyDenied,
+    /// Policy changed so that a live connection is no longer allowed.
+    PolicyChanged,
+    /// The connection would have led back to the agent itself.
+    Loop,
+}
+
+impl Outcome {
+    /// The status of the answer that the mesh gives itself; 0 where none can be given.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Complete | Self::ClientGone | Self::Loop => 0,
+            Self::PolicyDenied | Self::PolicyChanged => 0,
+            Self::Refused(refusal) => refusal.status,
+            Self::NoEndpoint | Self::ConnectFailed(_) | Self::UpstreamGone(_) => 503,
+            Self::TimedOut => 504,
+            Self::Malformed(_) => 400,
+            Self::Unsupported => 501,
+        }
+    }
+
+    /// Envoy's response flags; `-` for none.
+    pub fn flags(&self) -> &'static str {
+        match self {
+            Self::Complete | Self::Unsupported => "-",
+            Self::Refused(refusal) => refusal.flag.as_str(),
+            Self::NoEndpoint => "UH",
+            Self::ConnectFailed(_) => "UF",
+            Self::UpstreamGone(_) => "UC",
+            Self::TimedOut => "UT",
+            Self::ClientGone => "DC",
+            Self::Malformed(_) => "DPE",
+            Self::PolicyDenied | Self::PolicyChanged | Self::Loop => "DENY",
+        }
+    }
+
+    /// Why, for the access log; `None` if there is nothing to explain.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Complete => None,
+            Self::Refused(refusal) => Some(&refusal.reason),
+            Self::NoEndpoint => Some("no healthy upstream"),
+            Self::ConnectFailed(why) | Self::UpstreamGone(why) | Self::Malformed(why) => Some(why),
+            Self::TimedOut => Some("route timeout"),
+            Self::ClientGone => Some("downstream disconnected"),
+            Self::Unsupported => Some("CONNECT is not supported"),
+            Self::PolicyDenied => Some("connection closed due to policy rejection"),
+            Self::PolicyChanged => Some("connection closed due to policy change"),
+            Self::Loop => Some("connection would loop back to the agent"),
+        }
+    }
+
+    /// The body of the answer that the mesh gives itself, in the words Envoy uses.
+    pub fn body(&self) -> Cow<'static, str> {
+        match self {
+            Self::Complete | Self::ClientGone | Self::Loop => Cow::Borrowed(""),
+            Self::PolicyDenied | Self::PolicyChanged => Cow::Borrowed(""),
+            Self::Refused(refusal) => match refusal.flag {
+                ResponseFlag::None | ResponseFlag::NoRoute | ResponseFlag::NoCluster => {
+                    Cow::Borrowed("")
+                }
+                ResponseFlag::NoHealthyUpstream => Cow::Borrowed("no healthy upstream"),
+                ResponseFlag::UpstreamFailure => Cow::Borrowed(RESET),
+            },
+            Self::NoEndpoint => Cow::Borrowed("no healthy upstream"),
+            Self::ConnectFailed(why) => Cow::Owned(format!(
+                "{RESET}. reset reason: remote connection failure, transport failure reason: {why}"
+            )),
+            Self::UpstreamGone(_) => {
+                Cow::Owned(format!("{RESET}. reset reason: connection termination"))
+            }
+            Self::TimedOut => Cow::Borrowed("upstream request timeout"),
+            Self::Malformed(_) => Cow::Borrowed("Bad Request"),
+            Self::Unsupported => Cow::Borrowed("CONNECT is not supported"),
+        }
+    }
+}
+
+const RESET: &str = "upstream connect error or disconnect/reset before headers";
+
+/// The gRPC status that stands for HTTP status `status` (gRPC's http-grpc-status-mapping, with
+/// 404 kept as NOT_FOUND's cousin UNIMPLEMENTED as gRPC itself has it).
+pub fn grpc_status(status: u16) -> u32 {
+    match status {
+        400 | 500 => 13,
+        401 => 16,
+        403 => 7,
+        404 | 501 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_says_status_flag_and_words() {
+        let why: Arc<str> = "connection refused".into();
+        for (outcome, status, flags, body) in [
+            (Outcome::NoEndpoint, 503, "UH", "no healthy upstream"),
+            (
+                Outcome::ConnectFailed(why),
+                503,
+                "UF",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote \
+                 connection failure, transport failure reason: connection refused",
+            ),
+            (Outcome::TimedOut, 504, "UT", "upstream request timeout"),
+            (Outcome::Complete, 0, "-", ""),
+            (Outcome::PolicyDenied, 0, "DENY", ""),
+        ] {
+            assert_eq!(
+                (outcome.status(), outcome.flags(), &*outcome.body()),
+                (status, flags, body)
+            );
+        }
+    }
+
+    #[test]
+    fn refusals_have_a_grpc_status() {
+        assert_eq!(
+            [503, 404, 500, 504, 418].map(grpc_status),
+            [14, 12, 13, 14, 2]
+        );
+    }
+}
