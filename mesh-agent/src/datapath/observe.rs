@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What the kernel says about the datapath, as plain values for the admin socket.
+//!
+//! Owns no state. Invariant: everything here was read from the kernel when it was asked for, but
+//! for `error` and `captured_since`, which only the agent knows.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::SystemTime};
+
+use super::netns::NetnsId;
+use crate::model::WorkloadUid;
+
+/// The state of the datapath.
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    /// The running kernel, for example `6.18.44`.
+    pub kernel: String,
+    /// Whether the sock_ops program is on the cgroup.
+    pub notes_sockets: bool,
+    /// The pods that are captured, or should be, by UID.
+    pub pods: Vec<PodObservation>,
+    /// The node's counters by name; those at zero too.
+    pub counters: BTreeMap<&'static str, u64>,
+    /// Expected tuples at this moment: the live connections to applications.
+    pub expected: usize,
+    /// Entries of the mesh map.
+    pub destinations: usize,
+    /// How often rules, routes, sysctls and filters had to be put back.
+    pub repairs: u64,
+    /// The flows that closed last, the latest last.
+    pub flows: Vec<FlowObservation>,
+}
+
+/// The state of one pod.
+#[derive(Clone, Debug)]
+pub struct PodObservation {
+    /// Its UID.
+    pub uid: WorkloadUid,
+    /// Its network namespace, if it could be opened.
+    pub netns: Option<NetnsId>,
+    /// The interface that is captured.
+    pub interface: String,
+    /// How the programs are attached.
+    pub hook: Hook,
+    /// The names of the programs that are attached.
+    pub programs: Vec<&'static str>,
+    /// What happens to its new connections: `active`, `draining`, or empty.
+    pub state: &'static str,
+    /// Since when it is captured.
+    pub captured_since: Option<SystemTime>,
+    /// Its counters by name; those at zero too.
+    pub counters: BTreeMap<&'static str, u64>,
+    /// Why it is not captured, or not fully.
+    pub error: Option<String>,
+}
+
+/// How a program sits on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// A tcx link (6.6): a pod cannot remove it.
+    Tcx,
+    /// A clsact filter: a privileged pod can remove it, and it is put back.
+    Clsact,
+}
+
+impl Hook {
+    /// Its name, for status.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+/// A flow that closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowObservation {
+    /// What the socket was: `captured`, `tunnel`, ...
+    pub kind: &'static str,
+    /// Our end, or the application's.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// Smoothed round-trip time, in microseconds.
+    pub rtt_us: u32,
+    /// Segments sent again.
+    pub retransmits: u32,
+    /// Bytes that the peer acknowledged.
+    pub bytes_sent: u64,
+    /// Bytes received.
+    pub bytes_received: u64,
+}
