@@ -115,7 +115,9 @@ mod tests {
     fn every_counter_has_its_own_name_and_index() {
         for (index, counter) in Counter::ALL.iter().enumerate() {
             assert_eq!(counter.index() as usize, index, "{}", counter.name());
-            let same_name = Counter::ALL.iter().filter(|other| other.name() == counter.name());
+            let same_name = Counter::ALL
+                .iter()
+                .filter(|other| other.name() == counter.name());
             assert_eq!(same_name.count(), 1, "{}", counter.name());
         }
     }

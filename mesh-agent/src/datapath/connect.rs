@@ -203,9 +203,8 @@ impl Connector {
     }
 
     fn socket(&self, netns: &Netns, kind: TagKind, to: SocketAddr) -> io::Result<Socket> {
-        let socket = netns.within(|| {
-            Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))
-        })??;
+        let socket = netns
+            .within(|| Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP)))??;
         if let Some(maps) = &self.maps {
             maps.tag(&socket, kind)?;
         }

@@ -161,11 +161,7 @@ pub(super) fn map_delete<K: Pod>(map: impl AsFd, key: &K) -> io::Result<()> {
 }
 
 /// Reads `key` from `map` into `value`. Not for per-CPU maps, whose values are larger.
-pub(super) fn map_lookup<K: Pod, V: Pod>(
-    map: impl AsFd,
-    key: &K,
-    value: &mut V,
-) -> io::Result<()> {
+pub(super) fn map_lookup<K: Pod, V: Pod>(map: impl AsFd, key: &K, value: &mut V) -> io::Result<()> {
     let mut element = MapElement {
         map: number(map),
         padding: 0,
