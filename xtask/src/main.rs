@@ -1,4 +1,81 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Project chores.
-fn main() {}
+//! The project's chores: `cargo xtask help`.
+//!
+//! Owns the list of commands and the exit codes: 0 done, 1 something failed, 2 the machine
+//! lacks something (or the command line is wrong). One file per command. Invariant: compiles
+//! with the compiler a machine happens to have, because it installs the pinned one; so
+//! `anyhow` is its only dependency.
+
+use std::{env, process::ExitCode};
+
+use anyhow::Result;
+
+mod artefacts;
+mod check;
+mod command;
+mod lint;
+mod pins;
+mod setup;
+mod test;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  setup                                   install what build, tests and demo need; says what and why
+  check                                   format, clippy, lint, documentation, dependencies: what CI runs
+  lint                                    only the rules of layout and module direction
+  test [unit|netns|kernels|all] [FILTER]  all tests (default), or one kind; FILTER as for cargo test
+  demo [--keep] [--json]                  two nodes, real traffic, the story in a table
+  help                                    this
+
+  unit     beside the code; needs no root
+  netns    real agents on two nodes made of network namespaces; needs root
+  kernels  boots Debian's 6.1 and 6.12 kernels under qemu, loads every program, runs a smoke test
+
+Exit code: 0 done, 1 something failed, 2 the machine lacks something (it says what).
+";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = env::args().skip(1).collect();
+    match dispatch(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            match error.downcast_ref::<setup::Lacking>() {
+                Some(_) => ExitCode::from(2),
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn dispatch(words: &[String]) -> Result<()> {
+    let (command, rest) = match words.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", words),
+    };
+    match command {
+        "setup" => setup::run(rest),
+        "check" => check::run(rest),
+        "lint" => lint::run(rest),
+        "test" => test::run(rest),
+        "demo" => anyhow::bail!("the demo is not built yet"),
+        "help" | "--help" | "-h" => {
+            help();
+            Ok(())
+        }
+        other => {
+            eprint!("{HELP}");
+            Err(setup::Lacking::usage(format!("unknown command {other:?}")))
+        }
+    }
+}
+
+#[allow(
+    clippy::print_stdout,
+    reason = "help is what was asked for: it goes to standard output"
+)]
+fn help() {
+    print!("{HELP}");
+}

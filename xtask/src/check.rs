@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `cargo xtask check`: everything that can be said about the sources without running them.
+//!
+//! Knows nothing of tests. Invariants: all steps run, whatever the first ones say; needs no root,
+//! and no network once the dependencies are there.
+
+use anyhow::{Context, Result};
+
+use crate::{
+    command::{Steps, cargo, program, run as execute},
+    lint, pins,
+    setup::{self, Lacking, Scope},
+};
+
+/// Packages for the host; the kernel programs are built for BPF only.
+const HOST: &[&str] = &["--locked", "--workspace", "--exclude", "mesh-ebpf"];
+
+/// The command itself.
+pub(crate) fn run(words: &[String]) -> Result<()> {
+    if let Some(word) = words.first() {
+        return Err(Lacking::usage(format!(
+            "check takes no arguments, got {word:?}"
+        )));
+    }
+    setup::ensure(&[Scope::Build, Scope::Check])?;
+    let mut steps = Steps::new("check");
+    steps.step("format", format);
+    steps.step("lint", lint::check);
+    steps.step("clippy, host", clippy_host);
+    steps.step("clippy, kernel programs", clippy_kernel);
+    steps.step("documentation", documentation);
+    steps.step("dependencies", dependencies);
+    steps.finish()
+}
+
+fn format() -> Result<()> {
+    execute(cargo(&pins::NIGHTLY).args(["fmt", "--all", "--", "--check"]))
+}
+
+fn clippy_host() -> Result<()> {
+    let mut clippy = cargo(&pins::STABLE);
+    clippy
+        .arg("clippy")
+        .args(HOST)
+        .args(["--all-targets", "--", "-D", "warnings"]);
+    execute(&mut clippy)
+}
+
+fn clippy_kernel() -> Result<()> {
+    let mut clippy = cargo(&pins::NIGHTLY);
+    clippy.args(["clippy", "--locked", "--package", "mesh-ebpf"]);
+    clippy.args([
+        "--target",
+        "bpfel-unknown-none",
+        "-Z",
+        "build-std=core",
+        "--",
+        "-D",
+        "warnings",
+    ]);
+    // As aya-build does: the programs read registers of the machine that they are loaded on.
+    execute(clippy.env("CARGO_CFG_BPF_TARGET_ARCH", "x86_64"))
+}
+
+fn documentation() -> Result<()> {
+    let mut doc = cargo(&pins::STABLE);
+    execute(
+        doc.arg("doc")
+            .args(HOST)
+            .arg("--no-deps")
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )
+}
+
+fn dependencies() -> Result<()> {
+    let deny = setup::cargo_deny().context("cargo-deny vanished since set-up")?;
+    let mut command = program(deny);
+    command.env("RUSTUP_TOOLCHAIN", pins::STABLE.name);
+    execute(command.args([
+        "--workspace",
+        "--locked",
+        "check",
+        "bans",
+        "licenses",
+        "sources",
+    ]))
+}

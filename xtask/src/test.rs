@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `cargo xtask test`: unit tests, then real agents on real nodes, then other kernels.
+//!
+//! Knows nothing of what is tested. Invariants: a missing privilege fails, it never passes
+//! silently; all kinds run, whatever the first ones say. The scenarios run in a mount namespace
+//! of their own, with their own bpffs and `/run/netns`, so whatever they leave behind goes with it.
+
+use std::{env, fs};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    artefacts,
+    command::{self, Steps, cargo, program},
+    pins,
+    setup::{self, Lacking, Scope},
+};
+
+/// The scenarios' own mounts: kind and place.
+const PRIVATE: &[(&str, &str)] = &[("bpf", "/sys/fs/bpf"), ("tmpfs", "/run/netns")];
+
+/// The command itself.
+pub(crate) fn run(words: &[String]) -> Result<()> {
+    let (kind, filter) = match words {
+        [] => ("all", None),
+        [kind] => (kind.as_str(), None),
+        [kind, filter] => (kind.as_str(), Some(filter.as_str())),
+        _ => return Err(Lacking::usage("test takes a kind and a filter".to_owned())),
+    };
+    match kind {
+        "unit" => {
+            setup::ensure(&[Scope::Build])?;
+            unit(filter)
+        }
+        "netns" => {
+            may_run_agents()?;
+            setup::ensure(&[Scope::Build, Scope::Nodes])?;
+            netns(filter)
+        }
+        "inside" => inside(filter),
+        "all" => {
+            may_run_agents()?;
+            setup::ensure(&[Scope::Build, Scope::Nodes])?;
+            let mut steps = Steps::new("test");
+            steps.step("unit", || unit(filter));
+            steps.step("netns", || netns(filter));
+            steps.finish()
+        }
+        other => Err(Lacking::usage(format!(
+            "no tests of kind {other:?}: unit, netns, kernels or all"
+        ))),
+    }
+}
+
+fn may_run_agents() -> Result<()> {
+    Lacking::unless_root("the scenarios make network namespaces and load kernel programs")
+}
+
+fn unit(filter: Option<&str>) -> Result<()> {
+    let mut test = cargo(&pins::STABLE);
+    test.args([
+        "test",
+        "--locked",
+        "--workspace",
+        "--exclude",
+        "mesh-ebpf",
+        "--lib",
+        "--bins",
+    ]);
+    test.args(["--no-fail-fast", "--"]).args(filter);
+    command::run(&mut test)
+}
+
+/// Builds outside, where cargo's directories are, then goes on inside.
+fn netns(filter: Option<&str>) -> Result<()> {
+    artefacts::agent()?;
+    let mut build = scenarios("build");
+    command::run(build.args(["--bins", "--tests"]))?;
+    let own = env::current_exe().context("find our own program")?;
+    let mut again = program("unshare");
+    again
+        .args(["--mount", "--propagation", "private", "--"])
+        .arg(own);
+    command::run(again.args(["test", "inside"]).args(filter))
+}
+
+/// Runs the scenarios, in the mount namespace that [`netns`] made.
+fn inside(filter: Option<&str>) -> Result<()> {
+    ensure!(is_private()?, "`test inside` is for `test netns` to call");
+    for (kind, place) in PRIVATE {
+        fs::create_dir_all(place).with_context(|| format!("make {place}"))?;
+        command::run(program("mount").args(["-t", kind, kind, place]))?;
+    }
+    let agent = command::target()
+        .join(artefacts::PROFILE)
+        .join("mesh-agent");
+    let mut test = scenarios("test");
+    test.args(["--test", "scenarios", "--"]).args(filter);
+    command::run(test.env("MESH_AGENT_BIN", agent))
+}
+
+fn scenarios(verb: &str) -> std::process::Command {
+    let mut command = cargo(&pins::STABLE);
+    command.args([
+        verb,
+        "--locked",
+        "--profile",
+        artefacts::PROFILE,
+        "--package",
+        "mesh-tests",
+    ]);
+    command
+}
+
+/// Whether our mounts are not those of our parent's parent: `cargo`, or a shell.
+fn is_private() -> Result<bool> {
+    let ours = fs::read_link("/proc/self/ns/mnt").context("read our mount namespace")?;
+    let first = fs::read_link("/proc/1/ns/mnt").context("read the first mount namespace")?;
+    Ok(ours != first)
+}
