@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod cli;
+pub mod config;
 pub mod datapath;
 pub mod model;
 pub mod proxy;

@@ -82,6 +82,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// All endpoints of the port, with no subset.
     pub cluster: Arc<Cluster>,
+    /// Its DestinationRule subsets, as seen from the Service's own namespace.
+    pub subsets: Vec<Arc<Cluster>>,
     /// HTTP routes by client namespace, which win over those for everybody: consumer HTTPRoutes, and
     /// VirtualServices that look different from there (`exportTo`, a DestinationRule of its own).
     pub consumer_routes: Vec<(Arc<str>, Arc<HttpRoutes>)>,

@@ -79,6 +79,7 @@ fn port(rules: Option<Vec<HttpRule>>) -> ServicePort {
         name: "http".into(),
         protocol: Protocol::Http,
         cluster: cluster(""),
+        subsets: Vec::new(),
         consumer_routes: Vec::new(),
         routes: rules.map(|rules| {
             Arc::new(HttpRoutes {
