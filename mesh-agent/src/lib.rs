@@ -11,6 +11,7 @@ pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod datapath;
+pub mod identity;
 pub mod model;
 pub mod proxy;
 pub mod settings;

@@ -1,0 +1,449 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Whom this node's workloads are: keys, certificates, trust, and the TLS made of them.
+//!
+//! [`Identities`] holds a live certificate for every identity in use here, rotates it at half its
+//! life and hands out TLS clients and servers. Knows nothing of connections, pods or Kubernetes.
+//!
+//! Invariant: state is one immutable table behind a `watch`; readers on the request path only
+//! ever borrow it. A generation is never used twice, so it can be part of a pool's key.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig, crypto::CryptoProvider, pki_types::CertificateDer,
+};
+use tokio::sync::watch;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+mod ca;
+mod custody;
+mod issue;
+mod rotate;
+mod tls;
+mod verify;
+
+use self::issue::Issued;
+pub use self::{
+    ca::{AuthorityError, CertificateAuthority},
+    issue::{Answer, Authority, Chain, IssueError},
+    tls::Alpn,
+    verify::{PeerError, peer, refusal},
+};
+use crate::{model::SpiffeId, tasks::Tasks};
+
+/// Why there is no TLS for an identity, or none with a peer.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Nobody wants this identity here, or its first certificate is still to come.
+    #[error("no certificate is live for {0}")]
+    NotLive(SpiffeId),
+    /// No successor could be issued in time.
+    #[error("the certificate of {identity} expired and could not be renewed")]
+    Expired {
+        /// Whose.
+        identity: SpiffeId,
+    },
+    /// Certificate, roots and provider make no TLS configuration.
+    #[error("setting up TLS as {identity}")]
+    Configuration {
+        /// As whom.
+        identity: SpiffeId,
+        /// What is wrong.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The peer is not who it must be.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+}
+
+/// How an identity stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateState {
+    /// Its first certificate is still to come.
+    Waiting,
+    /// Its certificate is valid and will be renewed in time.
+    Live,
+    /// Its certificate is valid; renewing it did not work so far.
+    RenewalFailing,
+    /// Its certificate ran out.
+    Expired,
+}
+
+/// An identity and its certificate, for people to look at.
+#[derive(Clone, Debug)]
+pub struct CertificateView {
+    /// Whose certificate.
+    pub identity: SpiffeId,
+    /// How it stands.
+    pub state: CertificateState,
+    /// The serial number in hexadecimal digits; empty while waiting.
+    pub serial: String,
+    /// Begin of validity.
+    pub not_before: Option<SystemTime>,
+    /// End of validity.
+    pub not_after: Option<SystemTime>,
+    /// See [`Identities::generation`].
+    pub generation: u64,
+    /// Serial numbers of the roots that peers are verified against.
+    pub roots: Vec<String>,
+    /// Why the last attempt to issue did not work.
+    pub error: Option<String>,
+}
+
+/// The identities in use on this node. Clones share everything.
+#[derive(Clone)]
+pub struct Identities(Arc<Shared>);
+
+struct Shared {
+    wanted: watch::Sender<BTreeSet<SpiffeId>>,
+    core: Arc<Core>,
+}
+
+/// What the rotation and the readers share.
+struct Core {
+    authority: Box<dyn Authority>,
+    ttl: Duration,
+    provider: Arc<CryptoProvider>,
+    table: watch::Sender<Table>,
+    last_generation: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Table {
+    entries: BTreeMap<SpiffeId, Entry>,
+    trust: Trust,
+}
+
+/// What peers are verified against: given by hand, and by the authority.
+#[derive(Clone)]
+struct Trust {
+    added: Vec<CertificateDer<'static>>,
+    issuers: Vec<CertificateDer<'static>>,
+    store: Arc<RootCertStore>,
+}
+
+#[derive(Clone, Default)]
+struct Entry {
+    live: Option<Arc<Live>>,
+    error: Option<String>,
+}
+
+type ClientKey = (Arc<[SpiffeId]>, Alpn);
+
+/// A certificate in use, with the TLS made of it.
+struct Live {
+    identity: SpiffeId,
+    generation: u64,
+    issued: Issued,
+    roots: Arc<RootCertStore>,
+    server: Arc<ServerConfig>,
+    /// By whom they expect; made when first needed, gone with the certificate.
+    clients: Mutex<HashMap<ClientKey, Arc<ClientConfig>>>,
+}
+
+impl Identities {
+    /// Nothing wanted yet. Rotation runs as a task of `tasks`, until these are drained.
+    ///
+    /// `ttl` is how long certificates are asked to be valid.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn new(authority: impl Authority, ttl: Duration, tasks: Tasks) -> Self {
+        let core = Arc::new(Core {
+            ttl,
+            provider: tls::provider(),
+            table: watch::Sender::new(Table {
+                entries: BTreeMap::new(),
+                trust: Trust::new(Vec::new(), authority.roots()),
+            }),
+            authority: Box::new(authority),
+            last_generation: AtomicU64::new(0),
+        });
+        let wanted = watch::Sender::new(BTreeSet::new());
+        let rotation = rotate::run(Arc::clone(&core), wanted.subscribe(), tasks.drain());
+        tasks.spawn("rotate certificates", rotation);
+        Self(Arc::new(Shared { wanted, core }))
+    }
+
+    /// Sets the identities in use here: missing ones are issued at once, others forgotten.
+    pub fn want(&self, identities: impl IntoIterator<Item = SpiffeId>) {
+        let identities: BTreeSet<SpiffeId> = identities.into_iter().collect();
+        self.0.wanted.send_if_modified(|wanted| {
+            let changed = *wanted != identities;
+            *wanted = identities;
+            changed
+        });
+    }
+
+    /// Resolves when `id` has a valid certificate. Cancel-safe.
+    pub async fn ready(&self, id: &SpiffeId) {
+        let mut table = self.0.core.table.subscribe();
+        // An error would mean that the sender is gone, which this value holds.
+        drop(table.wait_for(|table| table.live(id).is_ok()).await);
+    }
+
+    /// TLS as `source` to a peer that must be one of `expected`.
+    ///
+    /// # Errors
+    /// If `source` has no valid certificate.
+    pub fn client(
+        &self,
+        source: &SpiffeId,
+        expected: &[SpiffeId],
+        alpn: Alpn,
+    ) -> Result<TlsConnector, IdentityError> {
+        let live = self.0.core.table.borrow().live(source)?;
+        live.client(&self.0.core.provider, expected, alpn)
+            .map(TlsConnector::from)
+            .map_err(live.misconfigured())
+    }
+
+    /// TLS as `local` for clients of the own trust domain.
+    ///
+    /// # Errors
+    /// If `local` has no valid certificate.
+    pub fn server(&self, local: &SpiffeId) -> Result<TlsAcceptor, IdentityError> {
+        let live = self.0.core.table.borrow().live(local)?;
+        Ok(TlsAcceptor::from(Arc::clone(&live.server)))
+    }
+
+    /// A number that grows with every change of `id`'s certificate or of the trusted roots.
+    /// 0 while there is no certificate.
+    pub fn generation(&self, id: &SpiffeId) -> u64 {
+        let table = self.0.core.table.borrow();
+        let live = table.entries.get(id).and_then(|entry| entry.live.as_ref());
+        live.map_or(0, |live| live.generation)
+    }
+
+    /// The trust domain of this node.
+    pub fn trust_domain(&self) -> &str {
+        self.0.core.authority.trust_domain()
+    }
+
+    /// The roots that peers are verified against.
+    pub fn roots(&self) -> Vec<CertificateDer<'static>> {
+        let table = self.0.core.table.borrow();
+        let Trust { added, issuers, .. } = &table.trust;
+        added.iter().chain(issuers).cloned().collect()
+    }
+
+    /// Sets the roots to trust besides the authority's own; takes effect for new sessions.
+    pub fn trust(&self, roots: Vec<CertificateDer<'static>>) {
+        self.0.core.change_trust(|trust| trust.added = roots);
+    }
+
+    /// All identities, in order.
+    pub fn list(&self) -> Vec<CertificateView> {
+        let table = self.0.core.table.borrow();
+        let roots: Vec<String> = [&table.trust.added, &table.trust.issuers]
+            .into_iter()
+            .flatten()
+            .map(issue::serial_of)
+            .collect();
+        table
+            .entries
+            .iter()
+            .map(|(identity, entry)| entry.view(identity, roots.clone()))
+            .collect()
+    }
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identities({})", self.trust_domain())
+    }
+}
+
+impl Core {
+    /// Makes a certificate the live one of `identity`.
+    fn publish(&self, identity: &SpiffeId, issued: Issued) -> Result<(), IssueError> {
+        let roots = issued.roots.clone();
+        self.change_trust(|trust| trust.issuers = roots);
+        let store = Arc::clone(&self.table.borrow().trust.store);
+        let live = self
+            .live(identity, issued, store)
+            .map_err(IssueError::UseKey)?;
+        tracing::debug!(%identity, serial = live.issued.serial, generation = live.generation, "certificate issued");
+        self.table.send_modify(|table| {
+            let entry = table.entries.entry(identity.clone()).or_default();
+            entry.live = Some(Arc::new(live));
+            entry.error = None;
+        });
+        Ok(())
+    }
+
+    fn note_failure(&self, identity: &SpiffeId, error: &IssueError, failures: u32) {
+        let text = chain_text(error);
+        tracing::warn!(%identity, failures, error = text, "no certificate issued, will try again");
+        self.table.send_modify(|table| {
+            table.entries.entry(identity.clone()).or_default().error = Some(text);
+        });
+    }
+
+    fn keep_only(&self, identities: &BTreeSet<SpiffeId>) {
+        self.table.send_if_modified(|table| {
+            let before = table.entries.len();
+            table.entries.retain(|id, _| identities.contains(id));
+            let mut changed = table.entries.len() != before;
+            for identity in identities {
+                if !table.entries.contains_key(identity) {
+                    table.entries.insert(identity.clone(), Entry::default());
+                    changed = true;
+                }
+            }
+            changed
+        });
+    }
+
+    /// Changes the roots; what is live is made anew with them.
+    fn change_trust(&self, change: impl FnOnce(&mut Trust)) {
+        self.table.send_if_modified(|table| {
+            let before = (table.trust.added.clone(), table.trust.issuers.clone());
+            change(&mut table.trust);
+            if before == (table.trust.added.clone(), table.trust.issuers.clone()) {
+                return false;
+            }
+            table.trust = Trust::new(
+                std::mem::take(&mut table.trust.added),
+                std::mem::take(&mut table.trust.issuers),
+            );
+            for (identity, entry) in &mut table.entries {
+                let Some(old) = entry.live.take() else {
+                    continue;
+                };
+                let store = Arc::clone(&table.trust.store);
+                match self.live(identity, old.issued.clone(), store) {
+                    Ok(live) => entry.live = Some(Arc::new(live)),
+                    Err(error) => entry.error = Some(chain_text(&error)),
+                }
+            }
+            true
+        });
+    }
+
+    fn live(
+        &self,
+        identity: &SpiffeId,
+        issued: Issued,
+        roots: Arc<RootCertStore>,
+    ) -> Result<Live, rustls::Error> {
+        let key = Arc::clone(&issued.key);
+        let trust_domain = self.authority.trust_domain();
+        let server = tls::server(&self.provider, key, Arc::clone(&roots), trust_domain)?;
+        Ok(Live {
+            identity: identity.clone(),
+            generation: self.last_generation.fetch_add(1, Ordering::Relaxed) + 1,
+            issued,
+            roots,
+            server: Arc::new(server),
+            clients: Mutex::new(HashMap::new()),
+        })
+    }
+}
+
+impl Table {
+    fn live(&self, identity: &SpiffeId) -> Result<Arc<Live>, IdentityError> {
+        let live = self
+            .entries
+            .get(identity)
+            .and_then(|entry| entry.live.as_ref())
+            .ok_or_else(|| IdentityError::NotLive(identity.clone()))?;
+        if live.issued.not_after < SystemTime::now() {
+            return Err(IdentityError::Expired {
+                identity: identity.clone(),
+            });
+        }
+        Ok(Arc::clone(live))
+    }
+}
+
+impl Trust {
+    fn new(added: Vec<CertificateDer<'static>>, issuers: Vec<CertificateDer<'static>>) -> Self {
+        let mut store = RootCertStore::empty();
+        let (_, unusable) = store.add_parsable_certificates(added.iter().chain(&issuers).cloned());
+        if unusable > 0 {
+            tracing::warn!(unusable, "some root certificates cannot be read");
+        }
+        Self {
+            added,
+            issuers,
+            store: Arc::new(store),
+        }
+    }
+}
+
+impl Entry {
+    fn view(&self, identity: &SpiffeId, roots: Vec<String>) -> CertificateView {
+        let issued = self.live.as_ref().map(|live| &live.issued);
+        let state = match (issued, &self.error) {
+            (None, _) => CertificateState::Waiting,
+            (Some(issued), _) if issued.not_after < SystemTime::now() => CertificateState::Expired,
+            (Some(_), Some(_)) => CertificateState::RenewalFailing,
+            (Some(_), None) => CertificateState::Live,
+        };
+        CertificateView {
+            identity: identity.clone(),
+            state,
+            serial: issued
+                .map(|issued| issued.serial.clone())
+                .unwrap_or_default(),
+            not_before: issued.map(|issued| issued.not_before),
+            not_after: issued.map(|issued| issued.not_after),
+            generation: self.live.as_ref().map_or(0, |live| live.generation),
+            roots,
+            error: self.error.clone(),
+        }
+    }
+}
+
+impl Live {
+    fn client(
+        &self,
+        provider: &Arc<CryptoProvider>,
+        expected: &[SpiffeId],
+        alpn: Alpn,
+    ) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted: ClientKey = (expected.into(), alpn);
+        if let Some(config) = clients.get(&wanted) {
+            return Ok(Arc::clone(config));
+        }
+        let (key, roots) = (Arc::clone(&self.issued.key), Arc::clone(&self.roots));
+        let config = Arc::new(tls::client(
+            provider,
+            key,
+            roots,
+            Arc::clone(&wanted.0),
+            alpn,
+        )?);
+        clients.insert(wanted, Arc::clone(&config));
+        Ok(config)
+    }
+
+    fn misconfigured(&self) -> impl FnOnce(rustls::Error) -> IdentityError {
+        let identity = self.identity.clone();
+        move |source| IdentityError::Configuration { identity, source }
+    }
+}
+
+/// An error and its sources in one line.
+fn chain_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Issuing: a fresh key, a certificate for it, and the proof that the two are what was asked for.
+//!
+//! Knows nothing of when to issue: that is [`super::rotate`]. Invariant: a key is made here, for
+//! one certificate, and never leaves the process; what an authority returns is checked before use.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::{
+    crypto::aws_lc_rs::sign::any_ecdsa_type,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    sign::CertifiedKey,
+};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{ca::CertificateAuthority, verify};
+use crate::model::SpiffeId;
+
+/// Why no certificate was issued.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// No key could be made.
+    #[error("making a key")]
+    Key(#[source] rcgen::Error),
+    /// The key cannot be used for TLS.
+    #[error("using the new key")]
+    UseKey(#[source] rustls::Error),
+    /// The authority refused, or could not be reached.
+    #[error("asking the certificate authority")]
+    Authority(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The authority answered with something else than was asked for.
+    #[error("the certificate authority answered wrongly: {0}")]
+    WrongAnswer(String),
+}
+
+/// The certificates an authority answers with.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    /// The leaf, then intermediates.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// What the authority wants to be trusted.
+    pub roots: Vec<CertificateDer<'static>>,
+}
+
+/// What an authority does later than now.
+pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Chain, IssueError>> + Send + 'a>>;
+
+/// Who signs: the embedded authority, or one behind a network.
+pub trait Authority: Send + Sync + 'static {
+    /// The trust domain that it signs for.
+    fn trust_domain(&self) -> &str;
+
+    /// The roots to trust before anything was issued.
+    fn roots(&self) -> Vec<CertificateDer<'static>>;
+
+    /// Signs a certificate for `identity`, valid for about `ttl`. Only the public half of `key`
+    /// may leave the process.
+    fn issue<'a>(&'a self, identity: &'a SpiffeId, key: &'a KeyPair, ttl: Duration) -> Answer<'a>;
+}
+
+impl Authority for CertificateAuthority {
+    fn trust_domain(&self) -> &str {
+        Self::trust_domain(self)
+    }
+
+    fn roots(&self) -> Vec<CertificateDer<'static>> {
+        vec![self.root().clone()]
+    }
+
+    fn issue<'a>(&'a self, identity: &'a SpiffeId, key: &'a KeyPair, ttl: Duration) -> Answer<'a> {
+        Box::pin(async move {
+            let leaf = self
+                .sign(identity, key, ttl)
+                .map_err(|error| IssueError::Authority(Box::new(error)))?;
+            Ok(Chain {
+                certificates: vec![leaf],
+                roots: vec![self.root().clone()],
+            })
+        })
+    }
+}
+
+/// A certificate with its key, ready to be used.
+#[derive(Clone, Debug)]
+pub(super) struct Issued {
+    /// Key and chain, for TLS.
+    pub(super) key: Arc<CertifiedKey>,
+    /// The serial number, in hexadecimal digits.
+    pub(super) serial: String,
+    /// Begin of validity.
+    pub(super) not_before: SystemTime,
+    /// End of validity.
+    pub(super) not_after: SystemTime,
+    /// What the authority wants to be trusted.
+    pub(super) roots: Vec<CertificateDer<'static>>,
+}
+
+/// Makes a key and has it certified.
+pub(super) async fn issue(
+    authority: &dyn Authority,
+    identity: &SpiffeId,
+    ttl: Duration,
+) -> Result<Issued, IssueError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::Key)?;
+    let chain = authority.issue(identity, &key, ttl).await?;
+    let der = PrivateKeyDer::Pkcs8(key.serialized_der().to_vec().into());
+    let signing = any_ecdsa_type(&der).map_err(IssueError::UseKey)?;
+    let certified = CertifiedKey::new(chain.certificates, signing);
+    let leaf = certified
+        .end_entity_cert()
+        .map_err(|_empty| IssueError::WrongAnswer("no certificate at all".to_owned()))?;
+    let named =
+        verify::identity_of(leaf).map_err(|error| IssueError::WrongAnswer(error.to_string()))?;
+    if named != *identity {
+        return Err(IssueError::WrongAnswer(format!(
+            "asked for {identity}, the certificate names {named}"
+        )));
+    }
+    certified
+        .keys_match()
+        .map_err(|error| IssueError::WrongAnswer(error.to_string()))?;
+    let (not_before, not_after) =
+        verify::validity_of(leaf).map_err(|error| IssueError::WrongAnswer(error.to_string()))?;
+    if not_after <= SystemTime::now() {
+        return Err(IssueError::WrongAnswer(
+            "the certificate is expired already".to_owned(),
+        ));
+    }
+    Ok(Issued {
+        serial: serial_of(leaf),
+        not_before,
+        not_after,
+        roots: chain.roots,
+        key: Arc::new(certified),
+    })
+}
+
+pub(super) fn serial_of(certificate: &CertificateDer<'_>) -> String {
+    match X509Certificate::from_der(certificate) {
+        Ok((_, parsed)) => parsed
+            .raw_serial()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
+        Err(_unreadable) => String::new(),
+    }
+}

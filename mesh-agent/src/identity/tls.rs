@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! TLS as the mesh speaks it: version, suites, groups, and the two sides' configurations.
+//!
+//! Knows nothing of when certificates are issued. Invariants: TLS 1.3 only; AES-GCM only; the
+//! hybrid X25519MLKEM768 is offered first; both sides always present a certificate; no server
+//! name is sent. A session is resumed only between the same pair of identities, and never across
+//! a rotation: each client configuration has its own store, each server configuration its own
+//! ticket key, and both are made anew with the certificate.
+
+use std::sync::Arc;
+
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    client::{Resumption, Tls12Resumption},
+    crypto::{
+        CryptoProvider,
+        aws_lc_rs::{self, Ticketer, cipher_suite, kx_group},
+    },
+    sign::{CertifiedKey, SingleCertAndKey},
+};
+
+use super::verify::{DomainClient, ExpectedServer};
+use crate::model::SpiffeId;
+
+/// The application protocol that a client offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Alpn {
+    /// HTTP/2, as HBONE has it.
+    Hbone,
+}
+
+impl Alpn {
+    /// The protocol's name on the wire.
+    pub fn name(self) -> &'static [u8] {
+        match self {
+            Self::Hbone => b"h2",
+        }
+    }
+}
+
+/// How many servers of one identity a client keeps tickets for: pods of one service account.
+const RESUMABLE_SERVERS: usize = 16;
+
+/// The cryptography that both sides use.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+        ],
+        kx_groups: vec![
+            kx_group::X25519MLKEM768,
+            kx_group::X25519,
+            kx_group::SECP256R1,
+            kx_group::SECP384R1,
+        ],
+        ..aws_lc_rs::default_provider()
+    })
+}
+
+/// A client that is `key`'s identity and talks to nobody but `expected`.
+pub(super) fn client(
+    provider: &Arc<CryptoProvider>,
+    key: Arc<CertifiedKey>,
+    roots: Arc<RootCertStore>,
+    expected: Arc<[SpiffeId]>,
+    alpn: Alpn,
+) -> Result<ClientConfig, rustls::Error> {
+    let verifier = ExpectedServer::new(provider, roots, expected)?;
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    config.alpn_protocols = vec![alpn.name().to_vec()];
+    config.enable_sni = false;
+    config.resumption = Resumption::in_memory_sessions(RESUMABLE_SERVERS)
+        .tls12_resumption(Tls12Resumption::Disabled);
+    Ok(config)
+}
+
+/// A server that is `key`'s identity and talks to its own trust domain only.
+pub(super) fn server(
+    provider: &Arc<CryptoProvider>,
+    key: Arc<CertifiedKey>,
+    roots: Arc<RootCertStore>,
+    trust_domain: &str,
+) -> Result<ServerConfig, rustls::Error> {
+    let verifier = DomainClient::new(provider, roots, trust_domain)?;
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    config.alpn_protocols = vec![Alpn::Hbone.name().to_vec()];
+    config.ticketer = Ticketer::new()?;
+    // One connection per pair is the rule, so one ticket is enough.
+    config.send_tls13_tickets = 1;
+    Ok(config)
+}
