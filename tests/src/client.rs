@@ -82,7 +82,7 @@ impl Response {
             let size = line(stream)?;
             let digits = size.split(';').next().unwrap_or_default().trim();
             let length = usize::from_str_radix(digits, 16)
-                .map_err(|_| invalid(format!("chunk {size:?}")))?;
+                .map_err(|error| invalid(format!("chunk {size:?}: {error}")))?;
             if length == 0 {
                 self.trailers = fields(stream)?;
                 return Ok(());
@@ -134,7 +134,7 @@ fn line(stream: &mut impl BufRead) -> io::Result<String> {
     if bytes.last() == Some(&b'\r') {
         bytes.pop();
     }
-    String::from_utf8(bytes).map_err(|_| invalid("a line that is no UTF-8".to_owned()))
+    String::from_utf8(bytes).map_err(|error| invalid(error.to_string()))
 }
 
 fn fields(stream: &mut impl BufRead) -> io::Result<Vec<(String, String)>> {
