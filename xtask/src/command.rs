@@ -114,13 +114,19 @@ pub(crate) fn output(command: &mut Command) -> Option<String> {
     output.status.success().then_some(text)
 }
 
-/// Whether `name` is a program in `PATH`, or under the places that only root has there.
+/// Whether `name` is a program of this machine.
 pub(crate) fn installed(name: &str) -> bool {
+    find(name).is_some()
+}
+
+/// Where `name` is in `PATH`, or under the places that only root has there.
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let places = ["/usr/sbin", "/sbin", "/usr/local/go/bin"].map(PathBuf::from);
-    env::split_paths(&path)
+    let mut found = env::split_paths(&path)
         .chain(places)
-        .any(|place| place.join(name).is_file())
+        .map(|place| place.join(name));
+    found.find(|path| path.is_file())
 }
 
 /// Whether we are root, who alone may install packages, mount and load kernel programs.

@@ -14,6 +14,7 @@ use anyhow::Result;
 mod artefacts;
 mod check;
 mod command;
+mod kernels;
 mod lint;
 mod pins;
 mod setup;

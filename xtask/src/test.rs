@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     artefacts,
     command::{self, Steps, cargo, program},
-    pins,
+    kernels, pins,
     setup::{self, Lacking, Scope},
 };
 
@@ -38,13 +38,18 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
             setup::ensure(&[Scope::Build, Scope::Nodes])?;
             netns(filter)
         }
+        "kernels" => {
+            setup::ensure(&[Scope::Build, Scope::Kernels])?;
+            kernels::run(filter)
+        }
         "inside" => inside(filter),
         "all" => {
             may_run_agents()?;
-            setup::ensure(&[Scope::Build, Scope::Nodes])?;
+            setup::ensure(&[Scope::Build, Scope::Nodes, Scope::Kernels])?;
             let mut steps = Steps::new("test");
             steps.step("unit", || unit(filter));
             steps.step("netns", || netns(filter));
+            steps.step("kernels", || kernels::run(filter));
             steps.finish()
         }
         other => Err(Lacking::usage(format!(

@@ -187,7 +187,7 @@ fn has(line: &str, mark: &str) -> bool {
         let before = line[..at].chars().next_back();
         let after = line[at + mark.len()..].chars().next();
         let open = mark.ends_with(is_word) && mark != "#[ignore";
-        !before.is_some_and(is_word) && !(open && after.is_some_and(is_word))
+        !(before.is_some_and(is_word) || open && after.is_some_and(is_word))
     })
 }
 

@@ -70,6 +70,12 @@ const PACKAGES: &[Package] = &[
         "makes nodes and pods out of network namespaces",
     ),
     package(
+        "tcpdump",
+        "tcpdump",
+        Scope::Nodes,
+        "records what crosses the wire between nodes",
+    ),
+    package(
         "nginx-light",
         "nginx",
         Scope::Nodes,
@@ -95,24 +101,24 @@ const PACKAGES: &[Package] = &[
         "makes nodes and pods on the booted kernel",
     ),
     package(
+        "tcpdump",
+        "tcpdump",
+        Scope::Kernels,
+        "records what crosses the wire between nodes",
+    ),
+    package(
         "qemu-system-x86",
         "qemu-system-x86_64",
         Scope::Kernels,
         "boots other kernels",
     ),
-    package(
-        "busybox-static",
-        "busybox",
-        Scope::Kernels,
-        "first program of the booted kernel",
-    ),
-    package(
-        "cpio",
-        "cpio",
-        Scope::Kernels,
-        "packs what the kernel boots with",
-    ),
     package("xz-utils", "xz", Scope::Kernels, "unpacks kernel modules"),
+    package(
+        "binutils",
+        "strip",
+        Scope::Kernels,
+        "makes programs small enough to boot with",
+    ),
 ];
 
 const fn package(
