@@ -20,6 +20,7 @@ pub mod app;
 pub mod capture_file;
 pub mod client;
 pub mod command;
+pub mod demo;
 pub mod foreign;
 pub mod leftovers;
 pub mod manifest;

@@ -18,16 +18,18 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU32, Ordering},
     },
 };
 
 use crate::{
+    agent::Agent,
     leftovers,
     manifest::{Manifests, ServiceSpec},
     netns::{Netns, veth},
     node::Node,
     pod::PodSpec,
+    wait,
 };
 
 /// The device that joins the nodes, on either.
@@ -50,6 +52,7 @@ pub struct Lab {
     pub manifests: Manifests,
     hosts: Mutex<BTreeMap<String, String>>,
     services: AtomicU8,
+    settled: AtomicU32,
     directory: PathBuf,
     tag: Tag,
 }
@@ -101,6 +104,7 @@ impl Lab {
             manifests,
             hosts: Mutex::default(),
             services: AtomicU8::new(10),
+            settled: AtomicU32::new(0),
             directory,
             tag,
         };
@@ -138,6 +142,35 @@ impl Lab {
     #[track_caller]
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) {
         self.manifests.delete(kind, namespace, name);
+    }
+
+    /// Waits until `agents` work with the manifests as they are now.
+    ///
+    /// A marker is written after everything else; an agent that knows it has read what came
+    /// before, and says itself which pods are not yet served by it.
+    ///
+    /// # Panics
+    /// When an agent does not get there.
+    #[track_caller]
+    pub fn settle(&self, agents: &[&Agent]) {
+        let number = self.settled.fetch_add(1, Ordering::Relaxed);
+        let marker = format!("settled-{number}");
+        self.manifests.write("settled.yaml", &format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {marker}, namespace: {OUTSIDE_NAMESPACE}}}\n\
+             spec: {{clusterIP: 10.96.255.1, ports: [{{port: 1}}]}}\n"
+        ));
+        for agent in agents {
+            wait::until("the agent to read the manifests", wait::PATIENCE, || {
+                let known = agent.admin("/config").text().contains(&marker);
+                let status = agent.admin("/proxy-status").text();
+                let current = !status.contains("STALE") && !status.contains("NOT SENT");
+                if known && current {
+                    Ok(())
+                } else {
+                    Err(status)
+                }
+            });
+        }
     }
 
     /// Makes `name` resolve to `address` in all pods of the lab.
