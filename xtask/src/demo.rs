@@ -17,8 +17,13 @@ use crate::{
 
 /// The command itself; returns only when there is something wrong.
 pub(crate) fn run(words: &[String]) -> Result<()> {
-    if let Some(unknown) = words.iter().find(|word| !["--keep", "--json"].contains(&word.as_str())) {
-        return Err(Lacking::usage(format!("demo does not know {unknown:?}: --keep, --json")));
+    if let Some(unknown) = words
+        .iter()
+        .find(|word| !["--keep", "--json"].contains(&word.as_str()))
+    {
+        return Err(Lacking::usage(format!(
+            "demo does not know {unknown:?}: --keep, --json"
+        )));
     }
     Lacking::unless_root("the demo makes network namespaces and loads kernel programs")?;
     setup::ensure(&[Scope::Build, Scope::Nodes])?;

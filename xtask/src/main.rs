@@ -14,6 +14,7 @@ use anyhow::Result;
 mod artefacts;
 mod check;
 mod command;
+mod demo;
 mod kernels;
 mod lint;
 mod pins;
@@ -61,7 +62,7 @@ fn dispatch(words: &[String]) -> Result<()> {
         "check" => check::run(rest),
         "lint" => lint::run(rest),
         "test" => test::run(rest),
-        "demo" => anyhow::bail!("the demo is not built yet"),
+        "demo" => demo::run(rest),
         "help" | "--help" | "-h" => {
             help();
             Ok(())

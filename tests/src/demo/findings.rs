@@ -43,7 +43,7 @@ impl Findings {
 
     fn rows(&self) -> Vec<Row> {
         let latency = |seen: &Latency| format!("p50 {} us, p99 {} us", seen.p50_us, seen.p99_us);
-        let mut rows = self.traffic();
+        let mut rows = Vec::from(self.traffic());
         rows.extend(self.security());
         for (what, seen) in [
             ("latency without the mesh", &self.direct),
