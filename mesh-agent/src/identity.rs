@@ -41,7 +41,7 @@ pub use self::{
 use crate::{model::SpiffeId, tasks::Tasks};
 
 /// Why there is no TLS for an identity, or none with a peer.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum IdentityError {
     /// Nobody wants this identity here, or its first certificate is still to come.
     #[error("no certificate is live for {0}")]

@@ -10,7 +10,12 @@
 //! Invariant: every connection and every request ends in exactly one [`Outcome`].
 
 pub mod copy;
+pub mod hbone;
 pub mod outcome;
 pub mod sniff;
+pub mod tunnel;
+mod tunnel_keep_alive;
+mod tunnel_link;
+mod tunnel_stream;
 
 pub use self::outcome::Outcome;

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The server's end of HBONE: a connection to port 15008 of a pod, and the streams in it.
+//!
+//! Owns TLS, HTTP/2 and the form of requests. Who may talk to whom, and to which application,
+//! decides whoever gets the [`ConnectRequest`]s.
+//!
+//! Invariant: no request is handed on before the peer proved whom it is; a request that is
+//! dropped unanswered is reset. Reference: RFC 9113 sections 5.2, 6.8, 8.5 and 10.5.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use h2::{
+    RecvStream,
+    server::{Connection, SendResponse},
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::server::TlsStream;
+
+use super::{
+    tunnel_keep_alive::{KeepAlive, KeepAliveLimits, Pulse},
+    tunnel_link::{SMALL_FRAME_BUDGET, text},
+    tunnel_stream::TunnelStream,
+};
+use crate::{
+    identity::{self, Alpn, Identities, IdentityError},
+    model::{SpiffeId, Workload},
+    tasks::Drain,
+};
+
+/// How much and how long.
+#[derive(Clone, Copy, Debug)]
+pub struct HboneLimits {
+    /// For TLS and HTTP/2's preface together.
+    pub handshake_timeout: Duration,
+    /// Streams at once.
+    pub max_streams: u32,
+    /// Bytes that a stream may have under way to a reader that stopped.
+    pub stream_window: u32,
+    /// Bytes of headers per request.
+    pub max_header_list: u32,
+    /// How a silent peer is found.
+    pub keep_alive: KeepAliveLimits,
+}
+
+impl Default for HboneLimits {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            max_streams: 200,
+            stream_window: 256 * 1024,
+            max_header_list: 64 * 1024,
+            keep_alive: KeepAliveLimits::default(),
+        }
+    }
+}
+
+/// What a peer may send in one frame.
+const MAX_FRAME: u32 = 64 * 1024;
+
+/// What h2 holds per stream on its way out.
+const MAX_SEND_BUFFER: usize = 256 * 1024;
+
+/// Streams that a peer may reset before we looked at them, before it is an attack (CVE-2023-44487).
+const MAX_UNSEEN_RESETS: usize = 100;
+
+/// Streams that we had to reset for a peer's mistakes, before it is an attack.
+const MAX_ERROR_RESETS: usize = 256;
+
+/// Why a tunnel ended otherwise than in order.
+#[derive(Debug, thiserror::Error)]
+pub enum HboneError {
+    /// We have no certificate, or the peer is not who it must be.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// TLS failed.
+    #[error("mutual TLS")]
+    Tls(#[source] std::io::Error),
+    /// The peer did not agree on HTTP/2.
+    #[error("the peer did not offer h2")]
+    NotHbone,
+    /// TLS and HTTP/2 took too long.
+    #[error("no tunnel within {0:?}")]
+    HandshakeTimeout(Duration),
+    /// HTTP/2 broke.
+    #[error("tunnel protocol")]
+    Protocol(#[source] h2::Error),
+    /// The peer did not answer pings.
+    #[error("the peer is silent")]
+    Silent,
+}
+
+/// A peer wants a stream to `authority`.
+#[derive(Debug)]
+pub struct ConnectRequest {
+    /// Whom the peer proved to be.
+    pub peer: SpiffeId,
+    /// Where the stream is to go.
+    pub authority: SocketAddr,
+    /// The client's address and the service it asked for, as the peer says.
+    pub forwarded: Option<String>,
+    /// The source workload, as the peer says.
+    pub baggage: Option<String>,
+    /// The trace that the stream belongs to, as the peer says.
+    pub traceparent: Option<String>,
+    body: RecvStream,
+    respond: SendResponse<Bytes>,
+}
+
+impl ConnectRequest {
+    /// Answers 200; `baggage` tells the peer about the local workload.
+    ///
+    /// If the peer gave up meanwhile, the first use of the stream says so.
+    pub fn accept(mut self, baggage: impl AsRef<str>) -> TunnelStream {
+        let mut response = Response::new(());
+        if let Ok(value) = HeaderValue::from_str(baggage.as_ref())
+            && !value.is_empty()
+        {
+            response.headers_mut().insert("baggage", value);
+        }
+        let send = self.respond.send_response(response, false).ok();
+        TunnelStream::new(send, self.body, self.baggage, None)
+    }
+
+    /// Answers `status`. `reason` is for our log, not for the peer.
+    pub fn refuse(mut self, status: StatusCode, reason: &str) {
+        tracing::debug!(peer = %self.peer, authority = %self.authority, %status, reason, "stream refused");
+        answer(&mut self.respond, status);
+    }
+}
+
+/// Serves one accepted connection until it ends. `on_connect` gets each request, and carries it
+/// out in a task of its own: the connection stands still while it runs. On `drain` the peer is
+/// told to open no more streams; live ones finish.
+///
+/// # Errors
+/// If the peer is not let in, or the tunnel broke; streams saw that, too.
+pub async fn serve<Io>(
+    io: Io,
+    local: &Arc<Workload>,
+    identities: &Identities,
+    drain: Drain,
+    on_connect: impl Fn(ConnectRequest),
+) -> Result<(), HboneError>
+where
+    Io: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let limits = HboneLimits::default();
+    serve_with(&limits, io, local, identities, drain, on_connect).await
+}
+
+/// [`serve`], with other limits.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_with<Io>(
+    limits: &HboneLimits,
+    io: Io,
+    local: &Arc<Workload>,
+    identities: &Identities,
+    drain: Drain,
+    on_connect: impl Fn(ConnectRequest),
+) -> Result<(), HboneError>
+where
+    Io: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let accepted = Box::pin(accept(limits, io, &local.identity, identities));
+    // Cancel-safe: what there is of a session is dropped, and with it the socket.
+    let (peer, mut connection) = tokio::time::timeout(limits.handshake_timeout, accepted)
+        .await
+        .map_err(|_elapsed| HboneError::HandshakeTimeout(limits.handshake_timeout))??;
+    let Some(pings) = connection.ping_pong() else {
+        return Ok(());
+    };
+    let mut keep_alive = KeepAlive::new(pings, limits.keep_alive);
+    let mut draining = false;
+    loop {
+        // Each arm is cancel-safe: connection and keep-alive hold their own state.
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    hand_on(peer.clone(), request, respond, &on_connect);
+                }
+                Some(Err(error)) => return Err(HboneError::Protocol(error)),
+                None => return Ok(()),
+            },
+            pulse = keep_alive.next() => if pulse == Pulse::Silent {
+                return Err(HboneError::Silent);
+            },
+            () = drain.requested(), if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+        }
+    }
+}
+
+async fn accept<Io>(
+    limits: &HboneLimits,
+    io: Io,
+    local: &SpiffeId,
+    identities: &Identities,
+) -> Result<(SpiffeId, Connection<TlsStream<Io>, Bytes>), HboneError>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    let tls = identities.server(local)?.accept(io).await;
+    let tls = tls.map_err(|error| match identity::refusal(&error) {
+        Some(refusal) => HboneError::Identity(refusal.into()),
+        None => HboneError::Tls(error),
+    })?;
+    let session = tls.get_ref().1;
+    let peer = identity::peer(session)?;
+    if session.alpn_protocol() != Some(Alpn::Hbone.name()) {
+        return Err(HboneError::NotHbone);
+    }
+    let connection = builder(limits).handshake(tls).await;
+    Ok((peer, connection.map_err(HboneError::Protocol)?))
+}
+
+/// The rule for the windows is the client's: the connection's holds all streams' together.
+fn builder(limits: &HboneLimits) -> h2::server::Builder {
+    let window = limits.stream_window.saturating_mul(limits.max_streams);
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(window.min(1 << 30))
+        .max_frame_size(MAX_FRAME)
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(limits.max_header_list)
+        .max_send_buffer_size(MAX_SEND_BUFFER)
+        .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
+        .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
+        .data_frame_budget(SMALL_FRAME_BUDGET);
+    builder
+}
+
+/// Hands a well-formed CONNECT on, answers 400 to anything else.
+fn hand_on(
+    peer: SpiffeId,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    on_connect: &impl Fn(ConnectRequest),
+) {
+    let authority = match (request.method(), request.uri().authority()) {
+        (&Method::CONNECT, Some(authority)) => authority.as_str().parse::<SocketAddr>().ok(),
+        _ => None,
+    };
+    let Some(authority) = authority else {
+        tracing::debug!(%peer, method = %request.method(), uri = %request.uri(), "not a CONNECT to an address");
+        answer(&mut respond, StatusCode::BAD_REQUEST);
+        return;
+    };
+    let (parts, body) = request.into_parts();
+    on_connect(ConnectRequest {
+        peer,
+        authority,
+        forwarded: header(&parts.headers, "forwarded"),
+        baggage: header(&parts.headers, "baggage"),
+        traceparent: header(&parts.headers, "traceparent"),
+        body,
+        respond,
+    });
+}
+
+fn header(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).map(text)
+}
+
+fn answer(respond: &mut SendResponse<Bytes>, status: StatusCode) {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    // A peer that gave up meanwhile does not need the answer.
+    drop(respond.send_response(response, true));
+}

@@ -1,0 +1,441 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Streams to other pods through HBONE tunnels, which are pooled per data thread.
+//!
+//! Owns the pool: which connection a stream goes to, when another one is made. A connection is
+//! shared only by streams with the same source pod, destination pod (UID and address) and source
+//! certificate: neither an address that was reused nor a rotated certificate ever gets an old
+//! tunnel. What happens on a connection: [`super::tunnel_link`].
+//!
+//! Invariant: at most one handshake per key is under way; who comes meanwhile waits for it.
+//! Reference: HBONE as ztunnel speaks it; RFC 9113 sections 5.1.2, 6.8 and 8.5.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fmt, io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use http::StatusCode;
+use tokio::sync::oneshot;
+
+use super::tunnel_link::{self, Link, Route, Slot};
+pub use super::{tunnel_keep_alive::KeepAliveLimits, tunnel_stream::TunnelStream};
+use crate::{
+    datapath::{Connector, Netns},
+    identity::{self, Identities, IdentityError},
+    model::{SpiffeId, Workload, WorkloadUid},
+    tasks::Tasks,
+};
+
+/// How often a stream is tried on a newer connection, if earlier ones turned out to be gone
+/// before the peer acted on it.
+const MAX_ATTEMPTS: u32 = 3;
+
+/// Why a stream could not be opened. Those who waited for the same handshake all get the same.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// TCP did not come about.
+    #[error("connecting to {to}")]
+    Connect {
+        /// The pod's HBONE address.
+        to: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// TCP, TLS and HTTP/2 together took too long.
+    #[error("no tunnel to {to} within {after:?}: is its node up, and does every NetworkPolicy let port {} through?", to.port())]
+    ConnectTimeout {
+        /// The pod's HBONE address.
+        to: SocketAddr,
+        /// How long it was tried.
+        after: Duration,
+    },
+    /// We have no certificate, or the peer is not the workload it must be.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The handshake failed, or the peer did not accept our certificate.
+    #[error("mutual TLS with {to}")]
+    Tls {
+        /// The pod's HBONE address.
+        to: SocketAddr,
+        /// What went wrong.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The peer speaks TLS, but not HBONE.
+    #[error("{to} does not speak HBONE")]
+    NotHbone {
+        /// The pod's HBONE address.
+        to: SocketAddr,
+    },
+    /// The peer answered, with something else than 200.
+    #[error("http status: {0}")]
+    Refused(StatusCode),
+    /// The peer did not answer to a CONNECT.
+    #[error("no answer to CONNECT from {to} within {after:?}")]
+    ResponseTimeout {
+        /// The pod's HBONE address.
+        to: SocketAddr,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// HTTP/2 broke.
+    #[error("tunnel protocol")]
+    Protocol(#[source] Arc<h2::Error>),
+    /// The tunnel was closed meanwhile: the pod is gone, or we are stopping.
+    #[error("the tunnel to {to} was closed")]
+    Closed {
+        /// The pod's HBONE address.
+        to: SocketAddr,
+    },
+}
+
+/// What the other end is told about a stream; all of it informs only.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectHeaders {
+    /// The client's address and the service it asked for, as RFC 7239 writes it.
+    pub forwarded: Option<String>,
+    /// The source workload, as W3C Baggage.
+    pub baggage: Option<String>,
+    /// The trace; a new one is begun if there is none.
+    pub traceparent: Option<String>,
+}
+
+/// How much, how long, how often.
+#[derive(Clone, Copy, Debug)]
+pub struct TunnelLimits {
+    /// The port at which pods are reached.
+    pub port: u16,
+    /// Streams per connection; fewer if the peer allows fewer.
+    pub max_streams: usize,
+    /// Bytes that a stream may have under way to a reader that stopped.
+    pub stream_window: u32,
+    /// For TCP, TLS and HTTP/2 together.
+    pub connect_timeout: Duration,
+    /// From CONNECT to its answer; the peer connects to the application meanwhile.
+    pub response_timeout: Duration,
+    /// A connection without streams is closed after this.
+    pub idle_timeout: Duration,
+    /// How a silent peer is found.
+    pub keep_alive: KeepAliveLimits,
+}
+
+impl Default for TunnelLimits {
+    fn default() -> Self {
+        Self {
+            port: 15008,
+            max_streams: 100,
+            stream_window: 256 * 1024,
+            connect_timeout: Duration::from_secs(10),
+            response_timeout: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(300),
+            keep_alive: KeepAliveLimits::default(),
+        }
+    }
+}
+
+/// The tunnels of one data thread. Clones share the pool.
+#[derive(Clone)]
+pub struct Tunnels(Rc<Shared>);
+
+struct Shared {
+    identities: Identities,
+    connector: Connector,
+    tasks: Tasks,
+    limits: TunnelLimits,
+    pool: Rc<Pool>,
+}
+
+/// What streams must have in common to share a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) from: WorkloadUid,
+    pub(super) source: SpiffeId,
+    pub(super) to: WorkloadUid,
+    /// Where its HBONE port is.
+    pub(super) address: SocketAddr,
+    pub(super) generation: u64,
+}
+
+type Waiting = Vec<oneshot::Sender<Result<(), TunnelError>>>;
+
+/// The connections of one thread.
+#[derive(Default)]
+pub(super) struct Pool {
+    places: RefCell<HashMap<Key, Place>>,
+    last_sequence: Cell<u64>,
+}
+
+#[derive(Default)]
+struct Place {
+    links: Vec<Rc<Link>>,
+    /// Who waits for the handshake that is under way, if one is.
+    handshake: Option<Waiting>,
+}
+
+/// Where a stream may go.
+enum Choice {
+    Slot(Slot),
+    /// A handshake is under way.
+    Wait(oneshot::Receiver<Result<(), TunnelError>>),
+    /// The caller must begin one.
+    Begin(oneshot::Receiver<Result<(), TunnelError>>),
+}
+
+impl Tunnels {
+    /// An empty pool. Connections run as local tasks of `tasks`.
+    pub fn new(
+        identities: Identities,
+        connector: Connector,
+        tasks: Tasks,
+        limits: TunnelLimits,
+    ) -> Self {
+        Self(Rc::new(Shared {
+            identities,
+            connector,
+            tasks,
+            limits,
+            pool: Rc::default(),
+        }))
+    }
+
+    /// Opens a stream from the pod `from` (whose namespace is `netns`) to `authority`, an address
+    /// and port of the pod `to`. Must be called within a `LocalSet`. Cancel-safe.
+    ///
+    /// # Errors
+    /// See [`TunnelError`]. What was not acted on by the peer was tried again already.
+    pub async fn open(
+        &self,
+        from: &Arc<Workload>,
+        netns: &Netns,
+        to: &Arc<Workload>,
+        authority: SocketAddr,
+        headers: &ConnectHeaders,
+    ) -> Result<TunnelStream, TunnelError> {
+        let shared = &self.0;
+        let address = SocketAddr::new(authority.ip(), shared.limits.port);
+        let key = Key {
+            from: from.uid.clone(),
+            source: from.identity.clone(),
+            to: to.uid.clone(),
+            address,
+            generation: shared.identities.generation(&from.identity),
+        };
+        let route = || Route {
+            from: Arc::clone(from),
+            netns: netns.clone(),
+            to: Arc::clone(to),
+            address,
+        };
+        let (mut newer_than, mut attempts) = (0, 0);
+        loop {
+            attempts += 1;
+            let slot = shared.slot(&key, newer_than, route).await?;
+            let sequence = slot.link().sequence();
+            match slot.connect(authority, headers, &shared.limits).await {
+                Ok(stream) => return Ok(stream),
+                Err(failure) if failure.try_again && attempts < MAX_ATTEMPTS => {
+                    newer_than = sequence;
+                }
+                Err(failure) => return Err(failure.error),
+            }
+        }
+    }
+
+    /// The pod is gone: no new streams to it, live ones may finish.
+    pub fn close_to(&self, uid: &WorkloadUid) {
+        self.0.pool.retire(|key| key.to == *uid);
+    }
+
+    /// How many connections are open for new streams.
+    pub fn connections(&self) -> usize {
+        let places = self.0.pool.places.borrow();
+        places.values().map(|place| place.links.len()).sum()
+    }
+}
+
+impl Shared {
+    /// A place on a connection for `key` that is newer than the one that failed.
+    async fn slot(
+        self: &Rc<Self>,
+        key: &Key,
+        newer_than: u64,
+        route: impl Fn() -> Route,
+    ) -> Result<Slot, TunnelError> {
+        loop {
+            let outcome = match self.pool.choose(key, newer_than) {
+                Choice::Slot(slot) => return Ok(slot),
+                Choice::Wait(outcome) => outcome,
+                Choice::Begin(outcome) => {
+                    self.pool.retire(|other| other.is_older(key));
+                    let task = Rc::clone(self).connect(key.clone(), route());
+                    self.tasks.spawn_local("tunnel", task);
+                    outcome
+                }
+            };
+            match outcome.await {
+                Ok(outcome) => outcome?,
+                Err(_closed) => return Err(TunnelError::Closed { to: key.address }),
+            }
+        }
+    }
+
+    /// Makes a connection and runs it until it ends.
+    async fn connect(self: Rc<Self>, key: Key, route: Route) {
+        let (identities, limits) = (&self.identities, &self.limits);
+        let made = tunnel_link::establish(&self.connector, identities, &route, limits);
+        let fresh = match Box::pin(made).await {
+            Ok(fresh) => fresh,
+            Err(error) => {
+                tracing::debug!(to = %route.address, %error, "no tunnel");
+                self.pool.settle(&key, Err(error));
+                return;
+            }
+        };
+        let pool = Rc::downgrade(&self.pool);
+        let sequence = self.pool.next_sequence();
+        let link = Link::new(key, sequence, pool, fresh.requests, limits.max_streams);
+        if !self.pool.settle(link.key(), Ok(&link)) {
+            link.retire();
+        }
+        let (identities, limits) = (self.identities.clone(), self.limits);
+        let drain = self.tasks.drain();
+        // From here on the task holds no pool, so that a pool that is dropped retires its links.
+        drop(self);
+        Box::pin(link.run(fresh.connection, identities, limits, drain)).await;
+    }
+}
+
+impl Key {
+    /// The same pods, with a certificate that was replaced since.
+    fn is_older(&self, than: &Self) -> bool {
+        self.generation < than.generation
+            && self.from == than.from
+            && self.to == than.to
+            && self.address == than.address
+    }
+}
+
+impl Pool {
+    fn choose(&self, key: &Key, newer_than: u64) -> Choice {
+        let mut places = self.places.borrow_mut();
+        let place = places.entry(key.clone()).or_default();
+        let slot = place
+            .links
+            .iter()
+            .filter(|link| link.sequence() > newer_than)
+            .find_map(Link::slot);
+        if let Some(slot) = slot {
+            return Choice::Slot(slot);
+        }
+        let (sender, receiver) = oneshot::channel();
+        if let Some(waiting) = &mut place.handshake {
+            waiting.push(sender);
+            return Choice::Wait(receiver);
+        }
+        place.handshake = Some(vec![sender]);
+        Choice::Begin(receiver)
+    }
+
+    /// Ends a handshake: keeps the link, or forgets the place; tells those who wait. False if the
+    /// place was closed meanwhile: then nobody waits, and the link is not wanted.
+    fn settle(&self, key: &Key, outcome: Result<&Rc<Link>, TunnelError>) -> bool {
+        let mut places = self.places.borrow_mut();
+        let Some(place) = places.get_mut(key) else {
+            return false;
+        };
+        let waiting = place.handshake.take().unwrap_or_default();
+        match outcome {
+            Ok(link) => {
+                place.links.push(Rc::clone(link));
+                // Who has gone meanwhile does not listen.
+                waiting.into_iter().for_each(|one| drop(one.send(Ok(()))));
+            }
+            Err(error) => {
+                if place.links.is_empty() {
+                    places.remove(key);
+                }
+                for one in waiting {
+                    drop(one.send(Err(error.clone())));
+                }
+            }
+        }
+        true
+    }
+
+    /// Lets go of all connections for such keys.
+    fn retire(&self, which: impl Fn(&Key) -> bool) {
+        let gone: Vec<Place> = {
+            let mut places = self.places.borrow_mut();
+            let keys: Vec<Key> = places.keys().filter(|key| which(key)).cloned().collect();
+            keys.iter().filter_map(|key| places.remove(key)).collect()
+        };
+        // Outside of the borrow: links come back here when they retire.
+        for link in gone.iter().flat_map(|place| &place.links) {
+            link.retire();
+        }
+    }
+
+    /// A link takes no more streams.
+    pub(super) fn forget(&self, link: &Link) {
+        let mut places = self.places.borrow_mut();
+        if let Some(place) = places.get_mut(link.key()) {
+            place.links.retain(|other| !std::ptr::eq(&**other, link));
+            if place.links.is_empty() && place.handshake.is_none() {
+                places.remove(link.key());
+            }
+        }
+    }
+
+    fn next_sequence(&self) -> u64 {
+        let sequence = self.last_sequence.get() + 1;
+        self.last_sequence.set(sequence);
+        sequence
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.retire(|_any| true);
+    }
+}
+
+impl TunnelError {
+    pub(super) fn connect(to: SocketAddr, source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::TimedOut {
+            // The connector has a deadline of its own, as long as ours.
+            let after = TunnelLimits::default().connect_timeout;
+            return Self::ConnectTimeout { to, after };
+        }
+        let source = Arc::new(source);
+        Self::Connect { to, source }
+    }
+
+    pub(super) fn tls(to: SocketAddr, source: io::Error) -> Self {
+        match identity::refusal(&source) {
+            Some(refusal) => Self::Identity(IdentityError::Peer(refusal)),
+            None => {
+                let source = Arc::new(source);
+                Self::Tls { to, source }
+            }
+        }
+    }
+}
+
+impl From<h2::Error> for TunnelError {
+    fn from(error: h2::Error) -> Self {
+        Self::Protocol(Arc::new(error))
+    }
+}
+
+impl fmt::Debug for Tunnels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tunnels({} connections)", self.connections())
+    }
+}
