@@ -66,3 +66,6 @@ pub(crate) const CARGO_DENY: Tool = Tool {
     environment: &[],
     why: "checks licences and sources of dependencies (only `cargo xtask check` needs it)",
 };
+
+/// Builds the applications and clients in `tests/go`; a newer one will do.
+pub(crate) const GO: &str = "1.26.8";

@@ -21,11 +21,12 @@ use crate::{
     pins,
 };
 
+mod go;
 mod mounts;
 mod packages;
 mod tools;
 
-pub(crate) use self::tools::cargo_deny;
+pub(crate) use self::{go::directory as go_directory, tools::cargo_deny};
 
 /// What a command is going to do, and so needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(crate) enum Scope {
     Check,
     /// Run agents and applications on nodes made of network namespaces.
     Nodes,
+    /// Run applications and clients in other languages there.
+    Applications,
     /// Boot other kernels.
     Kernels,
 }
@@ -57,6 +60,7 @@ enum Fix {
     Toolchain(&'static pins::Toolchain),
     Package(&'static str),
     Tool(&'static pins::Tool),
+    Go,
     Mount(&'static mounts::Mount),
     /// Only a person can give it.
     Person,
@@ -96,7 +100,13 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
             "setup takes no arguments, got {word:?}"
         )));
     }
-    ensure(&[Scope::Build, Scope::Check, Scope::Nodes, Scope::Kernels])
+    ensure(&[
+        Scope::Build,
+        Scope::Check,
+        Scope::Nodes,
+        Scope::Applications,
+        Scope::Kernels,
+    ])
 }
 
 /// Installs what is missing for `scopes`, or says what is missing and how to get it.
@@ -129,6 +139,9 @@ fn survey(scopes: &[Scope]) -> Vec<Need> {
     tools::survey_tools(scopes, &mut building);
     packages::survey(scopes, building.iter().any(Need::is_linker), &mut needs);
     needs.append(&mut building);
+    if scopes.contains(&Scope::Applications) {
+        go::survey(&mut needs);
+    }
     if scopes.contains(&Scope::Nodes) {
         mounts::survey(&mut needs);
     }
@@ -189,6 +202,7 @@ fn install(needs: &[Need]) -> Result<()> {
         match need.fix {
             Fix::Toolchain(toolchain) => tools::install_toolchain(toolchain),
             Fix::Tool(tool) => tools::install_tool(tool),
+            Fix::Go => go::install(),
             Fix::Mount(mount) => mount.mount(),
             Fix::Package(_) | Fix::Person => Ok(()),
         }

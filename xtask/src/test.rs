@@ -6,7 +6,7 @@
 //! silently; all kinds run, whatever the first ones say. The scenarios run in a mount namespace
 //! of their own, with their own bpffs and `/run/netns`, so whatever they leave behind goes with it.
 
-use std::{env, fs};
+use std::{env, ffi::OsString, fs};
 
 use anyhow::{Context, Result, ensure};
 
@@ -35,7 +35,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         }
         "netns" => {
             may_run_agents()?;
-            setup::ensure(&[Scope::Build, Scope::Nodes])?;
+            setup::ensure(&[Scope::Build, Scope::Nodes, Scope::Applications])?;
             netns(filter)
         }
         "kernels" => {
@@ -45,7 +45,12 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         "inside" => inside(filter),
         "all" => {
             may_run_agents()?;
-            setup::ensure(&[Scope::Build, Scope::Nodes, Scope::Kernels])?;
+            setup::ensure(&[
+                Scope::Build,
+                Scope::Nodes,
+                Scope::Applications,
+                Scope::Kernels,
+            ])?;
             let mut steps = Steps::new("test");
             steps.step("unit", || unit(filter));
             steps.step("netns", || netns(filter));
@@ -102,7 +107,19 @@ fn inside(filter: Option<&str>) -> Result<()> {
         .join("mesh-agent");
     let mut test = scenarios("test");
     test.args(["--test", "scenarios", "--"]).args(filter);
-    command::run(test.env("MESH_AGENT_BIN", agent))
+    command::run(
+        test.env("MESH_AGENT_BIN", agent)
+            .env("PATH", path_with_go()?),
+    )
+}
+
+/// Our `PATH`, with the Go that is new enough before any other.
+fn path_with_go() -> Result<OsString> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let places = setup::go_directory()
+        .into_iter()
+        .chain(env::split_paths(&path));
+    env::join_paths(places).context("put Go into PATH")
 }
 
 fn scenarios(verb: &str) -> std::process::Command {

@@ -84,14 +84,8 @@ const PACKAGES: &[Package] = &[
     package("curl", "curl", Scope::Nodes, "a client nobody wrote for us"),
     package(
         "python3",
-        "python3",
-        Scope::Nodes,
-        "applications and clients of another making",
-    ),
-    package(
-        "golang-go",
-        "go",
-        Scope::Nodes,
+        "/usr/bin/python3",
+        Scope::Applications,
         "applications and clients of another making",
     ),
     package(
