@@ -7,6 +7,7 @@
 //! [`model::Snapshot`]; [`proxy`] carries out what the model decides; [`datapath`] owns the
 //! kernel side; [`identity`] owns keys and certificates; [`telemetry`] and [`tasks`] are leaves.
 
+pub mod admin;
 pub mod agent;
 pub mod cli;
 pub mod config;

@@ -91,6 +91,23 @@ impl Tasks {
         }));
     }
 
+    /// Runs `work` on a thread where it may block, under `name`; `None` if it panicked.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let counted = self.count(name);
+        let done = tokio::task::spawn_blocking(move || {
+            let _counted = counted;
+            work()
+        });
+        done.await.ok()
+    }
+
     /// The signal that ends tasks; cloneable, for any number of them.
     pub fn drain(&self) -> Drain {
         Drain(self.0.drain.subscribe())
@@ -241,6 +258,19 @@ mod tests {
                 assert_eq!(tasks.drained(Duration::from_secs(10)).await, []);
             })
             .await;
+    }
+
+    #[tokio::test]
+    async fn blocking_work_returns_its_result() {
+        let tasks = Tasks::new();
+        assert_eq!(tasks.blocking("sum", || 1 + 1).await, Some(2));
+        assert_eq!(
+            tasks
+                .blocking("unlucky", || -> u8 { panic!("for the test") })
+                .await,
+            None
+        );
+        assert_eq!(tasks.panics(), 1);
     }
 
     #[tokio::test]

@@ -141,24 +141,126 @@ pub(super) fn endpoints(answer: &Value) -> String {
 
 /// `status`.
 pub(super) fn status(answer: &Value) -> String {
-    let mut text = String::new();
-    for (name, value) in answer["node"].as_object().into_iter().flatten() {
-        text.push_str(&format!("{name}: {}\n", cell(value)));
-    }
-    text.push('\n');
-    text.push_str(&columns(
-        &answer["pods"],
-        &[
-            ("POD", "name"),
-            ("CAPTURED", "captured"),
-            ("HOOK", "hook"),
-            ("INBOUND", "inbound"),
-            ("CONNECTIONS", "connections"),
-            ("CERTIFICATE", "certificateState"),
-        ],
-        3,
+    let node = &answer["node"];
+    let (config, threads) = (&node["config"], &node["threads"]);
+    let ready = match node["ready"].as_bool() {
+        Some(false) => "no".to_owned(),
+        _ => cell(&node["ready"]),
+    };
+    let mut text = format!(
+        "Node:     {} (kernel {})\n",
+        cell(&node["name"]),
+        cell(&node["kernel"])
+    );
+    text.push_str(&format!(
+        "Version:  {}\nReady:    {ready}\n",
+        cell(&node["version"])
     ));
+    for reason in node["missing"].as_array().into_iter().flatten() {
+        text.push_str(&format!("          - {}\n", cell(reason)));
+    }
+    text.push_str(&format!(
+        "Config:   generation {} (applied {}), loaded {} ago, {} errors, {} warnings\n",
+        cell(&config["generation"]),
+        cell(&config["appliedGeneration"]),
+        seconds(&config["ageSeconds"]),
+        cell(&config["errors"]),
+        cell(&config["warnings"]),
+    ));
+    text.push_str(&format!(
+        "Threads:  {} of {} alive, connections {}\n",
+        cell(&threads["alive"]),
+        cell(&threads["all"]),
+        cell(&threads["connections"]),
+    ));
+    text.push_str(&format!(
+        "Dropped:  {} log lines, {} access log lines\n",
+        cell(&node["droppedLogLines"]),
+        cell(&node["droppedAccessLogLines"]),
+    ));
+    text.push_str(&format!(
+        "Kernel:   {}\n\n",
+        counters(&node["kernelCounters"])
+    ));
+    text.push_str(&pods(&answer["pods"]));
     text
+}
+
+fn pods(rows: &Value) -> String {
+    let headers = [
+        "POD",
+        "CAPTURED",
+        "HOOK",
+        "INBOUND",
+        "CONNECTIONS",
+        "CERTIFICATE",
+        "SERIAL",
+        "EXPIRES",
+        "KERNEL",
+    ];
+    let rows = rows.as_array().into_iter().flatten();
+    let rows: Vec<Vec<String>> = rows
+        .map(|pod| {
+            let captured = match pod["captured"].as_bool() {
+                Some(true) => format!("for {}", seconds(&pod["capturedSeconds"])),
+                _ => format!("no: {}", cell(&pod["reason"])),
+            };
+            let certificate = &pod["certificate"];
+            vec![
+                cell(&pod["name"]),
+                captured,
+                cell(&pod["hook"]),
+                inbound(&pod["inbound"]),
+                cell(&pod["connections"]),
+                cell(&certificate["state"]),
+                shortened(&cell(&certificate["serial"])),
+                seconds(&certificate["expiresInSeconds"]),
+                counters(&pod["counters"]),
+            ]
+        })
+        .collect();
+    table(&headers, &rows, 3)
+}
+
+/// `STRICT` or `STRICT (8080=PERMISSIVE)`.
+fn inbound(inbound: &Value) -> String {
+    let ports = cell(&inbound["ports"]);
+    let mode = cell(&inbound["mode"]);
+    if ports.is_empty() {
+        mode
+    } else {
+        format!("{mode} ({ports})")
+    }
+}
+
+/// Counters that are not zero.
+fn counters(counters: &Value) -> String {
+    let fields = counters.as_object().into_iter().flatten();
+    let counted = fields.filter(|(_, count)| count.as_u64() != Some(0));
+    let shown: Vec<String> = counted
+        .map(|(name, count)| format!("{name}={}", cell(count)))
+        .collect();
+    shown.join(" ")
+}
+
+/// Eight digits tell serial numbers apart.
+fn shortened(serial: &str) -> String {
+    serial.chars().take(8).collect()
+}
+
+/// A time in its two largest units, such as `3h12m`.
+fn seconds(value: &Value) -> String {
+    let Some(all) = value.as_u64() else {
+        return cell(value);
+    };
+    let (days, hours) = (all / 86_400, all / 3_600 % 24);
+    let (minutes, seconds) = (all / 60 % 60, all % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m{seconds}s"),
+        (0, ..) => format!("{hours}h{minutes}m"),
+        _ => format!("{days}d{hours}h"),
+    }
 }
 
 /// `config dump -o table`.

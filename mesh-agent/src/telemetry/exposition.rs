@@ -15,6 +15,9 @@ use std::{
 
 use super::series::{BOUNDS, Histogram, Requests, Series};
 
+/// The content type of the text format.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// `name="value",...`
 #[derive(Default)]
 pub(super) struct Labels(String);

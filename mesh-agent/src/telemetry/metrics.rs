@@ -15,9 +15,6 @@ use super::{
 };
 use crate::model::{SpiffeId, Workload};
 
-/// The content type of the text format.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
 const UNKNOWN: &str = "unknown";
 /// Istio's name of a cluster that was given none.
 const CLUSTER: &str = "Kubernetes";
@@ -392,16 +389,14 @@ impl Exposition {
             ["quantile"],
             state.round_trips.iter().map(|(quantile, seconds)| ([quantile.clone()], seconds)),
         );
-        if let Some(total) = state.retransmits {
-            self.single(
-                (
-                    "mesh_agent_flow_retransmits_total",
-                    "counter",
-                    "Segments of captured connections that were sent again.",
-                ),
-                total,
-            );
-        }
+        self.single(
+            (
+                "mesh_agent_flow_recent_retransmits",
+                "gauge",
+                "Segments sent again, of the captured connections that closed last.",
+            ),
+            state.recent_retransmits,
+        );
     }
 }
 
@@ -424,8 +419,8 @@ pub struct AgentState {
     pub kernel: Vec<(String, u64)>,
     /// Round-trip times in seconds, by quantile (`0.5`).
     pub round_trips: Vec<(String, f64)>,
-    /// Retransmitted segments of all captured connections.
-    pub retransmits: Option<u64>,
+    /// Segments sent again, of the captured connections that closed last.
+    pub recent_retransmits: u64,
     /// Live tasks by name.
     pub tasks: Vec<(&'static str, usize)>,
     /// Tasks that panicked.

@@ -67,7 +67,7 @@ fn every_line_of_a_scrape_is_valid() {
         }],
         kernel: vec![("map_full".to_owned(), 0)],
         round_trips: vec![("0.5".to_owned(), 0.000_25)],
-        retransmits: Some(1),
+        recent_retransmits: 1,
         tasks: vec![("connection", 4)],
         ..AgentState::default()
     });

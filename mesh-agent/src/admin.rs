@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Lets people and Prometheus look into the running agent: HTTP/1 on a Unix socket, and metrics
+//! and readiness on a loopback address.
+//!
+//! Reads what others observe and changes nothing but the log level. Knows nothing of how the parts
+//! work. Invariants: the socket is never reachable for other users, not even while it is made; a
+//! client that is slow, gone or wrong costs the agent a bounded amount of memory and time.
+
+mod answer;
+mod dump;
+mod gauges;
+mod pods;
+mod readiness;
+mod routing;
+mod serve;
+mod socket;
+mod status;
+mod views;
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::net::TcpListener;
+
+use self::{answer::Scope, serve::Listener, socket::AdminSocket};
+pub use self::{
+    readiness::missing,
+    views::{ProxyView, ThreadView, Views},
+};
+use crate::tasks::Tasks;
+
+/// The agent cannot be looked into.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    /// Another agent has this socket.
+    #[error("another agent answers at {path}: stop it, or choose another --admin-socket")]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// There is something else.
+    #[error("{path} is not a socket: remove it, or choose another --admin-socket")]
+    NotASocket {
+        /// What is in the way.
+        path: PathBuf,
+    },
+    /// The socket could not be made.
+    #[error("making the admin socket {path}")]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+    /// Metrics have no authentication.
+    #[error("--metrics-address {address} is not a loopback address: anyone could read it")]
+    NotLoopback {
+        /// What was asked for.
+        address: SocketAddr,
+    },
+    /// The metrics address is taken, or not one of this host.
+    #[error("listening at --metrics-address {address}")]
+    Metrics {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Makes the socket at `path` and answers there until the drain begins; then the socket is removed.
+///
+/// Returns once the socket is there.
+pub async fn serve(path: &Path, views: Views, tasks: &Tasks) -> Result<(), AdminError> {
+    let socket = AdminSocket::make(path)?;
+    let listener = socket.listen().map_err(|source| AdminError::Socket {
+        path: path.to_owned(),
+        source,
+    })?;
+    let (views, listen_tasks) = (Arc::new(views), tasks.clone());
+    tasks.spawn("admin", async move {
+        serve::accept(Listener::Unix(listener), Scope::All, views, listen_tasks).await;
+        // Another agent may take the place from here on.
+        drop(socket);
+    });
+    Ok(())
+}
+
+/// Answers `/metrics` and `/ready` at `address` until the drain begins; returns the address, with
+/// the port that the kernel chose if it was 0.
+///
+/// Returns once the address is bound.
+pub async fn serve_metrics(
+    address: SocketAddr,
+    views: Views,
+    tasks: &Tasks,
+) -> Result<SocketAddr, AdminError> {
+    if !address.ip().to_canonical().is_loopback() {
+        return Err(AdminError::NotLoopback { address });
+    }
+    let failed = |source| AdminError::Metrics { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    let (views, listen_tasks) = (Arc::new(views), tasks.clone());
+    tasks.spawn("admin", async move {
+        serve::accept(Listener::Tcp(listener), Scope::Metrics, views, listen_tasks).await;
+    });
+    Ok(bound)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Which question gets which answer.
+//!
+//! Owns paths, parameters, status codes and content types. Invariant: every answer but that of
+//! `/metrics` is JSON; a refusal is `{"error": "..."}` and says what would have been right.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode, Uri, header};
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use super::{dump, gauges, pods, readiness, routing, status, views::Views};
+use crate::{tasks::Tasks, telemetry::exposition::CONTENT_TYPE};
+
+/// What a listener lets be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Everything: the Unix socket.
+    All,
+    /// `/metrics` and `/ready`: the loopback address, which any user of the host can reach.
+    Metrics,
+}
+
+/// A question that has no answer.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    text: String,
+}
+
+impl Refusal {
+    /// The question is wrong.
+    pub(super) fn bad_request(text: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            text: text.into(),
+        }
+    }
+
+    /// There is no such thing.
+    pub(super) fn not_found(text: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::NOT_FOUND,
+            text: text.into(),
+        }
+    }
+}
+
+/// Answers one request.
+pub(super) fn answer(
+    method: &Method,
+    uri: &Uri,
+    scope: Scope,
+    views: &Views,
+    tasks: &Tasks,
+) -> Response<Full<Bytes>> {
+    let path = uri.path();
+    let allowed = match path {
+        "/log" if scope == Scope::All => [Method::GET, Method::PUT].as_slice(),
+        _ => [Method::GET].as_slice(),
+    };
+    if !allowed.contains(method) {
+        return refuse(&Refusal {
+            status: StatusCode::METHOD_NOT_ALLOWED,
+            text: format!("{path} does not take {method}"),
+        });
+    }
+    match path {
+        "/metrics" => metrics(views, tasks),
+        "/ready" => ready(views),
+        _ if scope == Scope::Metrics => refuse(&unknown(path, "/metrics, /ready")),
+        _ => answer_json(method, uri, views, tasks).map_or_else(
+            |refusal| refuse(&refusal),
+            |body| json_body(StatusCode::OK, &body),
+        ),
+    }
+}
+
+fn answer_json(method: &Method, uri: &Uri, views: &Views, tasks: &Tasks) -> Result<Value, Refusal> {
+    let query = query(uri.query().unwrap_or_default());
+    match uri.path() {
+        "/status" => Ok(status::status(views, tasks)),
+        "/proxy-status" => Ok(status::proxy_status(views)),
+        "/config" => Ok(dump::config(
+            &views.snapshot.borrow(),
+            &views.report.borrow(),
+        )),
+        "/problems" => Ok(dump::problems(&views.report.borrow())),
+        "/log" => log(method, &query, views),
+        path => match path.strip_prefix("/proxy-config/") {
+            Some(view) => proxy_config(view, &query, views),
+            None => Err(unknown(
+                path,
+                "/ready, /status, /proxy-status, /proxy-config/{listeners,clusters,routes,\
+                 endpoints}?pod=, /config, /problems, /metrics, /log?level=",
+            )),
+        },
+    }
+}
+
+fn unknown(path: &str, known: &str) -> Refusal {
+    Refusal::not_found(format!("there is no {path} here, but {known}"))
+}
+
+fn metrics(views: &Views, tasks: &Tasks) -> Response<Full<Bytes>> {
+    let mut text = views.telemetry.exposition();
+    text.agent(&gauges::read(views, tasks));
+    body(StatusCode::OK, CONTENT_TYPE, text.into_string())
+}
+
+fn ready(views: &Views) -> Response<Full<Bytes>> {
+    let missing = readiness::missing(views);
+    let status = if missing.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    json_body(
+        status,
+        &json!({ "ready": missing.is_empty(), "missing": missing }),
+    )
+}
+
+fn log(method: &Method, query: &BTreeMap<String, String>, views: &Views) -> Result<Value, Refusal> {
+    if method == Method::PUT {
+        let level = query
+            .get("level")
+            .ok_or_else(|| Refusal::bad_request("the new level is missing: /log?level=debug"))?;
+        let before = views.log.get();
+        views
+            .log
+            .set(level)
+            .map_err(|error| Refusal::bad_request(error.to_string()))?;
+        tracing::info!(before, now = views.log.get(), "log level changed");
+    }
+    Ok(json!({ "level": views.log.get() }))
+}
+
+fn proxy_config(
+    view: &str,
+    query: &BTreeMap<String, String>,
+    views: &Views,
+) -> Result<Value, Refusal> {
+    let rows = match view {
+        "listeners" => routing::listeners,
+        "clusters" => routing::clusters,
+        "routes" => routing::routes,
+        "endpoints" => routing::endpoints,
+        _ => return Err(unknown(view, "listeners, clusters, routes and endpoints")),
+    };
+    let name = query
+        .get("pod")
+        .ok_or_else(|| Refusal::bad_request("the pod is missing: ?pod=NAME.NAMESPACE"))?;
+    let port = match query.get("port") {
+        None => None,
+        Some(text) => Some(
+            text.parse::<u16>()
+                .map_err(|_not_a_port| Refusal::bad_request(format!("{text} is not a port")))?,
+        ),
+    };
+    let snapshot = views.snapshot.borrow().clone();
+    let pod = pods::find(&snapshot, name)?;
+    Ok(Value::Array(rows(&snapshot, pod, port)))
+}
+
+/// What is answered when composing an answer went wrong; the panic itself is in the log.
+pub(super) fn panicked() -> Response<Full<Bytes>> {
+    refuse(&Refusal {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        text: "the agent could not compose the answer: see its log".to_owned(),
+    })
+}
+
+fn refuse(refusal: &Refusal) -> Response<Full<Bytes>> {
+    json_body(refusal.status, &json!({ "error": refusal.text }))
+}
+
+fn json_body(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    body(status, "application/json", format!("{value}\n"))
+}
+
+fn body(status: StatusCode, content_type: &str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    let content_type = content_type
+        .parse()
+        .expect("both content types are plain ASCII");
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+/// The parameters of a query; of several with one name the last counts.
+fn query(text: &str) -> BTreeMap<String, String> {
+    text.split('&')
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            (decode(name), decode(value))
+        })
+        .collect()
+}
+
+/// Resolves `%xx`; what is not of that form stays as it is.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let escaped = tail
+            .get(..2)
+            .filter(|_| *first == b'%')
+            .and_then(|digits| str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_decoded() {
+        let query = query("pod=a.b&level=info%2Cx%3Ddebug&bad=%zz%4&empty");
+        assert_eq!(query["pod"], "a.b");
+        assert_eq!(query["level"], "info,x=debug");
+        assert_eq!(query["bad"], "%zz%4");
+        assert_eq!(query["empty"], "");
+    }
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Whether the agent does what it was told, as observed.
+
+use std::collections::HashMap;
+
+use super::{pods, views::Views};
+use crate::{
+    datapath::PodObservation,
+    identity::{CertificateState, CertificateView},
+    model::{SpiffeId, WorkloadUid},
+};
+
+/// What keeps the agent from being ready, in words; nothing if it is.
+///
+/// Reads the kernel, so it may block for milliseconds.
+pub fn missing(views: &Views) -> Vec<String> {
+    let snapshot = views.snapshot.borrow().clone();
+    if snapshot.generation == 0 {
+        return vec!["the configuration is not loaded".to_owned()];
+    }
+    let mut missing = Vec::new();
+    let proxy = (views.proxy)();
+    let dead = proxy.threads.iter().filter(|thread| !thread.alive).count();
+    if dead > 0 || proxy.threads.is_empty() {
+        missing.push(format!(
+            "{dead} of {} data threads are dead",
+            proxy.threads.len()
+        ));
+    }
+    if proxy.applied_generation < snapshot.generation {
+        missing.push(format!(
+            "data threads work with generation {} of the configuration, not yet with {}",
+            proxy.applied_generation, snapshot.generation
+        ));
+    }
+    let pods = pods::enrolled(&snapshot);
+    let observed = (views.datapath)().pods;
+    let observed: HashMap<&WorkloadUid, &PodObservation> =
+        observed.iter().map(|pod| (&pod.uid, pod)).collect();
+    let certificates = views.identities.list();
+    let certificates: HashMap<&SpiffeId, &CertificateView> = certificates
+        .iter()
+        .map(|certificate| (&certificate.identity, certificate))
+        .collect();
+    for pod in pods {
+        let name = pod.dotted_name();
+        match uncaptured(observed.get(&pod.uid).copied()) {
+            Some(reason) => missing.push(format!("{name} is not captured: {reason}")),
+            None if !certificates
+                .get(&pod.identity)
+                .is_some_and(|it| is_live(it)) =>
+            {
+                missing.push(format!("{name} has no certificate for {}", pod.identity));
+            }
+            None => {}
+        }
+    }
+    missing
+}
+
+/// Why the kernel does not capture a pod; nothing if it does.
+pub(super) fn uncaptured(pod: Option<&PodObservation>) -> Option<String> {
+    let Some(pod) = pod else {
+        return Some("the kernel knows nothing of it yet".to_owned());
+    };
+    match (&pod.error, pod.captured_since) {
+        (Some(error), _) => Some(error.clone()),
+        (None, None) => Some("its programs are being attached".to_owned()),
+        (None, Some(_)) => None,
+    }
+}
+
+/// Whether connections can be made with it.
+pub(super) fn is_live(certificate: &CertificateView) -> bool {
+    match certificate.state {
+        CertificateState::Live | CertificateState::RenewalFailing => true,
+        CertificateState::Waiting | CertificateState::Expired => false,
+    }
+}

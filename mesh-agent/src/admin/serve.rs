@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Accepts clients and speaks HTTP/1 with them, within limits.
+//!
+//! Knows nothing of what is asked. Invariant: at most [`CLIENTS_MAX`] clients at a time on each
+//! listener, each for at most [`EXCHANGE`]; others wait in the kernel's queue.
+
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+
+use super::{
+    answer::{self, Scope},
+    views::Views,
+};
+use crate::tasks::Tasks;
+
+/// Clients at the same time, on one listener.
+const CLIENTS_MAX: usize = 16;
+
+/// The time a client has from being accepted to having its answer.
+const EXCHANGE: Duration = Duration::from_secs(10);
+
+/// A request head is a line and a few headers.
+const HEAD_MAX_BYTES: usize = 16 * 1024;
+
+/// How long accepting rests after an error such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where clients come from.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+/// Accepts until the drain begins.
+pub(super) async fn accept(listener: Listener, scope: Scope, views: Arc<Views>, tasks: Tasks) {
+    let drain = tasks.drain();
+    let permits = Arc::new(Semaphore::new(CLIENTS_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            return;
+        };
+        // Both arms are cancel-safe: accept leaves a client in the kernel's queue, and the drain
+        // stays requested.
+        let accepted = tokio::select! {
+            accepted = admit(&listener, scope, permit, &views, &tasks) => accepted,
+            () = drain.requested() => return,
+        };
+        if let Err(error) = accepted {
+            tracing::warn!(%error, "accepting an admin client");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+async fn admit(
+    listener: &Listener,
+    scope: Scope,
+    permit: OwnedSemaphorePermit,
+    views: &Arc<Views>,
+    tasks: &Tasks,
+) -> io::Result<()> {
+    let (views, exchange_tasks) = (Arc::clone(views), tasks.clone());
+    match listener {
+        Listener::Unix(listener) => {
+            let (client, _) = listener.accept().await?;
+            tasks.spawn("admin-client", async move {
+                let _permit = permit;
+                exchange(client, scope, views, exchange_tasks).await;
+            });
+        }
+        Listener::Tcp(listener) => {
+            let (client, _) = listener.accept().await?;
+            tasks.spawn("admin-client", async move {
+                let _permit = permit;
+                exchange(client, scope, views, exchange_tasks).await;
+            });
+        }
+    }
+    Ok(())
+}
+
+/// One request and its answer.
+async fn exchange(
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    scope: Scope,
+    views: Arc<Views>,
+    tasks: Tasks,
+) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let (views, tasks) = (Arc::clone(&views), tasks.clone());
+        async move { Ok::<_, Infallible>(respond(request, scope, views, tasks).await) }
+    });
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .half_close(true)
+        .max_buf_size(HEAD_MAX_BYTES)
+        .timer(TokioTimer::new())
+        .header_read_timeout(EXCHANGE)
+        .serve_connection(TokioIo::new(client), service);
+    match tokio::time::timeout(EXCHANGE, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an admin client went away"),
+        Err(_elapsed) => tracing::debug!("an admin client was too slow"),
+    }
+}
+
+/// Composes the answer on a thread where reading the kernel may block.
+async fn respond(
+    request: Request<Incoming>,
+    scope: Scope,
+    views: Arc<Views>,
+    tasks: Tasks,
+) -> Response<Full<Bytes>> {
+    let (head, _body) = request.into_parts();
+    let blocking = tasks.clone();
+    blocking
+        .blocking("admin-answer", move || {
+            answer::answer(&head.method, &head.uri, scope, &views, &tasks)
+        })
+        .await
+        .unwrap_or_else(answer::panicked)
+}
