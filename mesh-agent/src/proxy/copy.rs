@@ -23,6 +23,9 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::tunnel::TunnelStream;
+use crate::datapath;
+
 /// The size of the one buffer that a busy direction holds.
 pub const BUFFER_BYTES: usize = 64 * 1024;
 
@@ -41,10 +44,20 @@ pub trait Abort {
 
 impl Abort for TcpStream {
     fn abort(self) {
-        // If the option cannot be set the peer sees an end instead; nothing more can be done.
-        socket2::SockRef::from(&self)
-            .set_linger(Some(std::time::Duration::ZERO))
-            .ok();
+        datapath::reset(self);
+    }
+}
+
+impl Abort for TunnelStream {
+    fn abort(self) {
+        // Dropped without an orderly end, its stream is reset.
+        drop(self);
+    }
+}
+
+impl Abort for datapath::Upstream {
+    fn abort(self) {
+        datapath::reset(self);
     }
 }
 

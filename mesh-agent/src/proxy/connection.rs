@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! One accepted connection on its data thread: whose it is, where it was meant to go, and the one
+//! record made of it if it is carried as bytes.
+//!
+//! Knows nothing of HTTP. Invariant: a permit and a place in the counts of live connections are
+//! held from accept until the connection's task has ended.
+
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
+
+use super::{
+    Outcome,
+    copy::{Abort, Broken, Carried, Side},
+    inbound,
+    listen::{self, Way},
+    outbound,
+    pod::Pod,
+    threads::{Live, Thread},
+};
+use crate::{
+    model::{Service, SpiffeId, Workload},
+    telemetry::{ConnectionRecord, Flow, Reporter},
+};
+
+/// What is known of an accepted socket on its way to the thread that serves it.
+pub(crate) struct Accepted {
+    /// The other end.
+    pub(crate) peer: SocketAddr,
+    /// What the listener is bound to.
+    pub(crate) own: SocketAddr,
+    pub(crate) way: Way,
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) live: Live,
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// A connection being served.
+pub(crate) struct Connection {
+    pub(crate) thread: Rc<Thread>,
+    pub(crate) pod: Arc<Pod>,
+    /// The other end of the accepted socket.
+    pub(crate) peer: SocketAddr,
+    /// What the client connected to.
+    pub(crate) orig_dst: SocketAddr,
+    pub(crate) started: Instant,
+    _live: Live,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Serves an accepted connection on this thread.
+pub(crate) fn spawn(thread: &Rc<Thread>, stream: TcpStream, accepted: Accepted) {
+    let (way, own) = (accepted.way, accepted.own);
+    let connection = match admit(thread, &stream, accepted) {
+        Ok(connection) => Rc::new(connection),
+        Err(error) => {
+            tracing::debug!(%error, "accepted connection was already gone");
+            return;
+        }
+    };
+    if connection.orig_dst == own {
+        // Nobody is sent here by the kernel: somebody in the pod found the listener.
+        connection.refuse(stream, Outcome::Loop, reporter(way));
+        return;
+    }
+    let tasks = &thread.shared.tasks;
+    match way {
+        Way::Outbound => tasks.spawn_local("outbound", outbound::serve(connection, stream)),
+        Way::Inbound => tasks.spawn_local("inbound", inbound::serve(connection, stream)),
+    }
+}
+
+fn admit(thread: &Rc<Thread>, stream: &TcpStream, accepted: Accepted) -> io::Result<Connection> {
+    stream.set_nodelay(true)?;
+    Ok(Connection {
+        thread: Rc::clone(thread),
+        pod: accepted.pod,
+        peer: accepted.peer,
+        orig_dst: listen::canonical(stream.local_addr()?),
+        started: Instant::now(),
+        _live: accepted.live,
+        _permit: accepted.permit,
+    })
+}
+
+fn reporter(way: Way) -> Reporter {
+    match way {
+        Way::Outbound => Reporter::Source,
+        Way::Inbound => Reporter::Destination,
+    }
+}
+
+/// Who talks to whom on a connection that is carried as bytes.
+#[derive(Clone, Default)]
+pub(crate) struct Ends {
+    pub(crate) source: Option<Arc<Workload>>,
+    pub(crate) source_identity: Option<SpiffeId>,
+    pub(crate) destination: Option<Arc<Workload>>,
+    pub(crate) service: Option<Arc<Service>>,
+    pub(crate) mutual_tls: bool,
+    pub(crate) endpoint: Option<SocketAddr>,
+}
+
+/// How a connection carried as bytes ended.
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    pub(crate) carried: Carried,
+}
+
+impl Connection {
+    /// The workload of the pod that the connection was accepted for.
+    pub(crate) fn workload(&self) -> Arc<Workload> {
+        self.thread.workload(&self.pod)
+    }
+
+    /// Resets a connection of which nothing was carried, and says so.
+    pub(crate) fn refuse(&self, stream: TcpStream, outcome: Outcome, reporter: Reporter) {
+        stream.abort();
+        let own = Some(self.workload());
+        let ends = match reporter {
+            Reporter::Source => Ends {
+                source: own,
+                ..Ends::default()
+            },
+            Reporter::Destination => Ends {
+                destination: own,
+                ..Ends::default()
+            },
+        };
+        let ended = Ended {
+            outcome,
+            carried: Carried::default(),
+        };
+        self.opened(&ends, reporter, self.peer);
+        self.closed(&ends, reporter, self.peer, &ended);
+    }
+
+    /// Counts the connection as opened.
+    pub(crate) fn opened(&self, ends: &Ends, reporter: Reporter, peer: SocketAddr) {
+        let flow = self.flow(ends, reporter, peer);
+        self.thread.shared.telemetry.connection_opened(&flow);
+    }
+
+    /// Makes the connection's record.
+    pub(crate) fn closed(&self, ends: &Ends, reporter: Reporter, peer: SocketAddr, ended: &Ended) {
+        self.closed_since(self.started, ends, reporter, peer, ended);
+    }
+
+    /// Makes the record of a stream of the connection that began at `started`.
+    pub(crate) fn closed_since(
+        &self,
+        started: Instant,
+        ends: &Ends,
+        reporter: Reporter,
+        peer: SocketAddr,
+        ended: &Ended,
+    ) {
+        self.thread
+            .shared
+            .telemetry
+            .connection_closed(&ConnectionRecord {
+                flow: self.flow(ends, reporter, peer),
+                bytes_sent: ended.carried.to_client,
+                bytes_received: ended.carried.to_upstream,
+                duration: started.elapsed(),
+                flags: ended.outcome.flags(),
+                error: ended.outcome.reason(),
+                endpoint: ends.endpoint,
+            });
+    }
+
+    fn flow<'a>(&self, ends: &'a Ends, reporter: Reporter, peer: SocketAddr) -> Flow<'a> {
+        let shown = |workload: &'a Option<Arc<Workload>>| workload.as_ref().map(|w| &w.identity);
+        Flow {
+            reporter,
+            source: ends.source.as_ref(),
+            source_identity: match reporter {
+                Reporter::Source => shown(&ends.source),
+                Reporter::Destination => ends.source_identity.as_ref(),
+            },
+            destination: ends.destination.as_ref(),
+            destination_identity: if ends.mutual_tls {
+                shown(&ends.destination)
+            } else {
+                None
+            },
+            service: ends.service.as_deref(),
+            mutual_tls: ends.mutual_tls,
+            peer,
+            orig_dst: self.orig_dst,
+        }
+    }
+}
+
+/// Ends both ends as the copy between them ended, and says how that was.
+pub(crate) fn finish<C: Abort, U: Abort>(
+    client: C,
+    upstream: U,
+    copied: Result<(), Broken>,
+) -> Outcome {
+    match copied {
+        Ok(()) => Outcome::Complete,
+        Err(broken) => {
+            client.abort();
+            upstream.abort();
+            let why = format!("{broken}: {}", broken.source);
+            tracing::debug!(why, "connection broke");
+            match broken.side {
+                Side::Client => Outcome::ClientGone,
+                Side::Upstream => Outcome::UpstreamGone(why.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Opens connections to endpoints: through a tunnel if the workload there is enrolled, else plain
+//! TCP from the pod's own address; another endpoint if one cannot be connected to.
+//!
+//! Knows nothing of what is sent over them. Invariant: an endpoint is tried at most once per call,
+//! and what it has under way is counted from before it is tried.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use super::{Outcome, connection::Connection, stream::Upstream, tunnel::ConnectHeaders};
+use crate::{
+    datapath::Leg,
+    model::{Cluster, Endpoint, LoadGuard, Service, Workload},
+};
+
+/// How many endpoints are tried before giving up.
+pub(crate) const MAX_TRIES: usize = 3;
+
+/// A connection to an endpoint of a cluster.
+pub(crate) struct Dialed {
+    pub(crate) upstream: Upstream,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) load: LoadGuard,
+}
+
+/// Connects to an endpoint of `cluster`, to the next if that fails.
+pub(crate) async fn cluster(
+    connection: &Connection,
+    service: &Service,
+    cluster: &Cluster,
+) -> Result<Dialed, Outcome> {
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut failure = Outcome::NoEndpoint;
+    while tried.len() < MAX_TRIES {
+        let Some(endpoint) = cluster.pick(|n| fastrand::usize(..n), &tried) else {
+            break;
+        };
+        let load = endpoint.load.begin();
+        match address(
+            connection,
+            Some(service),
+            endpoint.address,
+            endpoint.workload.as_ref(),
+        )
+        .await
+        {
+            Ok(upstream) => {
+                return Ok(Dialed {
+                    upstream,
+                    endpoint: endpoint.clone(),
+                    load,
+                });
+            }
+            Err(why) => {
+                tried.push(endpoint.address);
+                failure = Outcome::ConnectFailed(why);
+            }
+        }
+    }
+    Err(failure)
+}
+
+/// Connects to `address` on behalf of the connection's pod; says why if that fails.
+pub(crate) async fn address(
+    connection: &Connection,
+    service: Option<&Service>,
+    address: SocketAddr,
+    workload: Option<&Arc<Workload>>,
+) -> Result<Upstream, Arc<str>> {
+    let (thread, pod) = (&connection.thread, &connection.pod);
+    let Some(to) = workload.filter(|workload| workload.enrolled) else {
+        let connected = thread
+            .shared
+            .connector
+            .connect(&pod.netns, Leg::Plain, address);
+        return match connected.await {
+            Ok(stream) => Ok(Upstream::Plain(stream)),
+            Err(error) => Err(format!("{address}: {error}").into()),
+        };
+    };
+    thread.note_reached(&to.uid);
+    let from = connection.workload();
+    let headers = headers(connection, service, &from);
+    let opened = Box::pin(
+        thread
+            .tunnels
+            .open(&from, &pod.netns, to, address, &headers),
+    );
+    match opened.await {
+        Ok(stream) => Ok(Upstream::Tunnel(stream)),
+        Err(error) => Err(format!("{address}: {}", chain(&error)).into()),
+    }
+}
+
+/// What the other end of a tunnel is told about the client.
+fn headers(connection: &Connection, service: Option<&Service>, from: &Workload) -> ConnectHeaders {
+    let host = service.map_or_else(String::new, |service| format!(";host={}", service.hostname));
+    ConnectHeaders {
+        forwarded: Some(format!("for=\"{}\"{host}", connection.peer)),
+        baggage: Some(baggage(from)),
+        traceparent: None,
+    }
+}
+
+/// A workload's labels in the form that Istio's data planes exchange.
+pub(crate) fn baggage(workload: &Workload) -> String {
+    format!(
+        "k8s.namespace.name={},k8s.deployment.name={},service.name={},service.version={}",
+        workload.namespace, workload.owner, workload.canonical_service, workload.canonical_revision
+    )
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

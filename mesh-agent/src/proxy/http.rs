@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The client's side of HTTP: requests come in, are decided about once, and get an answer.
+//!
+//! Knows nothing of how an endpoint is reached. Invariant: every request is answered exactly
+//! once, or its connection ends so that the client knows that it was not.
+//! References: RFC 9110, RFC 9112, RFC 9113; Istio's codes and flags for our own answers.
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONTENT_TYPE, TRANSFER_ENCODING},
+    request,
+};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, sync::Notify};
+
+use super::{
+    Outcome,
+    connection::Connection,
+    copy::Abort,
+    http_body::{ReplyBody, RequestBody, Streaming},
+    http_exchange::{Exchange, Front},
+    http_forward::{self, Answer},
+    http_headers,
+    http_upgrade::{self, Switched},
+    http_upstream::{CONNECTION_WINDOW, Local, STREAM_WINDOW},
+    outcome,
+    sniff::First,
+    stream::{self, Prefixed},
+};
+use crate::model::{Client, Decision, HeaderEdits, RequestHead, Service};
+
+/// How many requests of one HTTP/2 connection may be under way.
+const MAX_STREAMS: u32 = 1024;
+
+/// How large the headers of an HTTP/2 request may be.
+const MAX_HEADER_BYTES: u32 = 64 * 1024;
+
+/// Serves HTTP to a client whose first bytes were judged to be `first`.
+pub(crate) async fn serve(
+    connection: Rc<Connection>,
+    client: Prefixed<TcpStream>,
+    service: Arc<Service>,
+    first: First,
+) {
+    let pool = connection.thread.pools.of(&connection.pod.workload.uid);
+    let front = Rc::new(Front {
+        connection,
+        service,
+        pool,
+        truncated: std::cell::Cell::default(),
+        switched: std::cell::Cell::default(),
+    });
+    match first {
+        First::Http2 => Box::pin(serve_http2(front, client)).await,
+        First::Http1 | First::Opaque | First::Undecided => {
+            Box::pin(serve_http1(front, client)).await;
+        }
+    }
+}
+
+async fn serve_http1(front: Rc<Front>, client: Prefixed<TcpStream>) {
+    let service = {
+        let front = Rc::clone(&front);
+        service_fn(move |request| handle(Rc::clone(&front), request))
+    };
+    let mut serving = http1::Builder::new()
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(client), service);
+    let ended = {
+        let mut drain = pin!(front.connection.thread.drain.requested());
+        let mut draining = false;
+        poll_fn(|context| {
+            if !draining && drain.as_mut().poll(context).is_ready() {
+                draining = true;
+                Pin::new(&mut serving).graceful_shutdown();
+            }
+            Pin::new(&mut serving).poll(context)
+        })
+        .await
+    };
+    let parts = serving.into_parts();
+    let client = parts.io.into_inner();
+    if let Err(error) = ended {
+        tracing::debug!(peer = %front.connection.peer, %error, "http/1 connection ended");
+    }
+    if let Some(switched) = front.switched.take() {
+        Box::pin(http_upgrade::run(client, parts.read_buf, switched)).await;
+    } else if front.truncated.get() {
+        client.abort();
+    } else {
+        stream::linger(client).await;
+    }
+}
+
+async fn serve_http2(front: Rc<Front>, client: Prefixed<TcpStream>) {
+    let tasks = front.connection.thread.shared.tasks.clone();
+    let service = {
+        let front = Rc::clone(&front);
+        service_fn(move |request| handle(Rc::clone(&front), request))
+    };
+    let mut serving = http2::Builder::new(Local(tasks))
+        .auto_date_header(false)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .serve_connection(TokioIo::new(client), service);
+    let mut drain = pin!(front.connection.thread.drain.requested());
+    let mut draining = false;
+    let ended = poll_fn(|context| {
+        if !draining && drain.as_mut().poll(context).is_ready() {
+            draining = true;
+            Pin::new(&mut serving).graceful_shutdown();
+        }
+        Pin::new(&mut serving).poll(context)
+    })
+    .await;
+    if let Err(error) = ended {
+        tracing::debug!(peer = %front.connection.peer, %error, "http/2 connection ended");
+    }
+}
+
+/// Answers one request.
+async fn handle(
+    front: Rc<Front>,
+    request: Request<Incoming>,
+) -> Result<Response<ReplyBody>, Infallible> {
+    let (mut head, body) = request.into_parts();
+    let mut exchange = Exchange::begin(&front, &head);
+    if head.method == Method::CONNECT {
+        return Ok(refuse(exchange, Outcome::Unsupported));
+    }
+    let decision = match decide(&front, &exchange, &head) {
+        Ok(decision) => decision,
+        Err(outcome) => return Ok(refuse(exchange, outcome)),
+    };
+    let (cluster, timeout, edits) = match decision {
+        Decision::Refuse(refusal) => {
+            exchange.route(Arc::clone(&refusal.route), None);
+            return Ok(refuse(exchange, Outcome::Refused(refusal)));
+        }
+        Decision::Forward {
+            cluster,
+            route,
+            timeout,
+            edits,
+        } => {
+            exchange.route(route, Some(Arc::clone(&cluster)));
+            (cluster, timeout, edits)
+        }
+    };
+    let switch = http_headers::clean_request(&mut head.headers);
+    if let Some(edits) = &edits {
+        edits.apply_request(&mut head.headers);
+    }
+    let request = outgoing(&mut exchange, head, body);
+    let forward = http_forward::forward(&front, &mut exchange, &cluster, request, switch);
+    let deadline = timeout.map(|timeout| tokio::time::Instant::from_std(Instant::now() + timeout));
+    let answer = match deadline {
+        None => forward.await,
+        // Cancel-safe: what is given up is the whole exchange with the endpoint.
+        Some(deadline) => match tokio::time::timeout_at(deadline, forward).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Err(Outcome::TimedOut),
+        },
+    };
+    Ok(match answer {
+        Ok(answer) => reply(&front, exchange, answer, edits.as_deref(), deadline),
+        Err(outcome) => refuse(exchange, outcome),
+    })
+}
+
+/// Asks the model, once.
+fn decide(front: &Front, exchange: &Exchange, head: &request::Parts) -> Result<Decision, Outcome> {
+    let Some(port) = front.port() else {
+        return Err(Outcome::NoEndpoint);
+    };
+    let client = Client {
+        workload: exchange.source(),
+    };
+    let request = RequestHead {
+        method: &head.method,
+        uri: &head.uri,
+        authority: exchange.authority(),
+        scheme: "http",
+        headers: &head.headers,
+    };
+    Ok(port.decide(&client, &request))
+}
+
+/// The request as it goes on.
+fn outgoing(exchange: &mut Exchange, head: request::Parts, body: Incoming) -> Request<RequestBody> {
+    let (mut body, progress) = RequestBody::new(body);
+    exchange.progress = progress;
+    let waits = http_headers::expects_continue(&head.headers) && !body.is_empty();
+    if !waits {
+        return Request::from_parts(head, body);
+    }
+    let wanted = Arc::new(Notify::new());
+    body.hold(Arc::clone(&wanted));
+    let mut request = Request::from_parts(head, body);
+    hyper::ext::on_informational(&mut request, move |response| {
+        if response.status() == StatusCode::CONTINUE {
+            wanted.notify_one();
+        }
+    });
+    request
+}
+
+/// The endpoint's answer as it goes back.
+fn reply(
+    front: &Front,
+    mut exchange: Box<Exchange>,
+    answer: Answer,
+    edits: Option<&HeaderEdits>,
+    deadline: Option<tokio::time::Instant>,
+) -> Response<ReplyBody> {
+    let (mut head, body) = answer.response.into_parts();
+    exchange.answered(head.status, &head.headers);
+    head.version = exchange.version;
+    if let Some(upstream) = answer.switching {
+        http_headers::clean_switching(&mut head.headers);
+        front.switched.set(Some(Switched { exchange, upstream }));
+        return Response::from_parts(head, ReplyBody::own(Bytes::new(), None));
+    }
+    http_headers::clean_response(&mut head.headers, exchange.version);
+    if exchange.version == Version::HTTP_2 {
+        head.headers.remove(TRANSFER_ENCODING);
+    }
+    if let Some(edits) = edits {
+        edits.apply_response(&mut head.headers);
+    }
+    let streaming = Streaming {
+        body,
+        exchange,
+        lease: answer.lease,
+        deadline: deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline))),
+    };
+    Response::from_parts(head, ReplyBody::Streaming(Box::new(streaming)))
+}
+
+/// Our own answer: in gRPC's form to gRPC, else in Envoy's words.
+fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> {
+    let (status, text) = (outcome.status(), outcome.body());
+    exchange.end(outcome);
+    let mut response = if exchange.is_grpc {
+        let grpc = outcome::grpc_status(status);
+        exchange.set_grpc(grpc);
+        let message = HeaderValue::from_str(&percent_encoded(&text));
+        let mut response = Response::new(ReplyBody::own(Bytes::new(), None));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(grpc));
+        headers.insert(
+            "grpc-message",
+            message.expect("percent-encoding leaves visible ASCII"),
+        );
+        response
+    } else {
+        let text = Bytes::from(text.into_owned());
+        let mut response = Response::new(ReplyBody::own(text, None));
+        *response.status_mut() =
+            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let plain = HeaderValue::from_static("text/plain");
+        response.headers_mut().insert(CONTENT_TYPE, plain);
+        response
+    };
+    exchange.status = response.status().as_u16();
+    *response.version_mut() = exchange.version;
+    if let ReplyBody::Own { exchange: slot, .. } = response.body_mut() {
+        *slot = Some(exchange);
+    }
+    response
+}
+
+/// Text in the form of `grpc-message` (gRPC over HTTP/2, "Percent-Encoded").
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if (b' '..=b'~').contains(&byte) && byte != b'%' {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! One request and its answer: what is known of them, and the one record made of them.
+//!
+//! Knows nothing of how they are carried. Invariant: the record is made exactly once, when the
+//! exchange is dropped; an exchange that nobody ended was left by its client.
+
+use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+
+use http::{
+    HeaderMap, HeaderValue, Method, StatusCode, Uri, Version,
+    header::{HOST, USER_AGENT},
+    request,
+};
+
+use super::{Outcome, connection::Connection, http_body::Progress, http_headers, http_pool::Pool};
+use crate::{
+    model::{Cluster, Endpoint, LoadGuard, Service, ServicePort, Workload},
+    telemetry::{Flow, Reporter, RequestRecord},
+};
+
+const REQUEST_ID: &str = "x-request-id";
+
+/// The client's side of an HTTP connection, which its exchanges share.
+pub(crate) struct Front {
+    pub(crate) connection: Rc<Connection>,
+    /// The Service that the connection was opened to.
+    pub(crate) service: Arc<Service>,
+    /// The source pod's connections to endpoints.
+    pub(crate) pool: Rc<Pool>,
+    /// A response was cut short, so the connection must not end as if it were whole.
+    pub(crate) truncated: Cell<bool>,
+    /// What follows the response that switched protocols.
+    pub(crate) switched: Cell<Option<super::http_upgrade::Switched>>,
+}
+
+/// One request and its answer.
+pub(crate) struct Exchange {
+    front: Rc<Front>,
+    source: Arc<Workload>,
+    started: Instant,
+    pub(crate) method: Method,
+    uri: Uri,
+    pub(crate) version: Version,
+    host: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+    request_id: Option<HeaderValue>,
+    pub(crate) is_grpc: bool,
+    grpc: Option<u32>,
+    pub(crate) status: u16,
+    pub(crate) progress: Option<Rc<Progress>>,
+    pub(crate) response_bytes: u64,
+    pub(crate) request_bytes: u64,
+    upstream_began: Option<Instant>,
+    route: Arc<str>,
+    cluster: Option<Arc<Cluster>>,
+    endpoint: Option<SocketAddr>,
+    destination: Option<Arc<Workload>>,
+    load: Option<LoadGuard>,
+    outcome: Option<Outcome>,
+}
+
+impl Front {
+    /// The Service port as it is now; `None` if there is none any more.
+    pub(crate) fn port(&self) -> Option<Arc<ServicePort>> {
+        let snapshot = self.connection.thread.snapshot();
+        let (_, port) = snapshot.by_vip.get(&self.connection.orig_dst)?;
+        Some(Arc::clone(port))
+    }
+}
+
+impl Exchange {
+    /// A request whose head has come.
+    pub(crate) fn begin(front: &Rc<Front>, head: &request::Parts) -> Box<Self> {
+        thread_local!(static NO_ROUTE: Arc<str> = Arc::from("-"));
+        Box::new(Self {
+            front: Rc::clone(front),
+            source: front.connection.workload(),
+            started: Instant::now(),
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
+            host: head.headers.get(HOST).cloned(),
+            user_agent: head.headers.get(USER_AGENT).cloned(),
+            request_id: head.headers.get(REQUEST_ID).cloned(),
+            is_grpc: http_headers::is_grpc(&head.headers),
+            grpc: None,
+            status: 0,
+            progress: None,
+            response_bytes: 0,
+            request_bytes: 0,
+            upstream_began: None,
+            route: NO_ROUTE.with(Arc::clone),
+            cluster: None,
+            endpoint: None,
+            destination: None,
+            load: None,
+            outcome: None,
+        })
+    }
+
+    /// The workload that sent the request.
+    pub(crate) fn source(&self) -> &Arc<Workload> {
+        &self.source
+    }
+
+    /// `Host` or `:authority`; the request target's comes first (RFC 9112 section 3.2.2).
+    pub(crate) fn authority(&self) -> &str {
+        match self.uri.authority() {
+            Some(authority) => authority.as_str(),
+            None => text(self.host.as_ref()),
+        }
+    }
+
+    /// Notes what the route decided.
+    pub(crate) fn route(&mut self, route: Arc<str>, cluster: Option<Arc<Cluster>>) {
+        self.route = route;
+        self.cluster = cluster;
+    }
+
+    /// Notes the endpoint that is tried; what was tried before is no longer under way.
+    pub(crate) fn try_endpoint(&mut self, endpoint: &Endpoint) {
+        self.endpoint = Some(endpoint.address);
+        self.destination.clone_from(&endpoint.workload);
+        self.load = Some(endpoint.load.begin());
+    }
+
+    /// Notes the endpoint's answer.
+    pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
+        self.upstream_began = Some(Instant::now());
+        self.status = status.as_u16();
+        self.note_grpc(headers);
+    }
+
+    /// Notes the gRPC status that headers or trailers carry.
+    pub(crate) fn note_grpc(&mut self, headers: &HeaderMap) {
+        if self.is_grpc
+            && let Some(value) = headers.get("grpc-status")
+        {
+            self.grpc = text(Some(value)).parse().ok();
+        }
+    }
+
+    /// Notes the gRPC status that we answer with.
+    pub(crate) fn set_grpc(&mut self, status: u32) {
+        self.grpc = Some(status);
+    }
+
+    /// Notes how the exchange ended; the first word counts.
+    pub(crate) fn end(&mut self, outcome: Outcome) {
+        if self.outcome.is_none() {
+            self.outcome = Some(outcome);
+        }
+    }
+
+    /// Notes that the client must not take what it got for the whole.
+    pub(crate) fn mark_truncated(&self) {
+        self.front.truncated.set(true);
+    }
+}
+
+fn text(value: Option<&HeaderValue>) -> &str {
+    value.and_then(|value| value.to_str().ok()).unwrap_or("")
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let ended = Instant::now();
+        let outcome = self.outcome.take().unwrap_or(Outcome::ClientGone);
+        let connection = &self.front.connection;
+        let tunnelled = self
+            .destination
+            .as_ref()
+            .filter(|workload| workload.enrolled);
+        let cluster = self.cluster.as_ref().map(|cluster| cluster.istio_name());
+        let body = self
+            .progress
+            .as_ref()
+            .map_or(0, |progress| progress.bytes());
+        connection.thread.shared.telemetry.request(&RequestRecord {
+            flow: Flow {
+                reporter: Reporter::Source,
+                source: Some(&self.source),
+                source_identity: Some(&self.source.identity),
+                destination: self.destination.as_ref(),
+                destination_identity: tunnelled.map(|workload| &workload.identity),
+                service: Some(&self.front.service),
+                mutual_tls: tunnelled.is_some(),
+                peer: connection.peer,
+                orig_dst: connection.orig_dst,
+            },
+            method: self.method.as_str(),
+            path: self.uri.path_and_query().map_or("", |path| path.as_str()),
+            authority: self.authority(),
+            protocol: protocol(self.version),
+            grpc: self.grpc,
+            is_grpc: self.is_grpc,
+            status: self.status,
+            flags: outcome.flags(),
+            request_bytes: self.request_bytes + body,
+            response_bytes: self.response_bytes,
+            duration: ended.duration_since(self.started),
+            upstream_duration: self
+                .upstream_began
+                .map(|began| began.duration_since(self.started)),
+            route: &self.route,
+            cluster: cluster.as_deref().unwrap_or(""),
+            endpoint: self.endpoint,
+            user_agent: text(self.user_agent.as_ref()),
+            request_id: self.request_id.as_ref().map(|id| text(Some(id))),
+            reason: outcome.reason(),
+        });
+    }
+}

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Takes a request to an endpoint of the cluster that was chosen for it.
+//!
+//! Knows nothing of the client's connection. Invariant: a request is sent again only if no byte of it
+//! was sent, or if it has no body and sending it twice does no harm; and never to another cluster.
+//! Reference: RFC 9110 section 9.2.2.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
+
+use http::{
+    Method, Request, Response, Uri, Version,
+    header::{CONNECTION, HOST},
+    uri::{PathAndQuery, Scheme},
+};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http2},
+};
+use tokio::sync::oneshot;
+
+use super::{
+    Outcome,
+    dial::{self, MAX_TRIES},
+    http_body::RequestBody,
+    http_exchange::{Exchange, Front},
+    http_headers,
+    http_lease::Lease,
+    http_upstream::{self, Http1},
+    stream::{Prefixed, Upstream},
+};
+use crate::model::{Cluster, Endpoint, Protocol};
+
+/// What an endpoint answered.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    /// The connection, if it is for one exchange at a time.
+    pub(crate) lease: Option<Lease>,
+    /// The connection's bytes, if it switches protocols.
+    pub(crate) switching: Option<oneshot::Receiver<Prefixed<Upstream>>>,
+}
+
+/// The state of the tries to get one request answered.
+struct Tries<'a> {
+    front: &'a Rc<Front>,
+    tried: Vec<SocketAddr>,
+    failure: Outcome,
+    /// A connection from the pool turned out dead: no more of those.
+    fresh: bool,
+}
+
+/// Sends `request` to an endpoint of `cluster` and waits for the head of its answer.
+pub(crate) async fn forward(
+    front: &Rc<Front>,
+    exchange: &mut Exchange,
+    cluster: &Cluster,
+    request: Request<RequestBody>,
+    switch: bool,
+) -> Result<Answer, Outcome> {
+    let mut tries = Tries {
+        front,
+        tried: Vec::new(),
+        failure: Outcome::NoEndpoint,
+        fresh: false,
+    };
+    let declared = front.port().map(|port| port.protocol);
+    let http2 = match declared {
+        Some(Protocol::Http2 | Protocol::Grpc) => !switch,
+        Some(Protocol::Http | Protocol::Tcp | Protocol::Sniff) | None => {
+            exchange.version == Version::HTTP_2
+        }
+    };
+    if http2 {
+        let request = as_http2(request, exchange)?;
+        Box::pin(tries.http2(exchange, cluster, request)).await
+    } else {
+        tries.http1(exchange, cluster, request, switch).await
+    }
+}
+
+impl Tries<'_> {
+    /// The next endpoint to try, noted in the exchange.
+    fn next(&self, exchange: &mut Exchange, cluster: &Cluster) -> Option<Endpoint> {
+        if self.tried.len() >= MAX_TRIES {
+            return None;
+        }
+        let endpoint = cluster.pick(|n| fastrand::usize(..n), &self.tried)?;
+        exchange.try_endpoint(endpoint);
+        Some(endpoint.clone())
+    }
+
+    fn failed(&mut self, endpoint: &Endpoint, why: Arc<str>) {
+        self.tried.push(endpoint.address);
+        self.failure = Outcome::ConnectFailed(why);
+    }
+
+    /// What becomes of a request that could not be sent or got no answer: it itself if it may be
+    /// sent again.
+    fn again(
+        &mut self,
+        endpoint: &Endpoint,
+        reused: bool,
+        mut error: TrySendError<Request<RequestBody>>,
+        copy: Option<Request<RequestBody>>,
+    ) -> Result<Request<RequestBody>, Outcome> {
+        let unsent = error.take_message();
+        let why: Arc<str> = dial::chain(error.error()).into();
+        let may_copy = reused && !self.fresh;
+        if reused {
+            self.fresh = true;
+        } else {
+            self.failed(endpoint, Arc::clone(&why));
+        }
+        unsent
+            .or(copy.filter(|_| may_copy))
+            .ok_or(Outcome::UpstreamGone(why))
+    }
+
+    async fn http1(
+        &mut self,
+        exchange: &mut Exchange,
+        cluster: &Cluster,
+        mut request: Request<RequestBody>,
+        switch: bool,
+    ) -> Result<Answer, Outcome> {
+        while let Some(endpoint) = self.next(exchange, cluster) {
+            let pooled = if self.fresh {
+                None
+            } else {
+                self.front.pool.take(&endpoint)
+            };
+            let reused = pooled.is_some();
+            let mut http1 = match pooled {
+                Some(http1) => http1,
+                None => match Box::pin(self.open(&endpoint)).await {
+                    Ok(http1) => http1,
+                    Err(why) => {
+                        self.failed(&endpoint, why);
+                        continue;
+                    }
+                },
+            };
+            if let Err(error) = http1.ready().await {
+                if !reused {
+                    self.failed(&endpoint, error.to_string().into());
+                }
+                continue;
+            }
+            let copy = if reused { copy_of(&request) } else { None };
+            let switching = switch.then(|| http1.switching());
+            let lease = Lease {
+                endpoint,
+                pool: Rc::clone(&self.front.pool),
+                progress: exchange.progress.clone(),
+                http1,
+            };
+            match lease.send(request).await {
+                Ok((response, lease)) => return Ok(answer(response, lease, switching)),
+                Err((error, endpoint)) => request = self.again(&endpoint, reused, error, copy)?,
+            }
+        }
+        Err(self.failure.clone())
+    }
+
+    async fn http2(
+        &mut self,
+        exchange: &mut Exchange,
+        cluster: &Cluster,
+        mut request: Request<RequestBody>,
+    ) -> Result<Answer, Outcome> {
+        while let Some(endpoint) = self.next(exchange, cluster) {
+            let pooled = if self.fresh {
+                None
+            } else {
+                self.front.pool.http2(&endpoint)
+            };
+            let reused = pooled.is_some();
+            let mut sender = match pooled {
+                Some(sender) => sender,
+                None => match Box::pin(self.open_http2(&endpoint)).await {
+                    Ok(sender) => sender,
+                    Err(why) => {
+                        self.failed(&endpoint, why);
+                        continue;
+                    }
+                },
+            };
+            let copy = copy_of(&request);
+            match sender.try_send_request(request).await {
+                Ok(response) => {
+                    return Ok(Answer {
+                        response,
+                        lease: None,
+                        switching: None,
+                    });
+                }
+                Err(error) => request = self.again(&endpoint, reused, error, copy)?,
+            }
+        }
+        Err(self.failure.clone())
+    }
+
+    async fn open(&self, endpoint: &Endpoint) -> Result<Http1, Arc<str>> {
+        let upstream = self.dial(endpoint).await?;
+        self.front.pool.admit(endpoint);
+        http_upstream::http1(&self.front.connection.thread.shared.tasks, upstream)
+            .await
+            .map_err(|error| error.to_string().into())
+    }
+
+    /// Opens the one HTTP/2 connection to the endpoint, unless another request has meanwhile.
+    async fn open_http2(
+        &self,
+        endpoint: &Endpoint,
+    ) -> Result<http2::SendRequest<RequestBody>, Arc<str>> {
+        let pool = &self.front.pool;
+        let opening = pool.opening(endpoint);
+        let _turn = opening.lock().await;
+        if let Some(sender) = pool.http2(endpoint) {
+            return Ok(sender);
+        }
+        let upstream = self.dial(endpoint).await?;
+        let tasks = &self.front.connection.thread.shared.tasks;
+        let sender = http_upstream::http2(tasks, upstream)
+            .await
+            .map_err(|error| -> Arc<str> { error.to_string().into() })?;
+        pool.keep_http2(endpoint, &sender);
+        Ok(sender)
+    }
+
+    async fn dial(&self, endpoint: &Endpoint) -> Result<Upstream, Arc<str>> {
+        let (connection, service) = (&self.front.connection, &self.front.service);
+        let workload = endpoint.workload.as_ref();
+        dial::address(connection, Some(service), endpoint.address, workload).await
+    }
+}
+
+fn answer(
+    response: Response<Incoming>,
+    lease: Lease,
+    switching: Option<oneshot::Receiver<Prefixed<Upstream>>>,
+) -> Answer {
+    if response.status() == http::StatusCode::SWITCHING_PROTOCOLS && switching.is_some() {
+        return Answer {
+            response,
+            lease: None,
+            switching,
+        };
+    }
+    lease.http1.stay();
+    Answer {
+        response,
+        lease: Some(lease),
+        switching: None,
+    }
+}
+
+/// The request once more, if it has no body and may be sent twice.
+fn copy_of(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    if !request.body().is_empty() || !http_headers::is_idempotent(request.method()) {
+        return None;
+    }
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    Some(copy)
+}
+
+/// The request in HTTP/2's form: an absolute target, no `Host`, no `Connection`.
+fn as_http2(
+    mut request: Request<RequestBody>,
+    exchange: &Exchange,
+) -> Result<Request<RequestBody>, Outcome> {
+    *request.version_mut() = Version::HTTP_2;
+    if exchange.version == Version::HTTP_2 && request.uri().authority().is_some() {
+        return Ok(request);
+    }
+    let mut parts = request.uri().clone().into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = exchange.authority().parse().ok();
+    if parts.path_and_query.is_none() || request.method() == Method::OPTIONS {
+        let path = parts.path_and_query.take();
+        parts.path_and_query = path.or_else(|| Some(PathAndQuery::from_static("/")));
+    }
+    *request.uri_mut() = Uri::from_parts(parts)
+        .map_err(|error| Outcome::Malformed(format!("request target: {error}").into()))?;
+    let headers = request.headers_mut();
+    headers.remove(HOST);
+    headers.remove(CONNECTION);
+    Ok(request)
+}

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Which headers end at a proxy, and what a request asks of the connection.
+//!
+//! Hop-by-hop headers and those that `Connection` names are taken out; everything else stays as
+//! it is. Knows nothing of bodies or sockets. Reference: RFC 9110 section 7.6.1, RFC 9113 8.2.2.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Version,
+    header::{CONNECTION, CONTENT_TYPE, EXPECT, TE, TRANSFER_ENCODING, UPGRADE},
+};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Takes out of a request what concerns the client's connection only.
+///
+/// Returns whether the request asks for another protocol; then `Upgrade` and the `Connection`
+/// that names it stay. A request for `h2c` is not taken as one: what comes after it could
+/// not be routed.
+pub(crate) fn clean_request(headers: &mut HeaderMap) -> bool {
+    let upgrade = upgrade_of(headers);
+    let trailers = has_token(headers, &TE, "trailers");
+    clean(headers);
+    headers.remove(HTTP2_SETTINGS);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    } else {
+        headers.remove(TE);
+    }
+    match upgrade {
+        Some(protocol) => {
+            headers.insert(UPGRADE, protocol);
+            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            true
+        }
+        None => {
+            headers.remove(UPGRADE);
+            false
+        }
+    }
+}
+
+/// Takes out of a response what concerns the endpoint's connection only.
+pub(crate) fn clean_response(headers: &mut HeaderMap, to: Version) {
+    clean(headers);
+    if to < Version::HTTP_11 {
+        headers.remove(TRANSFER_ENCODING);
+    }
+}
+
+/// Takes out of the response that switches protocols all but what says so.
+pub(crate) fn clean_switching(headers: &mut HeaderMap) {
+    let protocol = headers.get(UPGRADE).cloned();
+    clean(headers);
+    if let Some(protocol) = protocol {
+        headers.insert(UPGRADE, protocol);
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    }
+}
+
+fn clean(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+            // The framing is hyper's to judge, and Host is nobody's to remove.
+            .filter(|name| name != TRANSFER_ENCODING && name != http::header::HOST)
+            .filter(|name| name != http::header::CONTENT_LENGTH)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+}
+
+/// The protocol that a request asks to switch to.
+fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
+    let protocol = headers.get(UPGRADE)?;
+    let wanted = has_token(headers, &CONNECTION, "upgrade");
+    (wanted && !protocol.as_bytes().eq_ignore_ascii_case(b"h2c")).then(|| protocol.clone())
+}
+
+/// Whether the comma-separated values of `name` hold `token`.
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// Whether the client waits for a 100 before it sends its body.
+pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
+    headers
+        .get(EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Whether the request is gRPC.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let rest = value.as_bytes().strip_prefix(b"application/grpc");
+        // `application/grpc-web` is another protocol, over which a status cannot be sent this way.
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    })
+}
+
+/// Whether a request may be sent again although it may have been acted upon (RFC 9110 9.2.2).
+pub(crate) fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(before: &[(&str, &str)], upgrade: bool, after: &[(&str, &str)]) {
+        let parse = |pairs: &[(&str, &str)]| -> HeaderMap {
+            pairs
+                .iter()
+                .map(|(name, value)| {
+                    let name: HeaderName = name.parse().expect("a header name");
+                    (name, HeaderValue::from_str(value).expect("a header value"))
+                })
+                .collect()
+        };
+        let mut headers = parse(before);
+        assert_eq!(clean_request(&mut headers), upgrade);
+        assert_eq!(headers, parse(after));
+    }
+
+    #[test]
+    fn hop_by_hop_headers_end_here() {
+        check(
+            &[
+                ("connection", "close, X-Private"),
+                ("x-private", "1"),
+                ("keep-alive", "timeout=5"),
+                ("proxy-connection", "keep-alive"),
+                ("host", "a"),
+                ("te", "gzip"),
+                ("accept", "*/*"),
+            ],
+            false,
+            &[("host", "a"), ("accept", "*/*")],
+        );
+    }
+
+    #[test]
+    fn trailers_are_still_asked_for() {
+        check(
+            &[("connection", "TE"), ("te", "gzip, trailers")],
+            false,
+            &[("te", "trailers")],
+        );
+    }
+
+    #[test]
+    fn an_upgrade_stays_unless_it_is_h2c() {
+        check(
+            &[
+                ("connection", "keep-alive, Upgrade"),
+                ("upgrade", "websocket"),
+            ],
+            true,
+            &[("connection", "Upgrade"), ("upgrade", "websocket")],
+        );
+        check(
+            &[
+                ("connection", "Upgrade, HTTP2-Settings"),
+                ("upgrade", "h2c"),
+                ("http2-settings", "AAMAAABkAAQCAAAAAAIAAAAA"),
+            ],
+            false,
+            &[],
+        );
+        check(&[("upgrade", "websocket")], false, &[]);
+    }
+
+    #[test]
+    fn framing_and_host_cannot_be_named_away() {
+        check(
+            &[
+                ("connection", "host, content-length, transfer-encoding"),
+                ("host", "a"),
+                ("content-length", "3"),
+            ],
+            false,
+            &[("host", "a"), ("content-length", "3")],
+        );
+    }
+
+    #[test]
+    fn grpc_is_told_by_its_content_type() {
+        for (value, want) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            let headers = [(CONTENT_TYPE, HeaderValue::from_static(value))];
+            assert_eq!(is_grpc(&headers.into_iter().collect()), want, "{value}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! HTTP connections to endpoints: opened, driven in a task of their own, ended in order.
+//!
+//! An HTTP/1.1 connection that switches protocols hands its bytes to whoever asked for that.
+//! Knows nothing of pools and routes. Invariant: a connection that broke in the middle of an
+//! exchange is reset, so that the endpoint never takes half a request for a whole one.
+
+use std::{cell::RefCell, future::poll_fn, rc::Rc};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+    rt::Executor,
+};
+use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
+
+use super::{
+    copy::Abort,
+    http_body::RequestBody,
+    stream::{self, Prefixed, Upstream},
+};
+use crate::tasks::Tasks;
+
+/// Flow control of HTTP/2, per stream: what a reader that stops may hold.
+pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// Flow control of HTTP/2, per connection: far more than a stream, so that readers that stop do
+/// not stall the others.
+pub(crate) const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// Where the bytes of a connection go that switches protocols.
+type Switch = Rc<RefCell<Option<oneshot::Sender<Prefixed<Upstream>>>>>;
+
+/// An HTTP/1.1 connection to an endpoint, for one exchange at a time.
+#[derive(Debug)]
+pub(crate) struct Http1 {
+    sender: http1::SendRequest<RequestBody>,
+    switch: Switch,
+}
+
+/// Runs HTTP/2's tasks on the current data thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Local(pub(crate) Tasks);
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
+    fn execute(&self, task: F) {
+        self.0.spawn_local("http/2", task);
+    }
+}
+
+/// Speaks HTTP/1.1 on `upstream`.
+pub(crate) async fn http1(tasks: &Tasks, upstream: Upstream) -> hyper::Result<Http1> {
+    let (sender, connection) = http1::Builder::new()
+        .preserve_header_case(true)
+        .handshake(TokioIo::new(upstream))
+        .await?;
+    let switch = Switch::default();
+    tasks.spawn_local("upstream http/1", drive(connection, Rc::clone(&switch)));
+    Ok(Http1 { sender, switch })
+}
+
+/// Speaks HTTP/2 on `upstream`.
+pub(crate) async fn http2(
+    tasks: &Tasks,
+    upstream: Upstream,
+) -> hyper::Result<http2::SendRequest<RequestBody>> {
+    let (sender, connection) = http2::Builder::new(Local(tasks.clone()))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_reset_streams(1024)
+        .handshake(TokioIo::new(upstream))
+        .await?;
+    tasks.spawn_local("upstream http/2", async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "http/2 connection to an endpoint broke");
+        }
+    });
+    Ok(sender)
+}
+
+async fn drive(mut connection: http1::Connection<TokioIo<Upstream>, RequestBody>, switch: Switch) {
+    let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
+    let parts = connection.into_parts();
+    let upstream = parts.io.into_inner();
+    if let Err(error) = ended {
+        tracing::debug!(%error, "http/1 connection to an endpoint broke");
+        upstream.abort();
+        return;
+    }
+    let wanted = switch.borrow_mut().take();
+    match wanted {
+        Some(wanted) => {
+            // Whoever wanted it may have gone; then it is dropped, and reset.
+            drop(wanted.send(Prefixed::new(parts.read_buf, upstream)));
+        }
+        None => stream::linger(upstream).await,
+    }
+}
+
+impl Http1 {
+    /// Whether the connection has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Resolves when a request can be sent; fails if the connection has ended.
+    pub(crate) async fn ready(&mut self) -> hyper::Result<()> {
+        self.sender.ready().await
+    }
+
+    /// Sends a request; gives it back if nothing of it was sent.
+    pub(crate) fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
+    {
+        self.sender.try_send_request(request)
+    }
+
+    /// Asks for the connection's bytes once it has switched protocols.
+    pub(crate) fn switching(&self) -> oneshot::Receiver<Prefixed<Upstream>> {
+        let (sender, receiver) = oneshot::channel();
+        self.switch.replace(Some(sender));
+        receiver
+    }
+
+    /// Takes the wish of [`Http1::switching`] back.
+    pub(crate) fn stay(&self) {
+        self.switch.replace(None);
+    }
+}

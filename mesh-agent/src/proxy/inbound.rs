@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What others opened to a pod: tunnels on port 15008, plaintext on all others.
+//!
+//! The application sees the client's address either way. Knows nothing of HTTP in what it
+//! carries. Invariant: to a port that is STRICT no byte of a plaintext connection is delivered,
+//! and one that becomes STRICT cuts the plaintext connections it has.
+//! Reference: ztunnel's HBONE server (status codes and checks).
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
+
+use http::StatusCode;
+use tokio::net::TcpStream;
+
+use super::{
+    Outcome,
+    connection::{Connection, Ended, Ends, finish},
+    copy::{Abort, Carried, copy},
+    dial,
+    hbone::{self, ConnectRequest},
+};
+use crate::{
+    datapath::Leg,
+    model::{MtlsMode, Workload},
+    telemetry::Reporter,
+};
+
+/// Where tunnels arrive.
+pub const HBONE_PORT: u16 = 15008;
+
+/// Ports that belong to the mesh in every pod: 15001 and 15006 by Istio's custom, and the tunnel's.
+const OWN_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
+
+/// Serves a connection to the pod to its end.
+pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream) {
+    let connector = &connection.thread.shared.connector;
+    if connector.is_own_upstream(connection.peer) {
+        connection.refuse(stream, Outcome::Loop, Reporter::Destination);
+    } else if connection.orig_dst.port() == HBONE_PORT {
+        tunnels(connection, stream).await;
+    } else if is_denied(&connection) {
+        connection.refuse(stream, Outcome::PolicyDenied, Reporter::Destination);
+    } else {
+        plaintext(&connection, stream).await;
+    }
+}
+
+/// Whether the pod's policy forbids plaintext on the connection's port now.
+fn is_denied(connection: &Connection) -> bool {
+    let port = connection.orig_dst.port();
+    match connection.workload().inbound.mode(port) {
+        MtlsMode::Strict => true,
+        MtlsMode::Permissive => false,
+    }
+}
+
+async fn plaintext(connection: &Rc<Connection>, mut client: TcpStream) {
+    let ends = Ends {
+        source: known(connection, connection.peer),
+        destination: Some(connection.workload()),
+        endpoint: Some(connection.orig_dst),
+        ..Ends::default()
+    };
+    connection.opened(&ends, Reporter::Destination, connection.peer);
+    let mut carried = Carried::default();
+    let outcome = match to_app(connection, connection.orig_dst).await {
+        Err(error) => {
+            client.abort();
+            Outcome::ConnectFailed(format!("{}: {error}", connection.orig_dst).into())
+        }
+        Ok(mut app) => {
+            // Cancel-safe: the copy is given up only together with both ends.
+            let copied = tokio::select! {
+                copied = copy(&mut client, &mut app, &mut carried) => Some(copied),
+                () = until_denied(connection) => None,
+            };
+            match copied {
+                Some(copied) => finish(client, app, copied),
+                None => {
+                    client.abort();
+                    app.abort();
+                    Outcome::PolicyChanged
+                }
+            }
+        }
+    };
+    let ended = Ended { outcome, carried };
+    connection.closed(&ends, Reporter::Destination, connection.peer, &ended);
+}
+
+/// Resolves when a change of policy forbids the connection.
+async fn until_denied(connection: &Connection) {
+    loop {
+        // The snapshot changes on this thread only, so none is missed between check and wait.
+        if is_denied(connection) {
+            return;
+        }
+        connection.thread.changed.notified().await;
+    }
+}
+
+async fn to_app(
+    connection: &Connection,
+    address: SocketAddr,
+) -> std::io::Result<crate::datapath::Upstream> {
+    let client = connection.peer;
+    let connector = &connection.thread.shared.connector;
+    Box::pin(connector.connect(&connection.pod.netns, Leg::App { client }, address)).await
+}
+
+/// The workload whose address `peer` is.
+fn known(connection: &Connection, peer: SocketAddr) -> Option<Arc<Workload>> {
+    connection
+        .thread
+        .snapshot()
+        .by_address
+        .get(&peer.ip())
+        .cloned()
+}
+
+/// Serves a tunnel: each of its streams is a connection to the application.
+async fn tunnels(connection: Rc<Connection>, stream: TcpStream) {
+    let thread = Rc::clone(&connection.thread);
+    let shared = &thread.shared;
+    let local = connection.workload();
+    let streams = {
+        let connection = Rc::clone(&connection);
+        move |request: ConnectRequest| {
+            let connection = Rc::clone(&connection);
+            let tasks = connection.thread.shared.tasks.clone();
+            tasks.spawn_local("inbound stream", stream_to_app(connection, request));
+        }
+    };
+    let served = hbone::serve(
+        stream,
+        &local,
+        &shared.identities,
+        thread.drain.clone(),
+        streams,
+    );
+    if let Err(error) = Box::pin(served).await {
+        tracing::debug!(peer = %connection.peer, error = dial::chain(&error), "tunnel ended");
+    }
+}
+
+/// One stream of a tunnel.
+async fn stream_to_app(connection: Rc<Connection>, request: ConnectRequest) {
+    let started = std::time::Instant::now();
+    let local = connection.workload();
+    let address = request.authority;
+    let source =
+        known(&connection, connection.peer).filter(|workload| workload.identity == request.peer);
+    let ends = Ends {
+        source,
+        source_identity: Some(request.peer.clone()),
+        destination: Some(Arc::clone(&local)),
+        service: None,
+        mutual_tls: true,
+        endpoint: Some(address),
+    };
+    if let Some((status, reason)) = misdirected(&local, address) {
+        request.refuse(status, reason);
+        return;
+    }
+    connection.opened(&ends, Reporter::Destination, connection.peer);
+    let mut carried = Carried::default();
+    let outcome = match to_app(&connection, address).await {
+        Err(error) => {
+            let why = format!("{address}: {error}");
+            request.refuse(StatusCode::SERVICE_UNAVAILABLE, &why);
+            Outcome::ConnectFailed(why.into())
+        }
+        Ok(mut app) => {
+            let mut client = request.accept(dial::baggage(&local));
+            let copied = copy(&mut client, &mut app, &mut carried).await;
+            finish(client, app, copied)
+        }
+    };
+    let ended = Ended { outcome, carried };
+    connection.closed_since(
+        started,
+        &ends,
+        Reporter::Destination,
+        connection.peer,
+        &ended,
+    );
+}
+
+/// Why a stream may not go to `address`, if it may not.
+fn misdirected(local: &Workload, address: SocketAddr) -> Option<(StatusCode, &'static str)> {
+    if !local.addresses.contains(&address.ip().to_canonical()) {
+        return Some((
+            StatusCode::BAD_REQUEST,
+            "the authority is not this workload",
+        ));
+    }
+    if OWN_PORTS.contains(&address.port()) {
+        return Some((
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the port belongs to the mesh",
+        ));
+    }
+    None
+}

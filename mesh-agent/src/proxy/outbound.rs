@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a pod's application opened to the mesh: found out where it was meant to go, and carried
+//! there as requests or as bytes.
+//!
+//! Knows nothing of capture: the local address of the accepted socket is the original
+//! destination. Invariant: a server that speaks first is never kept waiting for its client.
+
+use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{io::AsyncReadExt, net::TcpStream};
+
+use super::{
+    Outcome,
+    connection::{Connection, Ended, Ends, finish},
+    copy::{Abort, Carried, copy},
+    dial::{self, Dialed},
+    http,
+    sniff::{self, First},
+    stream::{Prefixed, Upstream},
+};
+use crate::{
+    model::{Destination, LoadGuard, Protocol, Service, ServicePort},
+    telemetry::Reporter,
+};
+
+/// Room for what is read ahead to tell protocols apart: most requests fit, so that nothing is copied.
+const READ_AHEAD: usize = 4096;
+
+/// How long a client may take to show that it speaks HTTP when no endpoint could be reached.
+const FAILED_WAIT: Duration = Duration::from_secs(1);
+
+/// A connected upstream and who is at its end.
+struct Reached {
+    upstream: Upstream,
+    ends: Ends,
+    _load: Option<LoadGuard>,
+}
+
+/// Serves a connection from the pod's application to its end.
+pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream) {
+    let destination = connection
+        .thread
+        .snapshot()
+        .destination(connection.orig_dst);
+    match destination {
+        Destination::Service(service, port) => match port.protocol {
+            Protocol::Tcp => to_service(&connection, stream, service, &port).await,
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+                declared_http(connection, stream, service).await;
+            }
+            Protocol::Sniff => Box::pin(undeclared(connection, stream, service, port)).await,
+        },
+        Destination::Workload(_) | Destination::Unknown => to_address(&connection, stream).await,
+    }
+}
+
+/// Opaque bytes to an address that is no Service's.
+async fn to_address(connection: &Connection, stream: TcpStream) {
+    let address = connection.orig_dst;
+    let found = connection
+        .thread
+        .snapshot()
+        .by_address
+        .get(&address.ip())
+        .cloned();
+    let ends = Ends {
+        endpoint: Some(address),
+        mutual_tls: found.as_ref().is_some_and(|workload| workload.enrolled),
+        destination: found.clone(),
+        ..source(connection)
+    };
+    match Box::pin(dial::address(connection, None, address, found.as_ref())).await {
+        Ok(upstream) => {
+            let reached = Reached {
+                upstream,
+                ends,
+                _load: None,
+            };
+            let client = Prefixed::new(Bytes::new(), stream);
+            carry(connection, client, reached, Bytes::new()).await;
+        }
+        Err(why) => fail(connection, stream, &ends, Outcome::ConnectFailed(why)),
+    }
+}
+
+/// Opaque bytes to an endpoint of the Service port.
+async fn to_service(
+    connection: &Connection,
+    stream: TcpStream,
+    service: Arc<Service>,
+    port: &ServicePort,
+) {
+    let reached = reach(connection, &service, port).await;
+    let client = Prefixed::new(Bytes::new(), stream);
+    opaque(connection, client, service, reached, Bytes::new()).await;
+}
+
+/// HTTP by declaration: the client's first bytes say which.
+async fn declared_http(connection: Rc<Connection>, mut stream: TcpStream, service: Arc<Service>) {
+    let mut ahead = BytesMut::with_capacity(READ_AHEAD);
+    let version = loop {
+        match sniff::first(&ahead) {
+            First::Undecided => match stream.read_buf(&mut ahead).await {
+                Ok(0) if ahead.is_empty() => return,
+                // Whatever it is, it gets hyper's answer to a broken request.
+                Ok(0) => break First::Http1,
+                Ok(_) => {}
+                Err(_gone) => return,
+            },
+            First::Opaque => break First::Http1,
+            First::Http1 | First::Http2 => break sniff::first(&ahead),
+        }
+    };
+    let client = Prefixed::new(ahead.freeze(), stream);
+    http::serve(connection, client, service, version).await;
+}
+
+/// No protocol declared: the upstream is opened at once, and whoever speaks first decides.
+async fn undeclared(
+    connection: Rc<Connection>,
+    mut stream: TcpStream,
+    service: Arc<Service>,
+    port: Arc<ServicePort>,
+) {
+    let (mut ahead, mut back) = (BytesMut::with_capacity(READ_AHEAD), BytesMut::new());
+    let mut reached: Option<Result<Reached, Outcome>> = None;
+    let first = {
+        let mut dialing = pin!(reach(&connection, &service, &port));
+        loop {
+            // Cancel-safe: a read takes nothing unless it completes, and the dial is kept.
+            tokio::select! {
+                biased;
+                read = stream.read_buf(&mut ahead) => match read.map(|_| sniff::first(&ahead)) {
+                    Ok(First::Undecided) if !ahead.is_empty() => {}
+                    Ok(First::Undecided) => break First::Opaque,
+                    Ok(decided) => break decided,
+                    Err(_gone) => return,
+                },
+                result = &mut dialing, if reached.is_none() => reached = Some(result),
+                () = server_speaks(&mut reached, &mut back) => break First::Opaque,
+            }
+        }
+    };
+    let client = Prefixed::new(ahead.freeze(), stream);
+    if first != First::Opaque {
+        drop(reached);
+        http::serve(connection, client, service, first).await;
+        return;
+    }
+    let reached = match reached {
+        Some(reached) => reached,
+        None => reach(&connection, &service, &port).await,
+    };
+    opaque(&connection, client, service, reached, back.freeze()).await;
+}
+
+/// Resolves when the upstream has sent something or ended; or, if it could not be reached, when
+/// the client has had time to show that it wants HTTP's answer to that.
+async fn server_speaks(reached: &mut Option<Result<Reached, Outcome>>, back: &mut BytesMut) {
+    match reached {
+        None => std::future::pending().await,
+        Some(Err(_)) => tokio::time::sleep(FAILED_WAIT).await,
+        Some(Ok(there)) => {
+            back.reserve(READ_AHEAD);
+            if let Err(error) = there.upstream.read_buf(back).await {
+                *reached = Some(Err(Outcome::UpstreamGone(error.to_string().into())));
+            }
+        }
+    }
+}
+
+/// Connects to an endpoint of the Service port.
+async fn reach(
+    connection: &Connection,
+    service: &Arc<Service>,
+    port: &ServicePort,
+) -> Result<Reached, Outcome> {
+    let Dialed {
+        upstream,
+        endpoint,
+        load,
+    } = Box::pin(dial::cluster(connection, service, &port.cluster)).await?;
+    let ends = Ends {
+        mutual_tls: matches!(upstream, Upstream::Tunnel(_)),
+        destination: endpoint.workload,
+        service: Some(Arc::clone(service)),
+        endpoint: Some(endpoint.address),
+        ..source(connection)
+    };
+    Ok(Reached {
+        upstream,
+        ends,
+        _load: Some(load),
+    })
+}
+
+fn source(connection: &Connection) -> Ends {
+    Ends {
+        source: Some(connection.workload()),
+        ..Ends::default()
+    }
+}
+
+/// Carries bytes if the upstream was reached, else gives the client up.
+async fn opaque(
+    connection: &Connection,
+    client: Prefixed<TcpStream>,
+    service: Arc<Service>,
+    reached: Result<Reached, Outcome>,
+    back: Bytes,
+) {
+    match reached {
+        Ok(reached) => carry(connection, client, reached, back).await,
+        Err(outcome) => {
+            let ends = Ends {
+                service: Some(service),
+                ..source(connection)
+            };
+            fail(connection, client, &ends, outcome);
+        }
+    }
+}
+
+/// Copies both ways to the end; `back` is what the upstream has sent already.
+async fn carry(
+    connection: &Connection,
+    mut client: Prefixed<TcpStream>,
+    reached: Reached,
+    back: Bytes,
+) {
+    let ends = reached.ends;
+    let mut upstream = Prefixed::new(back, reached.upstream);
+    connection.opened(&ends, Reporter::Source, connection.peer);
+    let mut carried = Carried::default();
+    let copied = copy(&mut client, &mut upstream, &mut carried).await;
+    let outcome = finish(client, upstream, copied);
+    let ended = Ended { outcome, carried };
+    connection.closed(&ends, Reporter::Source, connection.peer, &ended);
+}
+
+fn fail(connection: &Connection, client: impl Abort, ends: &Ends, outcome: Outcome) {
+    client.abort();
+    connection.opened(ends, Reporter::Source, connection.peer);
+    let ended = Ended {
+        outcome,
+        carried: Carried::default(),
+    };
+    connection.closed(ends, Reporter::Source, connection.peer, &ended);
+}

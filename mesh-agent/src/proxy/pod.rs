@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A captured pod, as the data threads share it.
+//!
+//! Knows nothing of its connections but their number. Invariant: [`Pod::live`] counts each
+//! connection once, on whichever thread it is served.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use crate::{datapath::Netns, model::Workload};
+
+/// A pod whose traffic is taken.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    /// The workload as it was when it was captured.
+    pub(crate) workload: Arc<Workload>,
+    /// Where its sockets are.
+    pub(crate) netns: Netns,
+    live: AtomicUsize,
+}
+
+impl Pod {
+    /// A pod without connections.
+    pub(crate) fn new(workload: Arc<Workload>, netns: Netns) -> Self {
+        Self {
+            workload,
+            netns,
+            live: AtomicUsize::new(0),
+        }
+    }
+
+    /// Connections under way.
+    pub(crate) fn live(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// One more connection.
+    pub(crate) fn begin(&self) {
+        self.live.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One connection less.
+    pub(crate) fn end(&self) {
+        self.live.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Data threads: one single-threaded runtime each, everything on the request path their own.
+//!
+//! A thread owns the state that its connections share ([`Thread`]), follows the snapshot, accepts for
+//! the pods given to it and serves the connections handed to it. Nothing moves between
+//! threads but accepted sockets and orders.
+//!
+//! Knows nothing of protocols. Invariant: the snapshot that a thread works with is never older
+//! than the generation it reports as applied.
+
+use std::{
+    cell::{Ref, RefCell},
+    collections::{HashMap, HashSet},
+    io,
+    net::TcpStream as StdStream,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use tokio::{
+    net::TcpStream,
+    runtime::Builder,
+    sync::{Notify, Semaphore, mpsc, oneshot, watch},
+    task::LocalSet,
+};
+
+use super::{
+    Shared, TunnelLimits,
+    connection::{self, Accepted},
+    http_pool::{self, Pools},
+    listen::{self, Way},
+    pod::Pod,
+    tunnel::Tunnels,
+};
+use crate::{
+    datapath::PodSockets,
+    model::{Snapshot, Workload, WorkloadUid},
+    tasks::Drain,
+};
+
+/// What every thread can reach of every other.
+pub(crate) struct Lane {
+    orders: mpsc::UnboundedSender<Order>,
+    live: AtomicUsize,
+    applied: AtomicU64,
+}
+
+/// All threads, and what they share.
+pub(crate) struct Lanes {
+    lanes: Vec<Lane>,
+    /// One permit per connection that may be live at once.
+    pub(crate) permits: Arc<Semaphore>,
+    /// Told when the last live connection of a thread has ended.
+    idle: Notify,
+}
+
+/// What a thread is told to do.
+pub(crate) enum Order {
+    /// Accept for a pod.
+    Capture(Arc<Pod>, PodSockets),
+    /// Stop accepting for a pod.
+    Release(WorkloadUid),
+    /// Serve a connection.
+    Serve(StdStream, Accepted),
+    /// End, with whatever is still live.
+    Stop,
+}
+
+/// The state of one data thread.
+pub(crate) struct Thread {
+    index: usize,
+    snapshot: RefCell<Arc<Snapshot>>,
+    /// Told after each change of the snapshot.
+    pub(crate) changed: Notify,
+    pub(crate) shared: Shared,
+    pub(crate) drain: Drain,
+    pub(crate) tunnels: Tunnels,
+    pub(crate) pools: Pools,
+    pub(crate) lanes: Arc<Lanes>,
+    /// Dropping a sender ends the pod's accept loops.
+    accepting: RefCell<HashMap<WorkloadUid, Vec<oneshot::Sender<()>>>>,
+    /// The workloads that tunnels were opened to.
+    reached: RefCell<HashSet<WorkloadUid>>,
+}
+
+/// Counts one live connection of a thread and a pod until it is dropped.
+pub(crate) struct Live {
+    lanes: Arc<Lanes>,
+    index: usize,
+    pod: Arc<Pod>,
+}
+
+impl Lanes {
+    /// Lanes for `count` threads, and what each will receive.
+    pub(crate) fn new(
+        count: usize,
+        permits: usize,
+    ) -> (Arc<Self>, Vec<mpsc::UnboundedReceiver<Order>>) {
+        let (lanes, receivers) = (0..count)
+            .map(|_| {
+                let (orders, receiver) = mpsc::unbounded_channel();
+                let lane = Lane {
+                    orders,
+                    live: AtomicUsize::new(0),
+                    applied: AtomicU64::new(0),
+                };
+                (lane, receiver)
+            })
+            .unzip();
+        let lanes = Self {
+            lanes,
+            permits: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            idle: Notify::new(),
+        };
+        (Arc::new(lanes), receivers)
+    }
+
+    /// Gives `order` to thread `index`; lost if that thread has ended.
+    pub(crate) fn give(&self, index: usize, order: Order) {
+        self.lanes[index].orders.send(order).ok();
+    }
+
+    /// How many threads there are.
+    pub(crate) fn count(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// The thread with the fewest live connections; `own` wins a tie.
+    pub(crate) fn least_loaded(&self, own: usize) -> usize {
+        let load = |index: usize| self.lanes[index].live.load(Ordering::Relaxed);
+        (0..self.count())
+            .min_by_key(|index| (load(*index), *index != own))
+            .unwrap_or(own)
+    }
+
+    /// The oldest generation that any thread works with.
+    pub(crate) fn applied(&self) -> u64 {
+        let applied = |lane: &Lane| lane.applied.load(Ordering::Acquire);
+        self.lanes.iter().map(applied).min().unwrap_or(0)
+    }
+
+    /// Live connections by thread.
+    pub(crate) fn live(&self) -> Vec<usize> {
+        let live = |lane: &Lane| lane.live.load(Ordering::Acquire);
+        self.lanes.iter().map(live).collect()
+    }
+
+    /// Resolves when no connection is live. Cancel-safe.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let idle = self.idle.notified();
+            tokio::pin!(idle);
+            // Listening begins before the counts are read, so that the last end is not missed.
+            idle.as_mut().enable();
+            if self.live().iter().all(|live| *live == 0) {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Counts one connection of `pod` at thread `index`.
+    pub(crate) fn begin(self: &Arc<Self>, index: usize, pod: &Arc<Pod>) -> Live {
+        self.lanes[index].live.fetch_add(1, Ordering::Relaxed);
+        pod.begin();
+        Live {
+            lanes: Arc::clone(self),
+            index,
+            pod: Arc::clone(pod),
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.pod.end();
+        let lane = &self.lanes.lanes[self.index];
+        if lane.live.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.lanes.idle.notify_waiters();
+        }
+    }
+}
+
+/// Starts data thread `index`.
+pub(crate) fn start(
+    index: usize,
+    shared: Shared,
+    lanes: Arc<Lanes>,
+    orders: mpsc::UnboundedReceiver<Order>,
+) -> io::Result<thread::JoinHandle<()>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new()
+        .name(format!("data-{index}"))
+        .spawn(move || {
+            let local = LocalSet::new();
+            local.block_on(&runtime, run(index, shared, lanes, orders));
+        })
+}
+
+async fn run(
+    index: usize,
+    shared: Shared,
+    lanes: Arc<Lanes>,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+) {
+    let mut snapshot = shared.snapshot.clone();
+    let thread = Rc::new(Thread::new(index, shared, lanes));
+    thread.apply(&mut snapshot);
+    let mut publishing = true;
+    let mut sweep = tokio::time::interval(http_pool::SWEEP_INTERVAL);
+    loop {
+        // All arms are cancel-safe: what is not taken stays where it is.
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(Order::Capture(pod, sockets)) => thread.capture(&pod, sockets),
+                Some(Order::Release(uid)) => drop(thread.accepting.borrow_mut().remove(&uid)),
+                Some(Order::Serve(stream, accepted)) => thread.serve(stream, accepted),
+                Some(Order::Stop) | None => return,
+            },
+            changed = snapshot.changed(), if publishing => match changed {
+                Ok(()) => thread.apply(&mut snapshot),
+                // The publisher is gone: the last state stays good.
+                Err(_closed) => publishing = false,
+            },
+            _ = sweep.tick() => thread.pools.sweep(),
+        }
+    }
+}
+
+impl Thread {
+    fn new(index: usize, shared: Shared, lanes: Arc<Lanes>) -> Self {
+        let tunnels = Tunnels::new(
+            shared.identities.clone(),
+            shared.connector.clone(),
+            shared.tasks.clone(),
+            TunnelLimits::default(),
+        );
+        Self {
+            index,
+            snapshot: RefCell::default(),
+            changed: Notify::new(),
+            drain: shared.tasks.drain(),
+            shared,
+            tunnels,
+            pools: Pools::default(),
+            lanes,
+            accepting: RefCell::default(),
+            reached: RefCell::default(),
+        }
+    }
+
+    /// The number of this thread, from 0.
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The state of the mesh; not to be held across an await.
+    pub(crate) fn snapshot(&self) -> Ref<'_, Arc<Snapshot>> {
+        self.snapshot.borrow()
+    }
+
+    /// The workload of `pod` as it is now, or as it was when it was captured.
+    pub(crate) fn workload(&self, pod: &Pod) -> Arc<Workload> {
+        match self.snapshot().workloads.get(&pod.workload.uid) {
+            Some(workload) => Arc::clone(workload),
+            None => Arc::clone(&pod.workload),
+        }
+    }
+
+    /// Notes that a tunnel to `uid` was asked for.
+    pub(crate) fn note_reached(&self, uid: &WorkloadUid) {
+        let mut reached = self.reached.borrow_mut();
+        if !reached.contains(uid) {
+            reached.insert(uid.clone());
+        }
+    }
+
+    /// Takes over the newest snapshot.
+    fn apply(&self, snapshot: &mut watch::Receiver<Arc<Snapshot>>) {
+        let new = Arc::clone(&snapshot.borrow_and_update());
+        self.pools.retain(&new);
+        self.reached.borrow_mut().retain(|uid| {
+            let known = new.workloads.contains_key(uid);
+            if !known {
+                self.tunnels.close_to(uid);
+            }
+            known
+        });
+        let generation = new.generation;
+        self.snapshot.replace(new);
+        self.lanes.lanes[self.index]
+            .applied
+            .store(generation, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    /// Serves a connection that another thread accepted.
+    fn serve(self: &Rc<Self>, stream: StdStream, accepted: Accepted) {
+        match TcpStream::from_std(stream) {
+            Ok(stream) => connection::spawn(self, stream, accepted),
+            Err(error) => tracing::warn!(%error, "cannot serve an accepted connection"),
+        }
+    }
+
+    /// Accepts for `pod` from now on, instead of with any sockets it had before.
+    fn capture(self: &Rc<Self>, pod: &Arc<Pod>, sockets: PodSockets) {
+        let outbound = sockets
+            .outbound
+            .into_iter()
+            .map(|socket| (socket, Way::Outbound));
+        let inbound = sockets
+            .inbound
+            .into_iter()
+            .map(|socket| (socket, Way::Inbound));
+        let stops = outbound
+            .chain(inbound)
+            .map(|(socket, way)| listen::spawn(self, pod, socket, way))
+            .collect();
+        self.accepting
+            .borrow_mut()
+            .insert(pod.workload.uid.clone(), stops);
+    }
+}
