@@ -9,5 +9,21 @@
     clippy::disallowed_methods,
     reason = "scenarios play the applications, whose connections are there to be captured"
 )]
+#![allow(
+    clippy::unwrap_used,
+    reason = "all of this crate is tests: a panic with its line is what they are for"
+)]
 
+mod bytes;
+mod capture;
 mod direct;
+mod lifecycle;
+mod mesh;
+mod mtls;
+mod programs;
+mod protocols;
+mod reload;
+mod rotation;
+mod routes;
+mod scale;
+mod slice;

@@ -170,6 +170,22 @@ impl Agent {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Waits until `text` is in its log, and returns the log.
+    ///
+    /// # Panics
+    /// When it does not come.
+    #[track_caller]
+    pub fn wait_log(&self, text: &str) -> String {
+        wait::until(&format!("{text} in the log"), wait::PATIENCE, || {
+            let log = self.log();
+            if log.contains(text) {
+                Ok(log)
+            } else {
+                Err(self.log_tail())
+            }
+        })
+    }
+
     /// The last lines of its log.
     pub fn log_tail(&self) -> String {
         let log = self.log();
@@ -214,6 +230,12 @@ impl Agent {
         let mut command = Command::new(binary());
         command.args(arguments).arg("--socket").arg(&self.socket);
         command::run(&mut command)
+    }
+
+    /// Runs `mesh-agent analyze` over a directory; needs no running agent.
+    #[track_caller]
+    pub fn analyze(&self, directory: &str) -> Ran {
+        command::run(Command::new(binary()).args(["analyze", directory]))
     }
 
     /// The sum of a metric's samples that carry all of `labels`.

@@ -197,6 +197,17 @@ impl Http1 {
         Response::read(&mut self.stream, method)
     }
 
+    /// Whether the other end has closed the connection, as far as it is known here.
+    pub fn closed_by_peer(&self) -> bool {
+        let stream = self.stream.get_ref();
+        let mut byte = [0];
+        let seen = stream
+            .set_nonblocking(true)
+            .and_then(|()| stream.peek(&mut byte));
+        let closed = !matches!(&seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        stream.set_nonblocking(false).is_err() || closed
+    }
+
     /// The connection, to say what no well-behaved client says.
     pub fn raw(&mut self) -> &mut BufReader<TcpStream> {
         &mut self.stream

@@ -23,6 +23,7 @@ pub mod command;
 pub mod demo;
 pub mod foreign;
 pub mod leftovers;
+pub mod load;
 pub mod manifest;
 pub mod netns;
 pub mod node;
@@ -35,6 +36,7 @@ pub use self::{
     agent::Agent,
     app::App,
     client::{Http1, Response},
+    load::Load,
     node::Node,
     pod::Pod,
     topology::Lab,
