@@ -36,9 +36,9 @@ mod tunnel_link;
 mod tunnel_stream;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::Duration,
 };
@@ -64,17 +64,14 @@ use crate::{
 pub struct ProxySettings {
     /// How many data threads.
     pub threads: usize,
-    /// How many connections may be live at once; more wait in the kernel's backlog.
-    pub max_connections: usize,
 }
 
 impl Default for ProxySettings {
-    /// One thread per core, at most four; as many connections as there are descriptors for.
+    /// One thread per core, at most four.
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             threads: cores.min(4),
-            max_connections: listen::connection_limit(),
         }
     }
 }
@@ -97,12 +94,23 @@ pub struct Shared {
 /// The proxy as it is now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProxyView {
-    /// Live connections of each captured pod.
-    pub pods: BTreeMap<WorkloadUid, usize>,
-    /// Live connections of each data thread.
-    pub threads: Vec<usize>,
     /// See [`Proxy::applied_generation`].
     pub applied_generation: u64,
+    /// The data threads, in order.
+    pub threads: Vec<ThreadView>,
+    /// Live connections of each pod that is captured, or was and has some left.
+    pub pods: HashMap<WorkloadUid, usize>,
+}
+
+/// One data thread as it is now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ThreadView {
+    /// Whether it runs.
+    pub alive: bool,
+    /// The generation of the snapshot that it works with.
+    pub generation: u64,
+    /// Its live connections.
+    pub connections: usize,
 }
 
 /// The data threads.
@@ -110,7 +118,7 @@ pub struct Proxy {
     lanes: Arc<Lanes>,
     tasks: Tasks,
     pods: Mutex<Pods>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
@@ -127,7 +135,7 @@ impl Proxy {
     /// # Errors
     /// When the system gives no thread or no event queue.
     pub fn start(settings: &ProxySettings, shared: Shared) -> io::Result<Self> {
-        let (lanes, receivers) = Lanes::new(settings.threads.max(1), settings.max_connections);
+        let (lanes, receivers) = Lanes::new(settings.threads.max(1), listen::connection_limit());
         let tasks = shared.tasks.clone();
         let threads = receivers
             .into_iter()
@@ -135,12 +143,12 @@ impl Proxy {
             .map(|(index, orders)| {
                 threads::start(index, shared.clone(), Arc::clone(&lanes), orders)
             })
-            .collect::<io::Result<_>>()?;
+            .collect::<io::Result<Vec<_>>>()?;
         Ok(Self {
             lanes,
             tasks,
             pods: Mutex::default(),
-            threads,
+            threads: Mutex::new(threads),
         })
     }
 
@@ -149,7 +157,7 @@ impl Proxy {
         let workload = Arc::clone(&sockets.workload);
         let uid = workload.uid.clone();
         let pod = Arc::new(Pod::new(workload, sockets.netns.clone()));
-        let mut pods = self.lock();
+        let mut pods = lock(&self.pods);
         let thread = pods.next_thread % self.lanes.count();
         pods.next_thread = thread + 1;
         let earlier = pods.captured.insert(uid.clone(), Arc::clone(&pod));
@@ -162,7 +170,7 @@ impl Proxy {
 
     /// Stops accepting for a pod; its live connections finish.
     pub fn release(&self, uid: &WorkloadUid) {
-        let mut pods = self.lock();
+        let mut pods = lock(&self.pods);
         let released = pods.captured.remove(uid);
         pods.leaving.extend(released);
         pods.leaving.retain(|pod| pod.live() > 0);
@@ -178,49 +186,62 @@ impl Proxy {
 
     /// What is under way.
     pub fn observe(&self) -> ProxyView {
-        let pods = self.lock();
-        let mut view = ProxyView {
-            pods: BTreeMap::new(),
-            threads: self.lanes.live(),
-            applied_generation: self.applied_generation(),
-        };
-        for pod in pods.captured.values().chain(&pods.leaving) {
-            *view.pods.entry(pod.workload.uid.clone()).or_default() += pod.live();
+        let alive: Vec<bool> = lock(&self.threads)
+            .iter()
+            .map(|thread| !thread.is_finished())
+            .collect();
+        let mut pods = HashMap::new();
+        let known = lock(&self.pods);
+        for pod in known.captured.values().chain(&known.leaving) {
+            *pods.entry(pod.workload.uid.clone()).or_default() += pod.live();
         }
-        view
+        ProxyView {
+            applied_generation: self.applied_generation(),
+            threads: self
+                .lanes
+                .states()
+                .zip(alive)
+                .map(|((connections, generation), alive)| ThreadView {
+                    alive,
+                    generation,
+                    connections,
+                })
+                .collect(),
+            pods,
+        }
     }
 
     /// Ends: no new connections, live ones finish until `deadline` has passed; says how many were
     /// left then. Begins the drain of the tasks that the proxy was given.
-    pub async fn drain(self, deadline: Duration) -> usize {
+    pub async fn drain(&self, deadline: Duration) -> usize {
         self.tasks.begin_drain();
         // Cancel-safe: waiting takes nothing. Whether it was reached, the count says.
         tokio::time::timeout(deadline, self.lanes.idle()).await.ok();
-        let left = self.lanes.live().iter().sum();
+        let left = self.lanes.live();
         if left > 0 {
-            tracing::warn!(
-                connections = left,
-                "drain deadline passed with connections left"
-            );
+            let connections = left;
+            tracing::warn!(connections, "drain deadline passed with connections left");
         }
         for index in 0..self.lanes.count() {
             self.lanes.give(index, Order::Stop);
         }
-        let threads = self.threads;
-        let joined = tokio::task::spawn_blocking(move || {
-            for thread in threads {
-                if thread.join().is_err() {
-                    tracing::error!("a data thread had panicked");
-                }
-            }
-        });
-        if joined.await.is_err() {
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        let joining = tokio::task::spawn_blocking(move || join(threads));
+        if joining.await.is_err() {
             tracing::error!("cannot wait for the data threads");
         }
         left
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Pods> {
-        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a data thread had panicked");
+        }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -144,10 +144,17 @@ impl Lanes {
         self.lanes.iter().map(applied).min().unwrap_or(0)
     }
 
-    /// Live connections by thread.
-    pub(crate) fn live(&self) -> Vec<usize> {
-        let live = |lane: &Lane| lane.live.load(Ordering::Acquire);
-        self.lanes.iter().map(live).collect()
+    /// Live connections, and the generation worked with, of each thread.
+    pub(crate) fn states(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.lanes.iter().map(|lane| {
+            let live = lane.live.load(Ordering::Acquire);
+            (live, lane.applied.load(Ordering::Acquire))
+        })
+    }
+
+    /// Live connections of all threads.
+    pub(crate) fn live(&self) -> usize {
+        self.states().map(|(live, _)| live).sum()
     }
 
     /// Resolves when no connection is live. Cancel-safe.
@@ -157,7 +164,7 @@ impl Lanes {
             tokio::pin!(idle);
             // Listening begins before the counts are read, so that the last end is not missed.
             idle.as_mut().enable();
-            if self.live().iter().all(|live| *live == 0) {
+            if self.live() == 0 {
                 return;
             }
             idle.await;
