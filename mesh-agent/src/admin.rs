@@ -13,6 +13,8 @@ mod gauges;
 mod pods;
 mod readiness;
 mod routing;
+#[cfg(test)]
+mod samples;
 mod serve;
 mod socket;
 mod status;
@@ -30,7 +32,7 @@ use tokio::net::TcpListener;
 use self::{answer::Scope, serve::Listener, socket::AdminSocket};
 pub use self::{
     readiness::missing,
-    views::{ProxyView, ThreadView, Views},
+    views::{ProxyView, Views},
 };
 use crate::tasks::Tasks;
 

@@ -21,12 +21,8 @@ pub fn missing(views: &Views) -> Vec<String> {
     }
     let mut missing = Vec::new();
     let proxy = (views.proxy)();
-    let dead = proxy.threads.iter().filter(|thread| !thread.alive).count();
-    if dead > 0 || proxy.threads.is_empty() {
-        missing.push(format!(
-            "{dead} of {} data threads are dead",
-            proxy.threads.len()
-        ));
+    if proxy.threads.is_empty() {
+        missing.push("no data thread runs".to_owned());
     }
     if proxy.applied_generation < snapshot.generation {
         missing.push(format!(

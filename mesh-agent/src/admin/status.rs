@@ -70,9 +70,8 @@ fn node(
             "warnings": problems(Severity::Warning),
         },
         "threads": {
-            "alive": proxy.threads.iter().filter(|thread| thread.alive).count(),
-            "all": proxy.threads.len(),
-            "connections": proxy.threads.iter().map(|it| it.connections).collect::<Vec<_>>(),
+            "count": proxy.threads.len(),
+            "connections": proxy.threads,
         },
         "tasks": tasks.live().into_iter().collect::<BTreeMap<_, _>>(),
         "taskPanics": tasks.panics(),

@@ -2,7 +2,7 @@
 
 //! What the admin socket can see: read-only views of the other parts.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -43,21 +43,10 @@ impl fmt::Debug for Views {
 /// What the data threads do.
 #[derive(Clone, Debug, Default)]
 pub struct ProxyView {
+    /// Live connections of each captured pod.
+    pub pods: BTreeMap<WorkloadUid, usize>,
+    /// Live connections of each data thread.
+    pub threads: Vec<usize>,
     /// The oldest generation that a thread works with; 0 if one has none.
     pub applied_generation: u64,
-    /// The data threads.
-    pub threads: Vec<ThreadView>,
-    /// Live connections by pod.
-    pub pods: HashMap<WorkloadUid, usize>,
-}
-
-/// One data thread.
-#[derive(Clone, Debug, Default)]
-pub struct ThreadView {
-    /// Whether it runs.
-    pub alive: bool,
-    /// The generation that it works with.
-    pub generation: u64,
-    /// Its live connections.
-    pub connections: usize,
 }

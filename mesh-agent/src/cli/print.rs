@@ -168,9 +168,8 @@ pub(super) fn status(answer: &Value) -> String {
         cell(&config["warnings"]),
     ));
     text.push_str(&format!(
-        "Threads:  {} of {} alive, connections {}\n",
-        cell(&threads["alive"]),
-        cell(&threads["all"]),
+        "Threads:  {}, connections {}\n",
+        cell(&threads["count"]),
         cell(&threads["connections"]),
     ));
     text.push_str(&format!(

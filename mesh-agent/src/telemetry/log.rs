@@ -56,7 +56,8 @@ pub fn start(form: LogFormat, level: &str) -> Result<LogLevel, LogError> {
     Ok(handle)
 }
 
-fn build(
+/// A log that is not the whole process's: writes to `out` what is logged with the subscriber.
+pub fn build(
     form: LogFormat,
     level: &str,
     out: impl io::Write + Send + 'static,
