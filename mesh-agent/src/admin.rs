@@ -30,10 +30,7 @@ use std::{
 use tokio::net::TcpListener;
 
 use self::{answer::Scope, serve::Listener, socket::AdminSocket};
-pub use self::{
-    readiness::missing,
-    views::{ProxyView, Views},
-};
+pub use self::{readiness::missing, views::Views};
 use crate::tasks::Tasks;
 
 /// The agent cannot be looked into.

@@ -32,7 +32,7 @@ pub(super) fn read(views: &Views, tasks: &Tasks) -> AgentState {
     });
     AgentState {
         generation: snapshot.generation,
-        applied_generation: proxy.applied_generation,
+        applied_generation: proxy.applied_generation.min(observation.generation),
         config_age_seconds: SystemTime::now()
             .duration_since(report.loaded_at)
             .ok()

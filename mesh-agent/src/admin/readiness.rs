@@ -24,16 +24,24 @@ pub fn missing(views: &Views) -> Vec<String> {
     if proxy.threads.is_empty() {
         missing.push("no data thread runs".to_owned());
     }
-    if proxy.applied_generation < snapshot.generation {
-        missing.push(format!(
-            "data threads work with generation {} of the configuration, not yet with {}",
-            proxy.applied_generation, snapshot.generation
-        ));
+    for (number, _) in proxy.threads.iter().enumerate().filter(|(_, it)| !it.alive) {
+        missing.push(format!("data thread {number} has ended"));
+    }
+    let observation = (views.datapath)();
+    for (part, applied) in [
+        ("the kernel works", observation.generation),
+        ("data threads work", proxy.applied_generation),
+    ] {
+        if applied < snapshot.generation {
+            missing.push(format!(
+                "{part} with generation {applied} of the configuration, not yet with {}",
+                snapshot.generation
+            ));
+        }
     }
     let pods = pods::enrolled(&snapshot);
-    let observed = (views.datapath)().pods;
     let observed: HashMap<&WorkloadUid, &PodObservation> =
-        observed.iter().map(|pod| (&pod.uid, pod)).collect();
+        observation.pods.iter().map(|pod| (&pod.uid, pod)).collect();
     let certificates = views.identities.list();
     let certificates: HashMap<&SpiffeId, &CertificateView> = certificates
         .iter()

@@ -3,14 +3,14 @@
 //! A node with two pods, one Service and a route, for the tests of this folder.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
 use tokio::sync::watch;
 
-use super::views::{ProxyView, Views};
+use super::views::Views;
 use crate::{
     config::{Origin, Problem, Report, Severity},
     datapath::{Hook, NetnsId, Observation, PodObservation},
@@ -20,6 +20,7 @@ use crate::{
         Protocol, Schedule, Service, ServiceName, ServicePort, Snapshot, SpiffeId, Workload,
         WorkloadUid,
     },
+    proxy::{ProxyView, ThreadView},
     tasks::Tasks,
     telemetry::{AccessLogFormat, LogFormat, Telemetry, log},
 };
@@ -49,6 +50,7 @@ impl Sample {
         sample.views.identities.want([web.identity.clone()]);
         sample.views.identities.ready(&web.identity).await;
         sample.proxy.lock().unwrap().applied_generation = snapshot.generation;
+        sample.observation.lock().unwrap().generation = snapshot.generation;
         sample.observation.lock().unwrap().pods = vec![PodObservation {
             uid: web.uid.clone(),
             netns: Some(NetnsId(4_026_532_000)),
@@ -76,8 +78,14 @@ impl Sample {
             ..Observation::default()
         }));
         let proxy = Arc::new(Mutex::new(ProxyView {
-            threads: vec![2, 1],
-            pods: BTreeMap::from([(WorkloadUid("uid-web".into()), 3)]),
+            threads: [2, 1]
+                .map(|connections| ThreadView {
+                    alive: true,
+                    connections,
+                    ..ThreadView::default()
+                })
+                .to_vec(),
+            pods: HashMap::from([(WorkloadUid("uid-web".into()), 3)]),
             ..ProxyView::default()
         }));
         let views = Views {

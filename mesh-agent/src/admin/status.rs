@@ -13,15 +13,13 @@ use std::{
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{
-    pods, readiness,
-    views::{ProxyView, Views},
-};
+use super::{pods, readiness, views::Views};
 use crate::{
     config::Severity,
     datapath::{Observation, PodObservation},
     identity::{CertificateState, CertificateView},
     model::{Snapshot, Workload, WorkloadUid},
+    proxy::ProxyView,
     tasks::Tasks,
 };
 
@@ -63,7 +61,8 @@ fn node(
         "missing": missing,
         "config": {
             "generation": snapshot.generation,
-            "appliedGeneration": proxy.applied_generation,
+            "appliedGeneration": proxy.applied_generation.min(observation.generation),
+            "kernelGeneration": observation.generation,
             "objects": report.objects,
             "ageSeconds": age(report.loaded_at, now).as_secs(),
             "errors": problems(Severity::Error),
@@ -71,7 +70,8 @@ fn node(
         },
         "threads": {
             "count": proxy.threads.len(),
-            "connections": proxy.threads,
+            "alive": proxy.threads.iter().filter(|thread| thread.alive).count(),
+            "connections": proxy.threads.iter().map(|it| it.connections).collect::<Vec<_>>(),
         },
         "tasks": tasks.live().into_iter().collect::<BTreeMap<_, _>>(),
         "taskPanics": tasks.panics(),
@@ -190,22 +190,23 @@ fn state(state: CertificateState) -> &'static str {
 /// `/proxy-status`, in the words of istioctl.
 pub(super) fn proxy_status(views: &Views) -> Value {
     let snapshot = views.snapshot.borrow().clone();
-    let applied = (views.proxy)().applied_generation;
+    let proxy = (views.proxy)().applied_generation;
     let observation = (views.datapath)();
-    let followed = sync_state(snapshot.generation, applied);
+    // Nothing is in sync before connections are captured by the same configuration.
+    let applied = proxy.min(observation.generation);
     let rows = pods::enrolled(&snapshot).into_iter().map(|pod| {
         let observed = observation.pods.iter().find(|it| it.uid == pod.uid);
         // The kernel is where listeners are: a pod that is not captured has none.
-        let listeners = match readiness::uncaptured(observed) {
-            None => followed,
-            Some(_) => sync_state(snapshot.generation, 0),
+        let listening = match readiness::uncaptured(observed) {
+            None => observation.generation,
+            Some(_) => 0,
         };
         json!({
             "name": pod.dotted_name(),
-            "cds": followed,
-            "lds": listeners,
-            "eds": followed,
-            "rds": followed,
+            "cds": sync_state(snapshot.generation, applied),
+            "lds": sync_state(snapshot.generation, listening),
+            "eds": sync_state(snapshot.generation, applied),
+            "rds": sync_state(snapshot.generation, proxy),
             "istiod": snapshot.node,
             "version": env!("CARGO_PKG_VERSION"),
             "knownGeneration": snapshot.generation,

@@ -67,6 +67,7 @@ async fn readiness_lists_what_is_missing_until_nothing_is() {
     assert_eq!(
         body,
         json!({ "ready": false, "missing": [
+            "the kernel works with generation 0 of the configuration, not yet with 4",
             "data threads work with generation 0 of the configuration, not yet with 4",
             "web.default is not captured: the kernel knows nothing of it yet",
         ] })

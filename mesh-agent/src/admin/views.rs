@@ -2,7 +2,7 @@
 
 //! What the admin socket can see: read-only views of the other parts.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -10,7 +10,8 @@ use crate::{
     config::Report,
     datapath::Observation,
     identity::Identities,
-    model::{Snapshot, WorkloadUid},
+    model::Snapshot,
+    proxy::ProxyView,
     telemetry::{LogLevel, Telemetry},
 };
 
@@ -38,15 +39,4 @@ impl fmt::Debug for Views {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Views").finish_non_exhaustive()
     }
-}
-
-/// What the data threads do.
-#[derive(Clone, Debug, Default)]
-pub struct ProxyView {
-    /// Live connections of each captured pod.
-    pub pods: BTreeMap<WorkloadUid, usize>,
-    /// Live connections of each data thread.
-    pub threads: Vec<usize>,
-    /// The oldest generation that a thread works with; 0 if one has none.
-    pub applied_generation: u64,
 }

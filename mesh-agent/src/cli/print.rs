@@ -168,7 +168,8 @@ pub(super) fn status(answer: &Value) -> String {
         cell(&config["warnings"]),
     ));
     text.push_str(&format!(
-        "Threads:  {}, connections {}\n",
+        "Threads:  {} of {} alive, connections {}\n",
+        cell(&threads["alive"]),
         cell(&threads["count"]),
         cell(&threads["connections"]),
     ));
@@ -192,6 +193,7 @@ fn pods(rows: &Value) -> String {
         "HOOK",
         "INBOUND",
         "CONNECTIONS",
+        "IDENTITY",
         "CERTIFICATE",
         "SERIAL",
         "EXPIRES",
@@ -211,6 +213,7 @@ fn pods(rows: &Value) -> String {
                 cell(&pod["hook"]),
                 inbound(&pod["inbound"]),
                 cell(&pod["connections"]),
+                cell(&pod["identity"]),
                 cell(&certificate["state"]),
                 shortened(&cell(&certificate["serial"])),
                 seconds(&certificate["expiresInSeconds"]),

@@ -202,7 +202,7 @@ fn status_is_a_page_for_people() {
             "missing": ["batch.default is not captured: no eth0"],
             "config": { "generation": 4, "appliedGeneration": 4, "ageSeconds": 75, "errors": 0,
                         "warnings": 1 },
-            "threads": { "count": 2, "connections": [2, 1] },
+            "threads": { "count": 2, "alive": 2, "connections": [2, 1] },
             "droppedLogLines": 0, "droppedAccessLogLines": 0,
             "kernelCounters": { "map_full": 0, "verdict_pass": 3 },
         },
@@ -210,7 +210,7 @@ fn status_is_a_page_for_people() {
             { "name": "batch.default", "captured": false, "reason": "no eth0" },
             { "name": "web.default", "captured": true, "capturedSeconds": 11_520, "hook": "tcx",
               "inbound": { "mode": "STRICT", "ports": { "8080": "PERMISSIVE" } },
-              "connections": 3, "counters": { "captured": 7, "dropped": 0 },
+              "connections": 3, "identity": "spiffe://x", "counters": { "captured": 7, "dropped": 0 },
               "certificate": { "state": "live", "serial": "0123456789abcdef",
                                "expiresInSeconds": 90_000 } },
         ],
@@ -221,15 +221,15 @@ fn status_is_a_page_for_people() {
         "Ready:    no",
         "          - batch.default is not captured: no eth0",
         "Config:   generation 4 (applied 4), loaded 1m15s ago, 0 errors, 1 warnings",
-        "Threads:  2, connections 2,1",
+        "Threads:  2 of 2 alive, connections 2,1",
         "Dropped:  0 log lines, 0 access log lines",
         "Kernel:   verdict_pass=3",
         "",
-        "POD             CAPTURED      HOOK   INBOUND                    CONNECTIONS   CERTIFICATE   \
-         SERIAL     EXPIRES   KERNEL",
+        "POD             CAPTURED      HOOK   INBOUND                    CONNECTIONS   IDENTITY     \
+         CERTIFICATE   SERIAL     EXPIRES   KERNEL",
         "batch.default   no: no eth0",
-        "web.default     for 3h12m     tcx    STRICT (8080=PERMISSIVE)   3             live          \
-         01234567   1d1h      captured=7",
+        "web.default     for 3h12m     tcx    STRICT (8080=PERMISSIVE)   3             spiffe://x   \
+         live          01234567   1d1h      captured=7",
     ];
     let got = print::status(&answer);
     assert_eq!(got.lines().collect::<Vec<_>>(), want);

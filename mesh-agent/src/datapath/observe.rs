@@ -3,7 +3,7 @@
 //! What the kernel says about the datapath, as plain values for the admin socket.
 //!
 //! Owns no state. Invariant: everything here was read from the kernel when it was asked for, but
-//! for `error` and `captured_since`, which only the agent knows.
+//! for `generation`, `error` and `captured_since`, which only the agent knows.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::SystemTime};
 
@@ -13,6 +13,8 @@ use crate::model::WorkloadUid;
 /// The state of the datapath.
 #[derive(Clone, Debug, Default)]
 pub struct Observation {
+    /// The generation of the snapshot that was applied last; 0 before the first.
+    pub generation: u64,
     /// The running kernel, for example `6.18.44`.
     pub kernel: String,
     /// Whether the sock_ops program is on the cgroup.

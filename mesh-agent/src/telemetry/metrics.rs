@@ -290,7 +290,7 @@ impl Exposition {
             (
                 "mesh_agent_config_applied_generation",
                 "gauge",
-                "Newest configuration that all data threads work with.",
+                "Newest configuration that the kernel and all data threads work with.",
             ),
             state.applied_generation,
         );
@@ -405,7 +405,7 @@ impl Exposition {
 pub struct AgentState {
     /// The newest snapshot's generation.
     pub generation: u64,
-    /// The oldest generation that a data thread works with.
+    /// The oldest generation that the kernel or a data thread works with.
     pub applied_generation: u64,
     /// Time since the configuration was loaded.
     pub config_age_seconds: Option<f64>,
