@@ -101,6 +101,16 @@ closed_set! {
     }
 }
 
+closed_set! {
+    /// Whose a local address of a pod's namespace is.
+    AddressKind {
+        /// The pod's: what arrives for it is inbound.
+        POD = 1 => "pod",
+        /// Another of the namespace's, which is left alone.
+        OTHER = 2 => "other",
+    }
+}
+
 /// A socket's storage: what it is, decided once.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -130,7 +140,7 @@ impl Tag {
 
 /// What the programs of one pod know about it.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct PodConfig {
     /// [`PodState`]; zero before the pod is ready, when nothing is touched.
     pub state: u8,
@@ -142,18 +152,8 @@ pub struct PodConfig {
     pub accept_local_was_off: u8,
     /// Zero.
     pub reserved: [u8; 4],
-    /// The pod's addresses: what arrives for them is inbound. Unused slots are [`Address::NONE`].
-    pub addresses: [Address; POD_ADDRESSES],
-    /// Other addresses of the namespace, which are left alone.
-    pub other_addresses: [Address; OTHER_ADDRESSES],
 }
-const _: () = assert!(size_of::<PodConfig>() == 8 + 16 * (POD_ADDRESSES + OTHER_ADDRESSES));
-
-/// How many addresses of a pod are known to its programs.
-pub const POD_ADDRESSES: usize = 4;
-
-/// How many other local addresses of its namespace are known to them.
-pub const OTHER_ADDRESSES: usize = 8;
+const _: () = assert!(size_of::<PodConfig>() == 8);
 
 /// What all programs of a node know about it.
 #[repr(C)]

@@ -20,8 +20,8 @@ pub use self::{
     address::{Address, Endpoint, Tuple, sock_ops_local_port, sock_ops_remote_port},
     counter::Counter,
     layout::{
-        FlowRecord, InboundMode, MeshEntry, NodeConfig, OnDeath, PodConfig, PodState, Tag, TagKind,
-        UnknownValue,
+        AddressKind, FlowRecord, InboundMode, MeshEntry, NodeConfig, OnDeath, PodConfig, PodState,
+        Tag, TagKind, UnknownValue,
     },
 };
 

@@ -32,6 +32,8 @@ pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 pub const LISTENERS: &str = "LISTENERS";
 /// A pod's configuration.
 pub const POD: &str = "POD";
+/// The local addresses of a pod's namespace.
+pub const ADDRESSES: &str = "ADDRESSES";
 /// Modes of a pod's inbound ports.
 pub const PORT_MODES: &str = "PORT_MODES";
 /// A pod's counters, per CPU.
@@ -42,7 +44,7 @@ pub const NODE_MAPS: [&str; 9] = [
     TAGS, EXPECT, HOST_FLOWS, PROBES, MESH, NODE, COUNTERS, FLOWS, LOGS,
 ];
 /// The maps of which each pod has its own.
-pub const POD_MAPS: [&str; 4] = [LISTENERS, POD, PORT_MODES, POD_COUNTERS];
+pub const POD_MAPS: [&str; 5] = [LISTENERS, POD, ADDRESSES, PORT_MODES, POD_COUNTERS];
 
 /// The program on the pod interface's egress.
 pub const CAPTURE_OUTBOUND: &str = "capture_outbound";
@@ -61,6 +63,8 @@ pub const HOST_FLOW_ENTRIES: usize = 8_192;
 pub const PROBE_ENTRIES: usize = 4_096;
 /// Service endpoints and workloads of the mesh.
 pub const MESH_ENTRIES: usize = 131_072;
+/// Local addresses of one pod's namespace.
+pub const ADDRESS_ENTRIES: usize = 256;
 /// Ports of one pod with a mode of their own.
 pub const PORT_MODE_ENTRIES: usize = 256;
 /// Bytes of flow records that the agent may be behind.
