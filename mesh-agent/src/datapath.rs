@@ -14,13 +14,37 @@
 //! The programs and what they fail to: `mesh-ebpf/src/*.rs`. Kernel floor: 5.15 by design
 //! (load-probed at start), tcx from 6.6, clsact before.
 
+mod attach;
+mod cgroup;
 mod connect;
+mod flows;
+mod load;
+mod maps;
+mod netlink;
 mod netns;
 mod observe;
+mod pins;
+mod pod;
+mod route;
+mod sync;
 mod sys;
 
-use std::{net::TcpListener, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashSet,
+    io,
+    net::{IpAddr, SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use aya::{EbpfError, programs::ProgramError};
+use aya_log::EbpfLogger;
+use mesh_common::{NodeConfig, OnDeath, Tuple, names};
+
+use self::{
+    connect::ConnectorMaps, flows::FlowLog, maps::NodeMaps, pins::Pins, pod::Node, sync::Pods,
+};
 pub use self::{
     connect::{Connector, Leg, Upstream, reset},
     netns::{Entered, Netns, NetnsId},
@@ -91,12 +115,89 @@ pub enum DatapathError {
     /// The agent was built without its kernel programs.
     #[error("this agent was built without its kernel programs (AYA_BUILD_SKIP was set)")]
     NoPrograms,
+    /// The kernel is below the floor.
+    #[error("kernel {release} is too old: the kernel programs need 5.15 or newer")]
+    KernelTooOld {
+        /// The running kernel.
+        release: String,
+    },
+    /// The agent may not use bpf(2).
+    #[error("the agent needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN to load kernel programs")]
+    NotPrivileged,
+    /// bpffs cannot be used.
+    #[error("cannot pin kernel programs at {path}, so that they outlive the agent")]
+    Pins {
+        /// Where.
+        path: PathBuf,
+        /// What happened.
+        #[source]
+        source: io::Error,
+    },
+    /// Another agent runs for the same node.
+    #[error("another agent of this node holds {path}; stop it first")]
+    InUse {
+        /// The pin directory.
+        path: PathBuf,
+    },
+    /// The object cannot be loaded at all.
+    #[error("cannot make the kernel maps")]
+    Object {
+        /// What happened.
+        #[source]
+        source: EbpfError,
+    },
+    /// A program is refused by this kernel.
+    #[error(
+        "kernel {release} refuses the program {program}, which {purpose}{}",
+        if *.has_btf { "" } else { " (it has no BTF: CONFIG_DEBUG_INFO_BTF)" }
+    )]
+    Refused {
+        /// Which.
+        program: &'static str,
+        /// What it is for.
+        purpose: &'static str,
+        /// The running kernel.
+        release: String,
+        /// Whether the kernel describes its own types.
+        has_btf: bool,
+        /// What the verifier says.
+        #[source]
+        source: ProgramError,
+    },
+    /// There is no cgroup2 hierarchy.
+    #[error("no cgroup2 hierarchy to note probes and the agent's own connections on: {path}")]
+    Cgroup {
+        /// What was tried.
+        path: PathBuf,
+        /// What happened.
+        #[source]
+        source: io::Error,
+    },
+    /// A system call that should work does not.
+    #[error("cannot {attempt}")]
+    System {
+        /// What was attempted.
+        attempt: &'static str,
+        /// What happened.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 /// The kernel side of this node.
-#[derive(Debug)]
 pub struct Datapath {
+    pins: Pins,
     connector: Connector,
+    connector_maps: Arc<ConnectorMaps>,
+    maps: Mutex<NodeMaps>,
+    flows: Mutex<FlowLog>,
+    pods: Pods,
+    on_death: OnDeath,
+    debug_log: bool,
+    flush_log: Option<Box<dyn FnMut() + Send>>,
+    sockets_link: OwnedFd,
+    suspects: HashSet<Tuple>,
+    repairs: u64,
 }
 
 impl Datapath {
@@ -105,8 +206,42 @@ impl Datapath {
     /// # Errors
     /// See [`DatapathError`]; none of them goes away by trying again at once.
     pub fn start(settings: &DatapathSettings) -> Result<Self, DatapathError> {
-        let _ = settings;
-        Err(DatapathError::NoPrograms)
+        load::preflight()?;
+        let pins = Pins::open(&settings.pin_dir)?;
+        let mut instance = load::load_node(&pins, settings.debug_log)?;
+        let mut maps = NodeMaps::take(&mut instance.ebpf).map_err(system("use the node's maps"))?;
+        let host_cookie = cgroup::host_cookie().map_err(system("tell the node's namespace"))?;
+        maps.set_node(NodeConfig { host_cookie })
+            .map_err(system("write the node's configuration"))?;
+        let open = |name| sys::object_get(&pins.node(name));
+        let connector_maps = Arc::new(ConnectorMaps {
+            tags: open(names::TAGS).map_err(system("open the socket tags"))?,
+            expect: open(names::EXPECT).map_err(system("open the expected tuples"))?,
+        });
+        let sockets_link = cgroup::attach(&pins, &settings.cgroup, &instance.note_sockets)?;
+        let mut flush_log: Option<Box<dyn FnMut() + Send>> = None;
+        if settings.debug_log {
+            let logger = EbpfLogger::init(&mut instance.ebpf);
+            let mut logger = logger.map_err(system("read the programs' log"))?;
+            flush_log = Some(Box::new(move || logger.flush()));
+        }
+        Ok(Self {
+            pins,
+            connector: Connector::new(Arc::clone(&connector_maps)),
+            connector_maps,
+            maps: Mutex::new(maps),
+            flows: Mutex::default(),
+            pods: Pods::default(),
+            on_death: match settings.on_agent_death {
+                OnAgentDeath::Open => OnDeath::OPEN,
+                OnAgentDeath::Closed => OnDeath::CLOSED,
+            },
+            debug_log: settings.debug_log,
+            flush_log,
+            sockets_link,
+            suspects: HashSet::new(),
+            repairs: 0,
+        })
     }
 
     /// Opens connections that the programs know as ours.
@@ -117,21 +252,119 @@ impl Datapath {
     /// Makes the kernel match `snapshot`. A pod that fails is kept with its error (see
     /// [`Datapath::observe`]) and tried again at the next apply or reconcile.
     pub fn apply(&mut self, snapshot: &Snapshot) -> Vec<Change> {
-        let _ = snapshot;
-        Vec::new()
+        {
+            let mut maps = lock(&self.maps);
+            // What the kernel refuses is logged there, and tried again at the next apply.
+            drop(maps.probes.set(&maps::probe_entries(snapshot)));
+            drop(maps.mesh.set(&maps::mesh_entries(snapshot)));
+        }
+        let node = Node {
+            pins: &self.pins,
+            connector: &self.connector_maps,
+            on_death: self.on_death,
+            debug_log: self.debug_log,
+        };
+        self.pods.apply(&node, snapshot)
     }
 
-    /// Puts back what pods may have removed, reads flow records, ends drained pods. Call it every
-    /// few seconds.
-    pub fn reconcile(&mut self) {}
+    /// Puts back what pods may have removed, reads flow records and logs, ends drained pods,
+    /// retries failed ones. Call it every few seconds, and give the proxy what changed.
+    #[must_use = "the proxy must learn of captured and released pods"]
+    pub fn reconcile(&mut self) -> Vec<Change> {
+        if let Some(flush) = &mut self.flush_log {
+            flush();
+        }
+        self.read_flows();
+        let node = Node {
+            pins: &self.pins,
+            connector: &self.connector_maps,
+            on_death: self.on_death,
+            debug_log: self.debug_log,
+        };
+        let (changes, repairs) = self.pods.reconcile(&node);
+        self.repairs += repairs;
+        self.sweep_expected();
+        changes
+    }
 
     /// Reads the state from the kernel.
     pub fn observe(&self) -> Observation {
-        Observation::default()
+        self.read_flows();
+        let maps = lock(&self.maps);
+        Observation {
+            kernel: load::kernel_release(),
+            notes_sockets: sys::link_is_attached(&self.sockets_link).unwrap_or(false),
+            pods: self.pods.observe(),
+            counters: maps.counters(),
+            expected: maps.expected().len(),
+            destinations: maps.mesh.len(),
+            repairs: self.repairs,
+            flows: lock(&self.flows).latest(),
+        }
     }
 
     /// Ends it.
     pub fn stop(self, how: Stop) {
-        let _ = how;
+        match how {
+            Stop::Remove => {
+                self.pods.remove();
+                self.pins.remove();
+            }
+            // Pins keep everything; closing our descriptors changes nothing.
+            Stop::Leave => {}
+        }
     }
+
+    fn read_flows(&self) {
+        let mut flows = lock(&self.flows);
+        lock(&self.maps).read_flows(|record| flows.push(&record));
+    }
+
+    /// Forgets expected tuples that no socket has: those of an agent that died before its sockets'
+    /// close was noted. A tuple is a suspect once before it goes, as it is expected a moment before
+    /// its socket is bound to it.
+    fn sweep_expected(&mut self) {
+        let mut maps = lock(&self.maps);
+        let foreign: Vec<Tuple> = maps
+            .expected()
+            .into_iter()
+            .filter(|tuple| !self.connector.is_own_upstream(socket_address(tuple)))
+            .collect();
+        if foreign.is_empty() {
+            self.suspects.clear();
+            return;
+        }
+        let mut live = HashSet::new();
+        for pod in self.pods.captured() {
+            live.extend(pod.local_ends().unwrap_or_default());
+        }
+        let stale: HashSet<Tuple> = foreign
+            .into_iter()
+            .filter(|tuple| !live.contains(&socket_address(tuple)))
+            .collect();
+        for tuple in stale.intersection(&self.suspects) {
+            // Gone by itself since it was listed: as wanted.
+            drop(maps.expect.remove(tuple));
+        }
+        self.suspects = stale;
+    }
+}
+
+fn system<E>(attempt: &'static str) -> impl FnOnce(E) -> DatapathError
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    move |source| DatapathError::System {
+        attempt,
+        source: source.into(),
+    }
+}
+
+fn socket_address(tuple: &Tuple) -> SocketAddr {
+    let port = u16::try_from(tuple.source.port).unwrap_or_default();
+    SocketAddr::new(IpAddr::from(tuple.source.address), port)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -99,8 +99,8 @@ struct Expected {
 }
 
 impl Connector {
-    pub(super) fn new(maps: ConnectorMaps) -> Self {
-        Self::with_maps(Some(Arc::new(maps)))
+    pub(super) fn new(maps: Arc<ConnectorMaps>) -> Self {
+        Self::with_maps(Some(maps))
     }
 
     /// A connector without kernel programs, for tests of the proxy over loopback: sockets are not
@@ -146,11 +146,6 @@ impl Connector {
     /// An accepted connection from there is our own, come back: it must be reset, not proxied.
     pub fn is_own_upstream(&self, peer: SocketAddr) -> bool {
         self.legs.lock().contains_key(&canonical(peer))
-    }
-
-    /// Whether `tuple` is one of our own live connections to an application.
-    pub(super) fn is_live(&self, source: SocketAddr) -> bool {
-        self.is_own_upstream(source)
     }
 
     fn begin(

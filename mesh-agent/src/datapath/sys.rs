@@ -26,11 +26,11 @@ use std::{
 
 use aya::Pod;
 
-const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
@@ -85,12 +85,32 @@ struct LinkUpdate {
     old_program: u32,
 }
 
+#[repr(C)]
+struct ObjectInformation {
+    object: u32,
+    length: u32,
+    pointer: u64,
+}
+
+/// The head of `struct bpf_link_info`, up to what a link is attached to.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInformation {
+    kind: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    /// Interface index, namespace inode or cgroup, by kind; zero when that is gone.
+    target: u64,
+}
+
 /// Implemented only by the layouts above.
 trait Attribute {}
 impl Attribute for MapElement {}
 impl Attribute for PinnedObject {}
 impl Attribute for LinkCreate {}
 impl Attribute for LinkUpdate {}
+impl Attribute for ObjectInformation {}
 
 fn bpf<A: Attribute>(command: libc::c_int, attribute: &mut A) -> io::Result<libc::c_long> {
     // SAFETY: `attribute` is a live, initialised `repr(C)` prefix of `union bpf_attr` of the
@@ -160,18 +180,6 @@ pub(super) fn map_delete<K: Pod>(map: impl AsFd, key: &K) -> io::Result<()> {
     bpf(BPF_MAP_DELETE_ELEM, &mut element).map(drop)
 }
 
-/// Reads `key` from `map` into `value`. Not for per-CPU maps, whose values are larger.
-pub(super) fn map_lookup<K: Pod, V: Pod>(map: impl AsFd, key: &K, value: &mut V) -> io::Result<()> {
-    let mut element = MapElement {
-        map: number(map),
-        padding: 0,
-        key: pointer(key),
-        value: std::ptr::from_mut(value).expose_provenance() as u64,
-        flags: 0,
-    };
-    bpf(BPF_MAP_LOOKUP_ELEM, &mut element).map(drop)
-}
-
 /// Pins a map, program or link at `path`, which must be on bpffs and not exist.
 pub(super) fn object_pin(object: impl AsFd, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
@@ -229,6 +237,22 @@ pub(super) fn link_update(link: impl AsFd, program: impl AsFd) -> io::Result<()>
         old_program: 0,
     };
     bpf(BPF_LINK_UPDATE, &mut update).map(drop)
+}
+
+/// Whether what `link` is attached to still exists.
+pub(super) fn link_is_attached(link: impl AsFd) -> io::Result<bool> {
+    let mut information = LinkInformation::default();
+    let mut request = ObjectInformation {
+        object: number(link),
+        length: size_of::<LinkInformation>()
+            .try_into()
+            .expect("it is a few bytes long"),
+        pointer: std::ptr::from_mut(&mut information).expose_provenance() as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut request)?;
+    // The lower half: interface index or namespace inode; the upper one is the attach type.
+    let low = u64::from(u32::MAX);
+    Ok(information.program != 0 && information.target & low != 0)
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

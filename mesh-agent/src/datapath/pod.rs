@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! One pod under capture: from nothing, or from what an earlier agent pinned, to captured; and
+//! back.
+//!
+//! Capture goes: rules and routes, maps, listeners in the map, programs from the inside out
+//! (listener choice, guard, egress), every link pinned as soon as it exists. Fresh capture that
+//! fails is undone; adoption that fails leaves things as the earlier agent left them.
+//!
+//! Release keeps captured connections alive: the egress program stays, told to capture nothing
+//! new, until no socket of ours has another's address in the namespace (each captured connection
+//! has exactly one such socket on our side), or until a deadline. Then everything goes.
+//!
+//! Invariant: a listener is tagged before it is bound, so what it accepts is ours from the start.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use aya::maps::MapError;
+use mesh_common::{PodConfig, PodState, TagKind, names};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{
+    PodSockets,
+    attach::{AttachError, Attachment},
+    connect::ConnectorMaps,
+    load::{self, LoadError},
+    maps::{self, PodMaps},
+    netns::Netns,
+    observe::PodObservation,
+    pins::{self, Pins},
+    route::{self, Addresses},
+    sys,
+};
+use crate::model::Workload;
+
+/// How long connections that were captured before the pod left the mesh may live on.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Istio's ports, which applications know to avoid; only their being free matters.
+const OUTBOUND_PORT: u16 = 15_001;
+const INBOUND_PORT: u16 = 15_006;
+const BACKLOG: i32 = 4096;
+
+/// What capturing a pod needs of the node.
+pub(super) struct Node<'a> {
+    pub(super) pins: &'a Pins,
+    pub(super) connector: &'a ConnectorMaps,
+    pub(super) on_death: mesh_common::OnDeath,
+    pub(super) debug_log: bool,
+}
+
+/// A pod under capture.
+pub(super) struct Pod {
+    pub(super) workload: Arc<Workload>,
+    pub(super) netns: Netns,
+    path: PathBuf,
+    directory: PathBuf,
+    maps: PodMaps,
+    attachment: Attachment,
+    captured_since: SystemTime,
+    drain_until: Option<Instant>,
+    error: Option<String>,
+}
+
+/// A pod could not be captured.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PodError {
+    #[error("no network namespace is known")]
+    NoNetns,
+    #[error("cannot open the network namespace {path}")]
+    Netns {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot enter the network namespace")]
+    Enter(#[source] io::Error),
+    #[error("no interface to capture")]
+    Interface(#[source] io::Error),
+    #[error("cannot set rules and routes")]
+    Route(#[source] io::Error),
+    #[error("cannot load the programs")]
+    Load(#[from] LoadError),
+    #[error("cannot write the pod's maps")]
+    Maps(#[from] MapError),
+    #[error("cannot listen in the pod")]
+    Listen(#[source] io::Error),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+}
+
+impl Pod {
+    /// Captures a pod, or adopts it.
+    pub(super) fn capture(
+        node: &Node<'_>,
+        workload: &Arc<Workload>,
+    ) -> Result<(Self, PodSockets), PodError> {
+        let path = workload.netns.clone().ok_or(PodError::NoNetns)?;
+        let netns = Netns::open(&path).map_err(|source| PodError::Netns {
+            path: path.clone(),
+            source,
+        })?;
+        let directory = node.pins.pod(&workload.uid);
+        let is_new = !directory.exists();
+        let inside = netns.enter().map_err(PodError::Enter)?;
+        let result = Self::capture_inside(node, workload, &netns, path, directory.clone());
+        if result.is_err() && is_new {
+            pins::remove_tree(&directory);
+            drop(route::remove(false));
+        }
+        drop(inside);
+        result
+    }
+
+    fn capture_inside(
+        node: &Node<'_>,
+        workload: &Arc<Workload>,
+        netns: &Netns,
+        path: PathBuf,
+        directory: PathBuf,
+    ) -> Result<(Self, PodSockets), PodError> {
+        let addresses = Addresses::read().map_err(PodError::Interface)?;
+        let interface = addresses
+            .interface_of(&workload.addresses)
+            .map_err(PodError::Interface)?;
+        let accept_local_was_off = !route::is_accept_local_on().map_err(PodError::Route)?;
+        route::ensure().map_err(PodError::Route)?;
+        let mut instance = load::load_pod(node.pins, &directory, node.debug_log)?;
+        let mut maps = PodMaps::take(&mut instance.ebpf)?;
+        write_entries(&mut maps, workload, &addresses)?;
+        let earlier = maps.config()?;
+        let mut config = config_of(node, workload, PodState::ACTIVE);
+        config.accept_local_was_off = if earlier.state == 0 {
+            u8::from(accept_local_was_off)
+        } else {
+            earlier.accept_local_was_off
+        };
+        let sockets = listen(node.connector, workload, netns, &mut maps)?;
+        maps.set_config(config)?;
+        let attachment = Attachment::attach(node.pins, &directory, netns, interface, instance)?;
+        let pod = Self {
+            workload: Arc::clone(workload),
+            netns: netns.clone(),
+            path,
+            directory,
+            maps,
+            attachment,
+            captured_since: SystemTime::now(),
+            drain_until: None,
+            error: None,
+        };
+        Ok((pod, sockets))
+    }
+
+    /// Whether it is captured, rather than on its way out.
+    pub(super) fn is_active(&self) -> bool {
+        self.drain_until.is_none()
+    }
+
+    /// Whether the workload's namespace is still the one that is captured.
+    pub(super) fn is_in(&self, path: Option<&Path>) -> bool {
+        path == Some(self.path.as_path())
+            && Netns::open(&self.path).is_ok_and(|netns| netns.id() == self.netns.id())
+    }
+
+    /// Whether the namespace is still where it was; if not, the pod is gone.
+    pub(super) fn exists(&self) -> bool {
+        self.is_in(Some(&self.path))
+    }
+
+    /// Writes what changed about the workload.
+    pub(super) fn update(
+        &mut self,
+        node: &Node<'_>,
+        workload: &Arc<Workload>,
+    ) -> Result<(), PodError> {
+        self.workload = Arc::clone(workload);
+        let addresses = self
+            .netns
+            .within(Addresses::read)
+            .map_err(PodError::Enter)?
+            .map_err(PodError::Interface)?;
+        write_entries(&mut self.maps, workload, &addresses)?;
+        let earlier = self.maps.config()?;
+        let mut config = config_of(node, workload, PodState(earlier.state));
+        config.accept_local_was_off = earlier.accept_local_was_off;
+        if config != earlier {
+            self.maps.set_config(config)?;
+        }
+        Ok(())
+    }
+
+    /// Stops capturing new connections; [`Pod::is_drained`] says when to [`Pod::remove`] it.
+    pub(super) fn begin_release(&mut self) -> Result<(), PodError> {
+        let mut config = self.maps.config()?;
+        config.state = PodState::DRAINING.0;
+        self.maps.set_config(config)?;
+        self.drain_until = Some(Instant::now() + DRAIN_DEADLINE);
+        Ok(())
+    }
+
+    /// Whether it is on its way out and nothing holds it any more.
+    pub(super) fn is_drained(&self) -> bool {
+        let Some(deadline) = self.drain_until else {
+            return false;
+        };
+        if Instant::now() >= deadline || !self.exists() {
+            return true;
+        }
+        let ours = self.netns.within(|| {
+            let own = Addresses::read()?.others(&[]);
+            let ends = route::local_ends()?;
+            let foreign = |end: &SocketAddr| !end.ip().is_loopback() && !own.contains(&end.ip());
+            Ok::<_, io::Error>(ends.iter().any(foreign))
+        });
+        matches!(ours, Ok(Ok(false)))
+    }
+
+    /// Puts back what the pod removed; returns how much. Keeps the error for [`Pod::observe`].
+    pub(super) fn reconcile(&mut self) -> u64 {
+        let repaired = self.netns.within(|| {
+            let routes = route::ensure()?;
+            Ok::<_, io::Error>(routes + self.attachment.reconcile()?)
+        });
+        match repaired.and_then(|inner| inner) {
+            Ok(repairs) => {
+                self.error = None;
+                repairs
+            }
+            Err(error) => {
+                self.error = Some(format!("cannot put back rules and routes: {error}"));
+                0
+            }
+        }
+    }
+
+    /// The sockets' local ends in the namespace.
+    pub(super) fn local_ends(&self) -> io::Result<std::collections::HashSet<SocketAddr>> {
+        self.netns.within(route::local_ends)?
+    }
+
+    /// Detaches and removes everything of the pod. What fails is logged: a namespace that is gone
+    /// took most of it along.
+    pub(super) fn remove(self) {
+        let accept_local_was_off = self
+            .maps
+            .config()
+            .is_ok_and(|config| config.accept_local_was_off == 1);
+        let removed = self.netns.within(|| {
+            self.attachment.detach()?;
+            // Links go with their last pin and descriptor, before the routes that they need.
+            pins::remove_tree(&self.directory);
+            drop(self.attachment);
+            route::remove(accept_local_was_off)
+        });
+        if let Err(error) = removed.and_then(|inner| inner) {
+            tracing::debug!(pod = %self.workload.uid, %error, "some of a pod's capture was gone");
+        }
+    }
+
+    /// Its state, from the kernel.
+    pub(super) fn observe(&self) -> PodObservation {
+        let state = self
+            .maps
+            .config()
+            .map_or("", |config| PodState(config.state).name());
+        PodObservation {
+            uid: self.workload.uid.clone(),
+            netns: Some(self.netns.id()),
+            interface: self.attachment.interface.name.clone(),
+            hook: self.attachment.hook,
+            programs: self.attachment.attached(),
+            state,
+            captured_since: Some(self.captured_since),
+            counters: self.maps.counters(),
+            error: self.error.clone(),
+        }
+    }
+}
+
+/// Removes what is pinned for a pod that is not to be captured, found at start.
+pub(super) fn sweep(directory: &Path, netns: Option<&Path>) {
+    // With no namespace to enter, unpinning detaches all but clsact filters, which go with it.
+    pins::remove_tree(directory);
+    let Some(netns) = netns.and_then(|path| Netns::open(path).ok()) else {
+        return;
+    };
+    let removed = netns.within(|| {
+        for interface in Addresses::read()?.interfaces() {
+            super::netlink::remove_filters(interface)?;
+        }
+        route::remove(false)
+    });
+    if let Err(error) = removed.and_then(|inner| inner) {
+        tracing::debug!(path = %directory.display(), %error, "cannot sweep a namespace");
+    }
+}
+
+fn write_entries(
+    maps: &mut PodMaps,
+    workload: &Workload,
+    addresses: &Addresses,
+) -> Result<(), MapError> {
+    let others = addresses.others(&workload.addresses);
+    maps.addresses
+        .set(&maps::address_entries(&workload.addresses, &others))?;
+    maps.port_modes
+        .set(&maps::port_mode_entries(&workload.inbound))
+}
+
+fn config_of(node: &Node<'_>, workload: &Workload, state: PodState) -> PodConfig {
+    PodConfig {
+        state: state.0,
+        on_death: node.on_death.0,
+        default_mode: maps::inbound_mode(workload.inbound.default).0,
+        accept_local_was_off: 0,
+        reserved: [0; 4],
+    }
+}
+
+/// Opens the listeners and puts them into the map, in place of an earlier agent's.
+fn listen(
+    connector: &ConnectorMaps,
+    workload: &Arc<Workload>,
+    netns: &Netns,
+    maps: &mut PodMaps,
+) -> Result<PodSockets, PodError> {
+    let v4 = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let v6 = IpAddr::from(Ipv6Addr::LOCALHOST);
+    let mut sockets = PodSockets {
+        workload: Arc::clone(workload),
+        netns: netns.clone(),
+        outbound: Vec::new(),
+        inbound: Vec::new(),
+    };
+    for (index, address, port) in [
+        (names::LISTENER_OUTBOUND_V4, v4, OUTBOUND_PORT),
+        (names::LISTENER_OUTBOUND_V6, v6, OUTBOUND_PORT),
+        (names::LISTENER_INBOUND_V4, v4, INBOUND_PORT),
+        (names::LISTENER_INBOUND_V6, v6, INBOUND_PORT),
+    ] {
+        if address.is_ipv6() && !route::has_ipv6() {
+            continue;
+        }
+        let listener = listener(connector, SocketAddr::new(address, port))
+            // An application has the port: any other does as well.
+            .or_else(|_| listener(connector, SocketAddr::new(address, 0)))
+            .map_err(PodError::Listen)?;
+        maps.listeners.set(index, &listener, 0)?;
+        if port == OUTBOUND_PORT {
+            sockets.outbound.push(listener);
+        } else {
+            sockets.inbound.push(listener);
+        }
+    }
+    Ok(sockets)
+}
+
+fn listener(connector: &ConnectorMaps, address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    connector.tag(&socket, TagKind::ACCEPTED)?;
+    sys::set_transparent(&socket, address.is_ipv6())?;
+    socket.set_reuse_address(true)?;
+    // Two agents listen side by side while one hands over to the other.
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a pod's namespace needs beside programs, and what can be read of it.
+//!
+//! Marked packets are sent to a table in which every address is local, in both families; IPv4 also
+//! refuses packets on the loopback interface whose source is local, unless `accept_local` is set.
+//! A privileged pod can take all that away, which makes its captured connections fail (never
+//! escape) until it is put back.
+//!
+//! Every function works in the calling thread's namespace.
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use super::{
+    attach::Interface,
+    netlink::{self, Family},
+    sys,
+};
+
+/// What the loopback interface accepts. `/proc/sys/net` is that of the calling thread.
+const ACCEPT_LOCAL: &str = "/proc/sys/net/ipv4/conf/lo/accept_local";
+const IPV6: &str = "/proc/sys/net/ipv6";
+
+/// Where a namespace is captured if no interface carries the pod's address.
+const USUAL_INTERFACE: &str = "eth0";
+
+const TCP_LISTEN: &str = "0A";
+const TCP_TIME_WAIT: &str = "06";
+
+/// The addresses of a namespace, from its interfaces.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    all: Vec<sys::InterfaceAddress>,
+}
+
+impl Addresses {
+    /// Reads them.
+    pub(super) fn read() -> io::Result<Self> {
+        sys::interface_addresses().map(|all| Self { all })
+    }
+
+    /// The interface that carries one of `pod`'s addresses, else `eth0`.
+    pub(super) fn interface_of(&self, pod: &[IpAddr]) -> io::Result<Interface> {
+        let carries = |entry: &&sys::InterfaceAddress| pod.contains(&entry.address);
+        let name = self
+            .all
+            .iter()
+            .find(carries)
+            .map_or(USUAL_INTERFACE, |entry| entry.interface.as_str());
+        Ok(Interface {
+            name: name.to_owned(),
+            index: sys::interface_index(name)?,
+        })
+    }
+
+    /// The indices of all interfaces that have an address.
+    pub(super) fn interfaces(&self) -> Vec<u32> {
+        let mut names: Vec<&str> = self
+            .all
+            .iter()
+            .map(|entry| entry.interface.as_str())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+            .into_iter()
+            .filter_map(|name| sys::interface_index(name).ok())
+            .collect()
+    }
+
+    /// Addresses that are neither `pod`'s nor loopback.
+    pub(super) fn others(&self, pod: &[IpAddr]) -> Vec<IpAddr> {
+        self.all
+            .iter()
+            .map(|entry| entry.address)
+            .filter(|address| !address.is_loopback() && !pod.contains(address))
+            .collect()
+    }
+}
+
+/// Adds what is missing; returns how much was.
+pub(super) fn ensure() -> io::Result<u64> {
+    let mut missing = netlink::ensure_capture_route(Family::V4)?;
+    if has_ipv6() {
+        missing += netlink::ensure_capture_route(Family::V6)?;
+    }
+    if !is_accept_local_on()? {
+        fs::write(ACCEPT_LOCAL, "1")?;
+        missing += 1;
+    }
+    Ok(missing)
+}
+
+/// Whether `lo.accept_local` is on.
+pub(super) fn is_accept_local_on() -> io::Result<bool> {
+    Ok(fs::read_to_string(ACCEPT_LOCAL)?.trim() == "1")
+}
+
+/// Removes what [`ensure`] added; `accept_local` only if it was off before.
+pub(super) fn remove(accept_local_was_off: bool) -> io::Result<()> {
+    netlink::remove_capture_route(Family::V4)?;
+    if has_ipv6() {
+        netlink::remove_capture_route(Family::V6)?;
+    }
+    if accept_local_was_off {
+        fs::write(ACCEPT_LOCAL, "0")?;
+    }
+    Ok(())
+}
+
+/// Whether the namespace has IPv6 on its loopback interface, which the route needs.
+pub(super) fn has_ipv6() -> bool {
+    fs::read_to_string(format!("{IPV6}/conf/lo/disable_ipv6"))
+        .is_ok_and(|disabled| disabled.trim() == "0")
+}
+
+/// The local ends of all TCP sockets that have a peer, but for those in TIME_WAIT.
+pub(super) fn local_ends() -> io::Result<HashSet<SocketAddr>> {
+    let mut ends = parse_sockets(&fs::read_to_string("/proc/thread-self/net/tcp")?);
+    if let Ok(text) = fs::read_to_string("/proc/thread-self/net/tcp6") {
+        ends.extend(parse_sockets(&text));
+    }
+    Ok(ends)
+}
+
+fn parse_sockets(text: &str) -> HashSet<SocketAddr> {
+    text.lines().skip(1).filter_map(parse_socket).collect()
+}
+
+/// A line of `/proc/net/tcp{,6}`: `sl local remote state ...`, addresses as words in host order.
+fn parse_socket(line: &str) -> Option<SocketAddr> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let local = fields.next()?;
+    let state = fields.nth(1)?;
+    if state == TCP_LISTEN || state == TCP_TIME_WAIT {
+        return None;
+    }
+    let (address, port) = local.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let mut octets = Vec::with_capacity(16);
+    for start in (0..address.len()).step_by(8) {
+        let word = u32::from_str_radix(address.get(start..start + 8)?, 16).ok()?;
+        octets.extend(word.to_ne_bytes());
+    }
+    let address: IpAddr = match octets.len() {
+        4 => Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?).into(),
+        16 => Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?).to_canonical(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(address, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_list_of_sockets_is_read() {
+        let text = "  sl  local_address rem_address   st tx_queue rx_queue\n\
+            0: 0200F40A:1F90 0300F40A:A3C2 01 00000000:00000000 00:00000000\n\
+            1: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000\n\
+            2: 0200F40A:1F91 0300F40A:A3C2 06 00000000:00000000 00:00000000\n";
+        let ends = parse_sockets(text);
+        assert_eq!(ends, HashSet::from([([10, 244, 0, 2], 8080).into()]));
+        let mapped = "  sl\n 0: 0000000000000000FFFF00000200F40A:1F90 \
+            0000000000000000FFFF00000300F40A:A3C2 01 0\n";
+        assert_eq!(parse_sockets(mapped), ends);
+    }
+
+    #[test]
+    fn the_interface_is_the_one_with_the_pods_address() {
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        let addresses = Addresses::read().expect("addresses can be listed");
+        let interface = addresses
+            .interface_of(&[loopback])
+            .expect("every namespace has a loopback interface");
+        assert_eq!((interface.name.as_str(), interface.index), ("lo", 1));
+        assert!(!addresses.others(&[]).contains(&loopback));
+    }
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Snapshot to kernel: which pods are captured, which are released, what the maps hold.
+//!
+//! Owns the set of pods. Every step is a difference to what is there: applying the same snapshot
+//! twice does nothing the second time. A pod that fails is kept with its error and tried again.
+//!
+//! Invariant: a pod's capture ends only through release (new connections pass, old ones live) or
+//! with its namespace.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+};
+
+use super::{
+    Change,
+    observe::{Hook, PodObservation},
+    pins::{self, Pins},
+    pod::{self, Node, Pod},
+};
+use crate::model::{Snapshot, Workload, WorkloadUid};
+
+/// The pods of this node.
+#[derive(Default)]
+pub(super) struct Pods {
+    captured: HashMap<WorkloadUid, Pod>,
+    failed: HashMap<WorkloadUid, Failed>,
+    swept: bool,
+}
+
+/// A pod that should be captured and is not.
+struct Failed {
+    workload: Arc<Workload>,
+    error: String,
+}
+
+impl Pods {
+    /// Captures, updates and releases pods so that they match `snapshot`.
+    pub(super) fn apply(&mut self, node: &Node<'_>, snapshot: &Snapshot) -> Vec<Change> {
+        let wanted: HashMap<&WorkloadUid, &Arc<Workload>> = snapshot
+            .local_enrolled()
+            .filter(|workload| !workload.host_network)
+            .map(|workload| (&workload.uid, workload))
+            .collect();
+        let mut changes = self.release_all_but(&wanted);
+        self.failed.retain(|uid, _| wanted.contains_key(uid));
+        for workload in wanted.values() {
+            self.apply_one(node, workload, &mut changes);
+        }
+        if !self.swept {
+            self.swept = true;
+            self.sweep(node.pins, &wanted, snapshot);
+        }
+        changes
+    }
+
+    fn apply_one(&mut self, node: &Node<'_>, workload: &Arc<Workload>, changes: &mut Vec<Change>) {
+        let uid = &workload.uid;
+        if let Some(pod) = self.captured.get_mut(uid) {
+            if pod.is_in(workload.netns.as_deref()) {
+                if pod.is_active() {
+                    if *pod.workload != **workload
+                        && let Err(error) = pod.update(node, workload)
+                    {
+                        tracing::error!(pod = %uid, error = chain(&error), "cannot update a pod");
+                    }
+                    return;
+                }
+                // Back in the mesh while draining: captured again over what is attached.
+            } else if let Some(pod) = self.captured.remove(uid) {
+                // Another namespace under the same path: a new sandbox.
+                if pod.is_active() {
+                    changes.push(Change::Released(uid.clone()));
+                }
+                pod.remove();
+            }
+        }
+        self.capture(node, workload, changes);
+    }
+
+    fn capture(&mut self, node: &Node<'_>, workload: &Arc<Workload>, changes: &mut Vec<Change>) {
+        let uid = workload.uid.clone();
+        match Pod::capture(node, workload) {
+            Ok((pod, sockets)) => {
+                tracing::info!(pod = %workload.dotted_name(), netns = pod.netns.id().0, "captured");
+                self.failed.remove(&uid);
+                self.captured.insert(uid, pod);
+                changes.push(Change::Captured(sockets));
+            }
+            Err(error) => {
+                let error = chain(&error);
+                // Said once, not at every attempt.
+                if self
+                    .failed
+                    .get(&uid)
+                    .is_none_or(|failed| failed.error != error)
+                {
+                    tracing::error!(pod = %workload.dotted_name(), error, "cannot capture");
+                }
+                let workload = Arc::clone(workload);
+                self.failed.insert(uid, Failed { workload, error });
+            }
+        }
+    }
+
+    fn release_all_but(&mut self, wanted: &HashMap<&WorkloadUid, &Arc<Workload>>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let leaving: Vec<WorkloadUid> = self
+            .captured
+            .iter()
+            .filter(|(uid, pod)| pod.is_active() && !wanted.contains_key(uid))
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for uid in leaving {
+            let Some(pod) = self.captured.get_mut(&uid) else {
+                continue;
+            };
+            tracing::info!(pod = %pod.workload.dotted_name(), "released");
+            let begun = if pod.exists() {
+                pod.begin_release()
+            } else {
+                Ok(())
+            };
+            if let Err(error) = begun {
+                tracing::error!(pod = %uid, error = chain(&error), "cannot release a pod gently");
+            }
+            if (pod.is_active() || pod.is_drained())
+                && let Some(pod) = self.captured.remove(&uid)
+            {
+                pod.remove();
+            }
+            changes.push(Change::Released(uid));
+        }
+        changes
+    }
+
+    /// Puts back what pods removed, ends drained ones, retries failed ones. Returns what changed
+    /// and how much had to be put back.
+    pub(super) fn reconcile(&mut self, node: &Node<'_>) -> (Vec<Change>, u64) {
+        let mut changes = Vec::new();
+        let mut repairs = 0;
+        let uids: Vec<WorkloadUid> = self.captured.keys().cloned().collect();
+        for uid in uids {
+            let Some(pod) = self.captured.get_mut(&uid) else {
+                continue;
+            };
+            if pod.is_drained() || !pod.exists() {
+                if pod.is_active() {
+                    changes.push(Change::Released(uid.clone()));
+                    let workload = Arc::clone(&pod.workload);
+                    let error = "its network namespace is gone".to_owned();
+                    self.failed.insert(uid.clone(), Failed { workload, error });
+                }
+                if let Some(pod) = self.captured.remove(&uid) {
+                    pod.remove();
+                }
+                continue;
+            }
+            let put_back = pod.reconcile();
+            if put_back > 0 {
+                let pod = pod.workload.dotted_name();
+                tracing::warn!(pod, count = put_back, "put back what a pod had removed");
+            }
+            repairs += put_back;
+        }
+        let failed: Vec<_> = self
+            .failed
+            .values()
+            .map(|failed| Arc::clone(&failed.workload))
+            .collect();
+        for workload in failed {
+            self.capture(node, &workload, &mut changes);
+        }
+        (changes, repairs)
+    }
+
+    /// Once, after the first snapshot: pins of pods that are not captured (any more), and of other
+    /// versions, whose links have been taken over by now.
+    fn sweep(
+        &self,
+        pins: &Pins,
+        wanted: &HashMap<&WorkloadUid, &Arc<Workload>>,
+        snapshot: &Snapshot,
+    ) {
+        let kept: HashSet<_> = wanted.keys().map(|uid| pins.pod(uid)).collect();
+        for directory in pins.pods() {
+            if !kept.contains(&directory) {
+                pod::sweep(&directory, namespace_of(pins, &directory, snapshot));
+            }
+        }
+        for generation in pins.other_generations() {
+            pins::remove_tree(&generation);
+        }
+    }
+
+    /// Removes every pod.
+    pub(super) fn remove(self) {
+        for pod in self.captured.into_values() {
+            pod.remove();
+        }
+    }
+
+    /// The pods under capture.
+    pub(super) fn captured(&self) -> impl Iterator<Item = &Pod> {
+        self.captured.values()
+    }
+
+    /// Every pod's state.
+    pub(super) fn observe(&self) -> Vec<PodObservation> {
+        let failed = self
+            .failed
+            .iter()
+            .filter(|(uid, _)| !self.captured.contains_key(uid));
+        let mut pods: Vec<_> = self.captured.values().map(Pod::observe).collect();
+        pods.extend(failed.map(|(uid, failed)| PodObservation {
+            uid: uid.clone(),
+            netns: None,
+            interface: String::new(),
+            hook: Hook::Tcx,
+            programs: Vec::new(),
+            state: "",
+            captured_since: None,
+            counters: Default::default(),
+            error: Some(failed.error.clone()),
+        }));
+        pods.sort_by(|one, other| one.uid.cmp(&other.uid));
+        pods
+    }
+}
+
+/// Where the pod of a pin directory lives, if the snapshot still knows it.
+fn namespace_of<'a>(pins: &Pins, directory: &Path, snapshot: &'a Snapshot) -> Option<&'a Path> {
+    snapshot
+        .workloads
+        .values()
+        .find(|workload| pins.pod(&workload.uid) == directory)?
+        .netns
+        .as_deref()
+}
+
+/// An error with its sources, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
