@@ -9,6 +9,50 @@
 //!
 //! Invariant: what cannot be honoured is in the report, with object, field and fix.
 
+use std::path::Path;
+
+pub mod file;
+pub mod index;
+pub mod object;
 pub mod problem;
 
-pub use self::problem::{Origin, Problem, Report, Severity};
+mod build;
+mod destination_rule;
+mod endpoints;
+mod enrol;
+mod facts;
+mod gateway;
+mod headers;
+mod http_route;
+mod istio;
+mod load;
+mod pod;
+mod policy;
+mod read;
+mod references;
+mod resolve;
+mod routes;
+mod security;
+mod service;
+mod tree;
+mod virtual_service;
+
+pub use self::{
+    index::{Index, IndexSettings},
+    object::{Kind, Object, ObjectKey},
+    problem::{Origin, Problem, Report, Severity},
+};
+
+/// Loads the manifests below `dir` and says what is wrong with them, without running anything.
+pub fn analyze(dir: &Path, settings: IndexSettings) -> Report {
+    let mut index = Index::new(settings);
+    if let Err(error) = file::load_once(dir, &mut index) {
+        index.set_front_end_problems(vec![error.problem()]);
+    }
+    index.publish();
+    let report = index.report().borrow().clone();
+    (*report).clone()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What the index keeps of an object: its facts, where it was read, what is wrong with it.
+//!
+//! Objects are reduced to facts when they are applied, so that a snapshot is built without looking
+//! at manifests again, and so that a change of what does not matter is no change.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
+
+use super::{
+    object::Present,
+    problem::{Origin, Problem, Severity, code},
+};
+use crate::model::ObjectRef;
+
+/// The parts of metadata that matter for every kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Meta {
+    /// Empty if cluster-scoped.
+    pub(super) namespace: Arc<str>,
+    pub(super) name: Arc<str>,
+    /// Older objects win; those without a time count as oldest.
+    pub(super) created: Option<Timestamp>,
+}
+
+impl Meta {
+    pub(super) fn new(metadata: &ObjectMeta) -> Self {
+        Self {
+            namespace: metadata.namespace.as_deref().unwrap_or_default().into(),
+            name: metadata.name.as_deref().unwrap_or_default().into(),
+            created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+        }
+    }
+
+    /// Istio's order of precedence: oldest, then name, then namespace.
+    pub(super) fn seniority(&self) -> (Option<Timestamp>, &str, &str) {
+        (self.created, &self.name, &self.namespace)
+    }
+
+    pub(super) fn to_ref(&self, kind: &str) -> ObjectRef {
+        ObjectRef {
+            kind: kind.into(),
+            namespace: Arc::clone(&self.namespace),
+            name: Arc::clone(&self.name),
+        }
+    }
+}
+
+/// Collects what is wrong with one object.
+#[derive(Debug)]
+pub(super) struct Findings {
+    pub(super) object: ObjectRef,
+    pub(super) origin: Origin,
+    pub(super) problems: Vec<Problem>,
+    /// The object cannot be honoured at all: its last good state stays.
+    pub(super) rejected: bool,
+}
+
+impl Findings {
+    pub(super) fn new(object: ObjectRef, origin: Origin) -> Self {
+        Self {
+            object,
+            origin,
+            problems: Vec::new(),
+            rejected: false,
+        }
+    }
+
+    pub(super) fn add(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        field: impl Into<String>,
+        text: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.problems.push(Problem {
+            severity,
+            code,
+            object: Some(self.object.clone()),
+            origin: self.origin.clone(),
+            field: field.into(),
+            text: text.into(),
+            fix: fix.into(),
+        });
+    }
+
+    /// The object is not of the form of its kind: its last good state stays in force.
+    pub(super) fn reject(
+        &mut self,
+        field: impl Into<String>,
+        text: impl AsRef<str>,
+        fix: impl Into<String>,
+    ) {
+        self.rejected = true;
+        let text = format!(
+            "{}; the last good state of the object stays in force",
+            text.as_ref()
+        );
+        self.add(Severity::Error, code::SCHEMA, field, text, fix);
+    }
+
+    /// Each of `fields` that is written has no effect; `what` says what happens instead.
+    pub(super) fn unsupported(&mut self, path: &str, fields: &[(&str, Present)], what: &str) {
+        for (field, present) in fields {
+            if present.0 {
+                self.add(
+                    Severity::Warning,
+                    code::UNSUPPORTED,
+                    format!("{path}.{field}"),
+                    format!("not supported yet: {what}"),
+                    "remove the field if you can do without",
+                );
+            }
+        }
+    }
+}
+
+/// What a new state of an object changes. The greater, the more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Change {
+    #[default]
+    Nothing,
+    /// Where it was read or what is wrong with it, but nothing that the mesh does.
+    Words,
+    Facts,
+}
+
+/// One object in the index.
+#[derive(Debug)]
+pub(super) struct Stored<T> {
+    /// The last good state; none if there never was one.
+    pub(super) facts: Option<T>,
+    pub(super) origin: Origin,
+    /// Of the state that was applied last, good or not.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// All objects of one kind, by namespace and name.
+#[derive(Debug)]
+pub(super) struct Shelf<T>(BTreeMap<(Arc<str>, Arc<str>), Stored<T>>);
+
+impl<T> Default for Shelf<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T: PartialEq> Shelf<T> {
+    /// Takes in an object's new state.
+    pub(super) fn put(&mut self, facts: T, findings: Findings) -> Change {
+        let key = (
+            Arc::clone(&findings.object.namespace),
+            Arc::clone(&findings.object.name),
+        );
+        let facts = (!findings.rejected).then_some(facts);
+        let stored = self.0.entry(key).or_insert_with(|| Stored {
+            facts: None,
+            origin: Origin::default(),
+            problems: Vec::new(),
+        });
+        let words = stored.problems != findings.problems || stored.origin != findings.origin;
+        let mut change = if words {
+            Change::Words
+        } else {
+            Change::Nothing
+        };
+        if facts.is_some() && stored.facts != facts {
+            stored.facts = facts;
+            change = Change::Facts;
+        }
+        stored.origin = findings.origin;
+        stored.problems = findings.problems;
+        change
+    }
+
+    /// Forgets an object; whether it was there.
+    pub(super) fn remove(&mut self, namespace: &str, name: &str) -> bool {
+        self.0.remove(&(namespace.into(), name.into())).is_some()
+    }
+
+    /// The facts of one object.
+    pub(super) fn get(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&T> {
+        self.0
+            .get(&(Arc::clone(namespace), Arc::clone(name)))?
+            .facts
+            .as_ref()
+    }
+
+    /// All facts with their origin, ordered by namespace and name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&T, &Origin)> {
+        self.0
+            .values()
+            .filter_map(|stored| Some((stored.facts.as_ref()?, &stored.origin)))
+    }
+
+    pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.0.values().flat_map(|stored| &stored.problems)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}

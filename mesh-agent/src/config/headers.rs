@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Header changes of routes, checked and compiled.
+//!
+//! Invariant: no compiled edit names `Host` or a pseudo header.
+
+use http::{HeaderName, HeaderValue, header};
+
+use super::{
+    facts::Findings,
+    gateway::HeaderModifier,
+    istio::{HeaderOperations, Headers},
+    problem::{Severity, code},
+};
+use crate::model::{HeaderEdit, HeaderEdits};
+
+/// Compiles `headers` of a VirtualService's route or destination, appended to `edits`.
+pub(super) fn istio(
+    headers: &Headers,
+    path: &str,
+    edits: &mut HeaderEdits,
+    findings: &mut Findings,
+) {
+    for (direction, operations, into) in [
+        ("request", &headers.request, &mut edits.request),
+        ("response", &headers.response, &mut edits.response),
+    ] {
+        if let Some(operations) = operations {
+            operate(operations, &format!("{path}.{direction}"), into, findings);
+        }
+    }
+}
+
+fn operate(
+    operations: &HeaderOperations,
+    path: &str,
+    into: &mut Vec<HeaderEdit>,
+    findings: &mut Findings,
+) {
+    for (name, value) in &operations.set {
+        let field = format!("{path}.set[{name}]");
+        into.extend(
+            pair(name, value, &field, findings).map(|(name, value)| HeaderEdit::Set(name, value)),
+        );
+    }
+    for (name, value) in &operations.add {
+        let field = format!("{path}.add[{name}]");
+        into.extend(
+            pair(name, value, &field, findings).map(|(name, value)| HeaderEdit::Add(name, value)),
+        );
+    }
+    for name in &operations.remove {
+        into.extend(named(name, &format!("{path}.remove"), findings).map(HeaderEdit::Remove));
+    }
+}
+
+/// Compiles a Gateway API header modifier, appended to `into`.
+pub(super) fn gateway(
+    modifier: &HeaderModifier,
+    path: &str,
+    into: &mut Vec<HeaderEdit>,
+    findings: &mut Findings,
+) {
+    for header in &modifier.set {
+        let edit = pair(
+            &header.name,
+            &header.value,
+            &format!("{path}.set"),
+            findings,
+        );
+        into.extend(edit.map(|(name, value)| HeaderEdit::Set(name, value)));
+    }
+    for header in &modifier.add {
+        let edit = pair(
+            &header.name,
+            &header.value,
+            &format!("{path}.add"),
+            findings,
+        );
+        into.extend(edit.map(|(name, value)| HeaderEdit::Add(name, value)));
+    }
+    for name in &modifier.remove {
+        into.extend(named(name, &format!("{path}.remove"), findings).map(HeaderEdit::Remove));
+    }
+}
+
+fn pair(
+    name: &str,
+    value: &str,
+    field: &str,
+    findings: &mut Findings,
+) -> Option<(HeaderName, HeaderValue)> {
+    let name = named(name, field, findings)?;
+    match HeaderValue::from_str(value) {
+        Ok(value) => Some((name, value)),
+        Err(_) => {
+            findings.reject(
+                field,
+                format!("{value:?} is not a header value"),
+                "use visible ASCII",
+            );
+            None
+        }
+    }
+}
+
+fn named(name: &str, field: &str, findings: &mut Findings) -> Option<HeaderName> {
+    if name.starts_with(':') || name.eq_ignore_ascii_case(header::HOST.as_str()) {
+        findings.add(
+            Severity::Warning,
+            code::UNSUPPORTED,
+            field,
+            format!("changing {name:?} is not supported yet: it is left as the client sent it"),
+            "remove it if you can do without",
+        );
+        return None;
+    }
+    match HeaderName::from_bytes(name.as_bytes()) {
+        Ok(name) => Some(name),
+        Err(_) => {
+            findings.reject(
+                field,
+                format!("{name:?} is not a header name"),
+                "correct it",
+            );
+            None
+        }
+    }
+}

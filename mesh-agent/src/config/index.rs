@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! All objects, reduced to facts, and the snapshot made of them.
+//!
+//! A front end applies and deletes objects in any order and publishes when it has a consistent
+//! state. Knows nothing of where objects come from.
+//!
+//! Invariants: readers see either the whole of a change or nothing of it; what changes nothing
+//! publishes nothing; an object that is rejected keeps its last good state.
+
+use std::{sync::Arc, time::SystemTime};
+
+use tokio::sync::watch;
+
+use super::{
+    build::{self, Carried},
+    destination_rule::DestinationRuleFacts,
+    enrol::NamespaceFacts,
+    facts::{Change, Findings, Shelf},
+    http_route::HttpRouteFacts,
+    object::{Kind, Object, ObjectKey},
+    pod::PodFacts,
+    policy::{PeerAuthenticationFacts, PolicyFacts},
+    problem::{Origin, Problem, Report, Severity, code},
+    service::{ServiceFacts, SliceFacts},
+    virtual_service::VirtualServiceFacts,
+};
+use crate::model::Snapshot;
+
+/// What an index must know of its surroundings.
+#[derive(Clone, Debug)]
+pub struct IndexSettings {
+    /// The node whose pods are local.
+    pub node: String,
+    /// The trust domain of identities.
+    pub trust_domain: String,
+    /// The DNS domain of Services.
+    pub cluster_domain: String,
+    /// The namespace whose policies are for the whole mesh.
+    pub root_namespace: String,
+}
+
+impl Default for IndexSettings {
+    fn default() -> Self {
+        Self {
+            node: String::new(),
+            trust_domain: "cluster.local".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+            root_namespace: "istio-system".to_owned(),
+        }
+    }
+}
+
+/// The facts of all objects, by kind.
+#[derive(Debug, Default)]
+pub(super) struct Shelves {
+    pub(super) namespaces: Shelf<NamespaceFacts>,
+    pub(super) pods: Shelf<PodFacts>,
+    pub(super) services: Shelf<ServiceFacts>,
+    pub(super) slices: Shelf<SliceFacts>,
+    pub(super) virtual_services: Shelf<VirtualServiceFacts>,
+    pub(super) destination_rules: Shelf<DestinationRuleFacts>,
+    pub(super) peer_authentications: Shelf<PeerAuthenticationFacts>,
+    pub(super) policies: Shelf<PolicyFacts>,
+    pub(super) mesh_policies: Shelf<PolicyFacts>,
+    pub(super) http_routes: Shelf<HttpRouteFacts>,
+    /// Kinds of which only the existence counts.
+    others: Shelf<Kind>,
+}
+
+/// All objects and what follows from them.
+#[derive(Debug)]
+pub struct Index {
+    settings: IndexSettings,
+    shelves: Shelves,
+    /// What a front end could not even hand over.
+    front_end: Vec<Problem>,
+    carried: Carried,
+    /// What changed since the last snapshot.
+    change: Change,
+    between: Vec<Problem>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    reports: watch::Sender<Arc<Report>>,
+}
+
+impl Index {
+    /// An index of nothing, with an empty snapshot of generation 0.
+    pub fn new(settings: IndexSettings) -> Self {
+        let empty = Snapshot {
+            node: settings.node.as_str().into(),
+            ..Snapshot::default()
+        };
+        Self {
+            settings,
+            shelves: Shelves::default(),
+            front_end: Vec::new(),
+            carried: Carried::default(),
+            change: Change::Nothing,
+            between: Vec::new(),
+            snapshots: watch::Sender::new(Arc::new(empty)),
+            reports: watch::Sender::new(Arc::default()),
+        }
+    }
+
+    /// Takes in the new state of an object; readers see it after [`publish`](Self::publish).
+    pub fn apply(&mut self, object: Object, origin: Origin) {
+        let key = object.key();
+        let mut findings = Findings::new(key.to_ref(), origin);
+        let Self {
+            shelves, settings, ..
+        } = self;
+        let domain = &settings.cluster_domain;
+        let change = match object {
+            Object::Namespace(object) => {
+                let facts = NamespaceFacts::new(&object, &mut findings);
+                shelves.namespaces.put(facts, findings)
+            }
+            Object::Pod(object) => {
+                let facts = PodFacts::new(&object, &mut findings);
+                shelves.pods.put(facts, findings)
+            }
+            Object::Service(object) => {
+                let facts = ServiceFacts::new(&object, &mut findings);
+                shelves.services.put(facts, findings)
+            }
+            Object::EndpointSlice(object) => {
+                let facts = SliceFacts::new(&object, &mut findings);
+                shelves.slices.put(facts, findings)
+            }
+            Object::VirtualService(object) => {
+                let facts = VirtualServiceFacts::new(&object, domain, &mut findings);
+                shelves.virtual_services.put(facts, findings)
+            }
+            Object::DestinationRule(object) => {
+                let facts = DestinationRuleFacts::new(&object, domain, &mut findings);
+                shelves.destination_rules.put(facts, findings)
+            }
+            Object::PeerAuthentication(object) => {
+                let root = &settings.root_namespace;
+                let facts = PeerAuthenticationFacts::new(&object, root, &mut findings);
+                shelves.peer_authentications.put(facts, findings)
+            }
+            Object::Policy(object) => {
+                let facts = PolicyFacts::new(&object, false, &mut findings);
+                shelves.policies.put(facts, findings)
+            }
+            Object::MeshPolicy(object) => {
+                let facts = PolicyFacts::new(&object, true, &mut findings);
+                shelves.mesh_policies.put(facts, findings)
+            }
+            Object::HttpRoute(object) => {
+                let facts = HttpRouteFacts::new(&object, &mut findings);
+                shelves.http_routes.put(facts, findings)
+            }
+            Object::Node(_) | Object::ServiceAccount(_) | Object::Inert(_) => {
+                inert(key.kind, &mut findings);
+                shelves.put_other(key, findings)
+            }
+        };
+        self.change = self.change.max(change);
+    }
+
+    /// Forgets an object; readers see that after [`publish`](Self::publish).
+    pub fn delete(&mut self, key: &ObjectKey) {
+        let (namespace, name) = (key.namespace.as_str(), key.name.as_str());
+        let shelves = &mut self.shelves;
+        let removed = match key.kind {
+            Kind::Namespace => shelves.namespaces.remove(namespace, name),
+            Kind::Pod => shelves.pods.remove(namespace, name),
+            Kind::Service => shelves.services.remove(namespace, name),
+            Kind::EndpointSlice => shelves.slices.remove(namespace, name),
+            Kind::VirtualService => shelves.virtual_services.remove(namespace, name),
+            Kind::DestinationRule => shelves.destination_rules.remove(namespace, name),
+            Kind::PeerAuthentication => shelves.peer_authentications.remove(namespace, name),
+            Kind::Policy => shelves.policies.remove(namespace, name),
+            Kind::MeshPolicy => shelves.mesh_policies.remove(namespace, name),
+            Kind::HttpRoute => shelves.http_routes.remove(namespace, name),
+            Kind::Node | Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => {
+                let (namespace, name) = other_place(key);
+                shelves.others.remove(&namespace, &name)
+            }
+        };
+        if removed {
+            self.change = Change::Facts;
+        }
+    }
+
+    /// Replaces what a front end has to say about what it could not hand over as objects.
+    pub fn set_front_end_problems(&mut self, problems: Vec<Problem>) {
+        self.front_end = problems;
+    }
+
+    /// Publishes a snapshot if anything changed, and the report in any case.
+    pub fn publish(&mut self) {
+        let change = std::mem::take(&mut self.change);
+        if change != Change::Nothing {
+            let generation = self.generation() + 1;
+            let (snapshot, carried, problems) =
+                build::build(&self.shelves, &self.settings, generation, &self.carried);
+            self.between = problems;
+            if change == Change::Facts {
+                self.carried = carried;
+                self.snapshots.send_replace(Arc::new(snapshot));
+            }
+        }
+        let report = self.compile_report();
+        self.reports.send_replace(Arc::new(report));
+    }
+
+    fn compile_report(&self) -> Report {
+        let of_objects = self.shelves.problems();
+        let all = of_objects.chain(&self.front_end).chain(&self.between);
+        let mut problems: Vec<Problem> = all.cloned().collect();
+        problems.sort();
+        problems.dedup();
+        Report {
+            problems,
+            generation: self.snapshots.borrow().generation,
+            objects: self.shelves.len(),
+            loaded_at: SystemTime::now(),
+        }
+    }
+
+    /// The generation of the current snapshot.
+    pub fn generation(&self) -> u64 {
+        self.snapshots.borrow().generation
+    }
+
+    /// The snapshots that will be published, beginning with the current one.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.subscribe()
+    }
+
+    /// The reports that will be published, beginning with the current one.
+    pub fn report(&self) -> watch::Receiver<Arc<Report>> {
+        self.reports.subscribe()
+    }
+}
+
+impl Shelves {
+    fn put_other(&mut self, key: ObjectKey, mut findings: Findings) -> Change {
+        let (namespace, name) = other_place(&key);
+        findings.object.namespace = namespace;
+        findings.object.name = name;
+        self.others.put(key.kind, findings)
+    }
+
+    fn problems(&self) -> impl Iterator<Item = &Problem> {
+        let parts: [Box<dyn Iterator<Item = &Problem>>; 11] = [
+            Box::new(self.namespaces.problems()),
+            Box::new(self.pods.problems()),
+            Box::new(self.services.problems()),
+            Box::new(self.slices.problems()),
+            Box::new(self.virtual_services.problems()),
+            Box::new(self.destination_rules.problems()),
+            Box::new(self.peer_authentications.problems()),
+            Box::new(self.policies.problems()),
+            Box::new(self.mesh_policies.problems()),
+            Box::new(self.http_routes.problems()),
+            Box::new(self.others.problems()),
+        ];
+        parts.into_iter().flatten()
+    }
+
+    fn len(&self) -> usize {
+        self.namespaces.len()
+            + self.pods.len()
+            + self.services.len()
+            + self.slices.len()
+            + self.virtual_services.len()
+            + self.destination_rules.len()
+            + self.peer_authentications.len()
+            + self.policies.len()
+            + self.mesh_policies.len()
+            + self.http_routes.len()
+            + self.others.len()
+    }
+}
+
+/// Where an object of no shelf of its own is kept: several kinds share one shelf.
+fn other_place(key: &ObjectKey) -> (Arc<str>, Arc<str>) {
+    (
+        key.namespace.as_str().into(),
+        format!("{} {}", key.kind.as_str(), key.name).into(),
+    )
+}
+
+fn inert(kind: Kind, findings: &mut Findings) {
+    match kind {
+        Kind::Unenforced(_) => findings.add(
+            Severity::Error,
+            code::UNSUPPORTED,
+            "",
+            "not enforced yet: what it forbids is allowed",
+            "do not rely on it; remove it to acknowledge that",
+        ),
+        Kind::Unsupported(_) => findings.add(
+            Severity::Warning,
+            code::UNSUPPORTED,
+            "",
+            "not supported yet: it has no effect",
+            "remove it if you can do without",
+        ),
+        _ => {}
+    }
+}

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `networking.istio.io`: VirtualService and DestinationRule as they are written.
+//!
+//! Fields of type [`Present`] are known but have no effect yet; `virtual_service.rs` and
+//! `destination_rule.rs` report them. A field that is missing here is unknown to Istio too.
+//! Reference: istio/api `networking/v1alpha3/{virtual_service,destination_rule}.proto`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::object::{Present, null_default};
+
+/// `VirtualService.spec`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "fields are those of the API")]
+pub struct VirtualServiceSpec {
+    #[serde(deserialize_with = "null_default")]
+    pub hosts: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
+    pub gateways: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
+    pub http: Vec<HttpRoute>,
+    pub tls: Present,
+    pub tcp: Present,
+    #[serde(deserialize_with = "null_default")]
+    pub export_to: Vec<String>,
+}
+
+/// One entry of `spec.http`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "fields are those of the API")]
+pub struct HttpRoute {
+    pub name: String,
+    #[serde(rename = "match", deserialize_with = "null_default")]
+    pub matches: Vec<HttpMatchRequest>,
+    #[serde(deserialize_with = "null_default")]
+    pub route: Vec<HttpRouteDestination>,
+    pub redirect: Present,
+    pub direct_response: Present,
+    pub delegate: Present,
+    pub rewrite: Present,
+    pub timeout: Option<String>,
+    pub retries: Option<Retries>,
+    pub fault: Present,
+    pub mirror: Present,
+    pub mirrors: Present,
+    pub mirror_percent: Present,
+    pub mirror_percentage: Present,
+    pub cors_policy: Present,
+    pub headers: Option<Headers>,
+    /// Removed from Istio; always on.
+    pub websocket_upgrade: Present,
+}
+
+/// One entry of `match`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "fields are those of the API")]
+pub struct HttpMatchRequest {
+    pub name: String,
+    pub uri: Option<StringMatch>,
+    pub scheme: Option<StringMatch>,
+    pub method: Option<StringMatch>,
+    pub authority: Option<StringMatch>,
+    #[serde(deserialize_with = "null_default")]
+    pub headers: BTreeMap<String, Option<StringMatch>>,
+    pub port: Option<u16>,
+    #[serde(deserialize_with = "null_default")]
+    pub source_labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_default")]
+    pub gateways: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
+    pub query_params: BTreeMap<String, Option<StringMatch>>,
+    pub ignore_uri_case: bool,
+    #[serde(deserialize_with = "null_default")]
+    pub without_headers: BTreeMap<String, Option<StringMatch>>,
+    pub source_namespace: String,
+    pub stat_prefix: Present,
+}
+
+/// A condition on a text.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "fields are those of the API")]
+pub struct StringMatch {
+    pub exact: Option<String>,
+    pub prefix: Option<String>,
+    pub regex: Option<String>,
+}
+
+/// One entry of `route`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "fields are those of the API")]
+pub struct HttpRouteDestination {
+    pub destination: Destination,
+    pub weight: Option<u32>,
+    pub headers: Option<Headers>,
+}
+
+/// Where to.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "fields are those of the API")]
+pub struct Destination {
+    pub host: String,
+    pub subset: Option<String>,
+    pub port: Option<PortSelector>,
+}
+
+/// A port by number.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[expect(missing_docs, reason = "fields are those of the API")]
+pub struct PortSelector {
+    pub number: u16,
+}
+
+/// `headers` of a route or destination.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "fields are those of the API")]
+pub struct Headers {
+    pub request: Option<HeaderOperations>,
+    pub response: Option<HeaderOperations>,
+}
+
+/// What to do with headers of one direction.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "fields are those of the API")]
+pub struct HeaderOperations {
+    #[serde(deserialize_with = "null_default")]
+    pub set: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_default")]
+    pub add: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_default")]
+    pub remove: Vec<String>,
+}
+
+/// `retries`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "fields are those of the API")]
+pub struct Retries {
+    pub attempts: Option<u32>,
+    pub per_try_timeout: Present,
+    pub retry_on: Present,
+    pub retry_remote_localities: Present,
+    pub retry_ignore_previous_hosts: Present,
+    pub backoff: Present,
+}
+
+/// `DestinationRule.spec`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "fields are those of the API")]
+pub struct DestinationRuleSpec {
+    pub host: String,
+    #[serde(default)]
+    pub traffic_policy: Option<TrafficPolicy>,
+    #[serde(default, deserialize_with = "null_default")]
+    pub subsets: Vec<Subset>,
+    #[serde(default, deserialize_with = "null_default")]
+    pub export_to: Vec<String>,
+    #[serde(default)]
+    pub workload_selector: Present,
+}
+
+/// A named part of a Service's endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(missing_docs, reason = "fields are those of the API")]
+pub struct Subset {
+    pub name: String,
+    #[serde(default, deserialize_with = "null_default")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub traffic_policy: Option<TrafficPolicy>,
+}
+
+/// `trafficPolicy`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "fields are those of the API")]
+pub struct TrafficPolicy {
+    pub load_balancer: Option<LoadBalancer>,
+    pub connection_pool: Present,
+    pub outlier_detection: Present,
+    pub tls: Option<ClientTls>,
+    pub port_level_settings: Present,
+    pub tunnel: Present,
+    pub proxy_protocol: Present,
+    pub retry_budget: Present,
+}
+
+/// `loadBalancer`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "fields are those of the API")]
+pub struct LoadBalancer {
+    pub simple: Option<Simple>,
+    pub consistent_hash: Present,
+    pub locality_lb_setting: Present,
+    pub zone_aware_lb_setting: Present,
+    pub warmup: Present,
+    pub warmup_duration_secs: Present,
+}
+
+/// `loadBalancer.simple`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[expect(missing_docs, reason = "values are those of the API")]
+pub enum Simple {
+    Unspecified,
+    LeastConn,
+    LeastRequest,
+    Random,
+    RoundRobin,
+    Passthrough,
+}
+
+/// `tls`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "fields are those of the API")]
+pub struct ClientTls {
+    pub mode: Option<ClientTlsMode>,
+    pub client_certificate: Present,
+    pub private_key: Present,
+    pub ca_certificates: Present,
+    pub ca_crl: Present,
+    pub credential_name: Present,
+    pub subject_alt_names: Present,
+    pub sni: Present,
+    pub insecure_skip_verify: Present,
+}
+
+/// `tls.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[expect(missing_docs, reason = "values are those of the API")]
+pub enum ClientTlsMode {
+    Disable,
+    Simple,
+    Mutual,
+    IstioMutual,
+}

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The objects that configure the mesh, typed.
+//!
+//! Knows nothing of files or of the API server: both front ends make these. Reference: the kinds
+//! and versions that Kubernetes, Istio and the Gateway API serve.
+
+use std::fmt;
+
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Node, Pod, Service, ServiceAccount},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde::{Deserialize, Deserializer};
+
+use super::{
+    gateway::HttpRouteSpec,
+    istio::{DestinationRuleSpec, VirtualServiceSpec},
+    security::{PeerAuthenticationSpec, PolicySpec},
+};
+use crate::model::ObjectRef;
+
+/// A kind that the mesh knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `v1 Namespace`.
+    Namespace,
+    /// `v1 Node`.
+    Node,
+    /// `v1 ServiceAccount`.
+    ServiceAccount,
+    /// `v1 Pod`.
+    Pod,
+    /// `v1 Service`.
+    Service,
+    /// `discovery.k8s.io/v1 EndpointSlice`.
+    EndpointSlice,
+    /// `networking.istio.io VirtualService`.
+    VirtualService,
+    /// `networking.istio.io DestinationRule`.
+    DestinationRule,
+    /// `security.istio.io PeerAuthentication`.
+    PeerAuthentication,
+    /// `authentication.istio.io/v1alpha1 Policy`.
+    Policy,
+    /// `authentication.istio.io/v1alpha1 MeshPolicy`.
+    MeshPolicy,
+    /// `gateway.networking.k8s.io HTTPRoute`.
+    HttpRoute,
+    /// A security policy that is not enforced yet: an error as long as it exists.
+    Unenforced(&'static str),
+    /// A mesh kind that has no effect yet.
+    Unsupported(&'static str),
+}
+
+/// Security kinds that must not be taken for enforced.
+const UNENFORCED: [(&str, &str); 6] = [
+    ("security.istio.io", "AuthorizationPolicy"),
+    ("security.istio.io", "RequestAuthentication"),
+    ("rbac.istio.io", "ServiceRole"),
+    ("rbac.istio.io", "ServiceRoleBinding"),
+    ("rbac.istio.io", "ClusterRbacConfig"),
+    ("rbac.istio.io", "RbacConfig"),
+];
+
+/// Mesh kinds without effect.
+const UNSUPPORTED: [(&str, &str); 17] = [
+    ("networking.istio.io", "Gateway"),
+    ("networking.istio.io", "ServiceEntry"),
+    ("networking.istio.io", "WorkloadEntry"),
+    ("networking.istio.io", "WorkloadGroup"),
+    ("networking.istio.io", "Sidecar"),
+    ("networking.istio.io", "EnvoyFilter"),
+    ("networking.istio.io", "ProxyConfig"),
+    ("telemetry.istio.io", "Telemetry"),
+    ("extensions.istio.io", "WasmPlugin"),
+    ("gateway.networking.k8s.io", "Gateway"),
+    ("gateway.networking.k8s.io", "GatewayClass"),
+    ("gateway.networking.k8s.io", "GRPCRoute"),
+    ("gateway.networking.k8s.io", "TLSRoute"),
+    ("gateway.networking.k8s.io", "TCPRoute"),
+    ("gateway.networking.k8s.io", "UDPRoute"),
+    ("gateway.networking.k8s.io", "BackendTLSPolicy"),
+    ("gateway.networking.k8s.io", "ListenerSet"),
+];
+
+const SUPPORTED: [(&str, &[&str], Kind); 12] = [
+    ("", &["v1"], Kind::Namespace),
+    ("", &["v1"], Kind::Node),
+    ("", &["v1"], Kind::ServiceAccount),
+    ("", &["v1"], Kind::Pod),
+    ("", &["v1"], Kind::Service),
+    ("discovery.k8s.io", &["v1"], Kind::EndpointSlice),
+    ("networking.istio.io", ISTIO_VERSIONS, Kind::VirtualService),
+    ("networking.istio.io", ISTIO_VERSIONS, Kind::DestinationRule),
+    (
+        "security.istio.io",
+        &["v1", "v1beta1"],
+        Kind::PeerAuthentication,
+    ),
+    ("authentication.istio.io", &["v1alpha1"], Kind::Policy),
+    ("authentication.istio.io", &["v1alpha1"], Kind::MeshPolicy),
+    (
+        "gateway.networking.k8s.io",
+        &["v1", "v1beta1"],
+        Kind::HttpRoute,
+    ),
+];
+
+const ISTIO_VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+
+/// What an `apiVersion` and `kind` are to the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Read it.
+    Known(Kind),
+    /// A known kind in a version that is not served; these are.
+    WrongVersion(Kind, &'static [&'static str]),
+    /// No business of the mesh.
+    Foreign,
+}
+
+impl Kind {
+    /// Tells what `api_version` and `kind` name.
+    pub fn classify(api_version: &str, kind: &str) -> Class {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let same = |known: &(&str, &str)| known.0 == group && known.1 == kind;
+        if let Some((_, versions, known)) = SUPPORTED
+            .iter()
+            .find(|(known_group, _, known)| *known_group == group && known.as_str() == kind)
+        {
+            return if versions.contains(&version) {
+                Class::Known(*known)
+            } else {
+                Class::WrongVersion(*known, versions)
+            };
+        }
+        if let Some((_, name)) = UNENFORCED.iter().find(|known| same(known)) {
+            return Class::Known(Self::Unenforced(name));
+        }
+        match UNSUPPORTED.iter().find(|known| same(known)) {
+            Some((_, name)) => Class::Known(Self::Unsupported(name)),
+            None => Class::Foreign,
+        }
+    }
+
+    /// As manifests write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::ServiceAccount => "ServiceAccount",
+            Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::VirtualService => "VirtualService",
+            Self::DestinationRule => "DestinationRule",
+            Self::PeerAuthentication => "PeerAuthentication",
+            Self::Policy => "Policy",
+            Self::MeshPolicy => "MeshPolicy",
+            Self::HttpRoute => "HTTPRoute",
+            Self::Unenforced(name) | Self::Unsupported(name) => name,
+        }
+    }
+
+    /// Whether its objects are in no namespace.
+    pub fn is_cluster_scoped(self) -> bool {
+        matches!(
+            self,
+            Self::Namespace
+                | Self::Node
+                | Self::MeshPolicy
+                | Self::Unenforced("ClusterRbacConfig")
+                | Self::Unsupported("GatewayClass")
+        )
+    }
+}
+
+/// What tells an object from all others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace; empty if cluster-scoped.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// The same for messages.
+    pub fn to_ref(&self) -> ObjectRef {
+        ObjectRef {
+            kind: self.kind.as_str().into(),
+            namespace: self.namespace.as_str().into(),
+            name: self.name.as_str().into(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_ref().fmt(f)
+    }
+}
+
+/// An object of a custom kind.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resource<Spec> {
+    /// Which version of its schema it is written in.
+    #[serde(default)]
+    pub api_version: String,
+    /// Its kind.
+    #[serde(default)]
+    pub kind: String,
+    /// Name, namespace, labels and so on.
+    #[serde(default)]
+    pub metadata: ObjectMeta,
+    /// What is wanted.
+    pub spec: Spec,
+    /// What others observed; of no interest here.
+    #[serde(default)]
+    pub status: Present,
+}
+
+/// An object that configures the mesh.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "each variant is the kind of its name")]
+pub enum Object {
+    Namespace(Box<Namespace>),
+    Node(Box<Node>),
+    ServiceAccount(Box<ServiceAccount>),
+    Pod(Box<Pod>),
+    Service(Box<Service>),
+    EndpointSlice(Box<EndpointSlice>),
+    VirtualService(Box<Resource<VirtualServiceSpec>>),
+    DestinationRule(Box<Resource<DestinationRuleSpec>>),
+    PeerAuthentication(Box<Resource<PeerAuthenticationSpec>>),
+    Policy(Box<Resource<PolicySpec>>),
+    MeshPolicy(Box<Resource<PolicySpec>>),
+    HttpRoute(Box<Resource<HttpRouteSpec>>),
+    /// A kind that is known but has no effect; only its name counts.
+    Inert(ObjectKey),
+}
+
+impl Object {
+    /// What tells this object from all others.
+    pub fn key(&self) -> ObjectKey {
+        let (kind, metadata) = match self {
+            Self::Namespace(object) => (Kind::Namespace, &object.metadata),
+            Self::Node(object) => (Kind::Node, &object.metadata),
+            Self::ServiceAccount(object) => (Kind::ServiceAccount, &object.metadata),
+            Self::Pod(object) => (Kind::Pod, &object.metadata),
+            Self::Service(object) => (Kind::Service, &object.metadata),
+            Self::EndpointSlice(object) => (Kind::EndpointSlice, &object.metadata),
+            Self::VirtualService(object) => (Kind::VirtualService, &object.metadata),
+            Self::DestinationRule(object) => (Kind::DestinationRule, &object.metadata),
+            Self::PeerAuthentication(object) => (Kind::PeerAuthentication, &object.metadata),
+            Self::Policy(object) => (Kind::Policy, &object.metadata),
+            Self::MeshPolicy(object) => (Kind::MeshPolicy, &object.metadata),
+            Self::HttpRoute(object) => (Kind::HttpRoute, &object.metadata),
+            Self::Inert(key) => return key.clone(),
+        };
+        ObjectKey {
+            kind,
+            namespace: if kind.is_cluster_scoped() {
+                String::new()
+            } else {
+                metadata.namespace.clone().unwrap_or_default()
+            },
+            name: metadata.name.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// Whether a field is written (and not null): for fields whose content has no effect yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Present(pub bool);
+
+impl<'de> Deserialize<'de> for Present {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        Ok(Self(!value.is_null()))
+    }
+}
+
+/// Reads `null` as if the field were not written.
+pub(super) fn null_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(api_version: &str, kind: &str, want: Class) {
+        assert_eq!(Kind::classify(api_version, kind), want);
+    }
+
+    #[test]
+    fn kinds_are_told_by_group_and_version() {
+        check("v1", "Pod", Class::Known(Kind::Pod));
+        check("serving.knative.dev/v1", "Service", Class::Foreign);
+        check(
+            "networking.istio.io/v1alpha3",
+            "VirtualService",
+            Class::Known(Kind::VirtualService),
+        );
+        check(
+            "networking.istio.io/v2",
+            "VirtualService",
+            Class::WrongVersion(Kind::VirtualService, ISTIO_VERSIONS),
+        );
+        check("apps/v1", "Deployment", Class::Foreign);
+        check(
+            "security.istio.io/v1",
+            "AuthorizationPolicy",
+            Class::Known(Kind::Unenforced("AuthorizationPolicy")),
+        );
+        check(
+            "gateway.networking.k8s.io/v1",
+            "GRPCRoute",
+            Class::Known(Kind::Unsupported("GRPCRoute")),
+        );
+    }
+}

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What matters of a Service and of an EndpointSlice.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use k8s_openapi::{
+    api::{core::v1 as core, discovery::v1::EndpointSlice},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+
+use super::{
+    facts::{Findings, Meta},
+    problem::{Severity, code},
+};
+use crate::model::Protocol;
+
+/// The label that says which Service a slice belongs to.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// What matters of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ServiceFacts {
+    pub(super) meta: Meta,
+    /// Empty if headless.
+    pub(super) vips: Vec<IpAddr>,
+    /// TCP ports only.
+    pub(super) ports: Vec<PortFacts>,
+    /// Empty if its endpoints are made by others.
+    pub(super) selector: BTreeMap<String, String>,
+    pub(super) publish_not_ready: bool,
+}
+
+/// What matters of a Service's port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PortFacts {
+    pub(super) number: u16,
+    pub(super) name: Arc<str>,
+    pub(super) target: Target,
+    pub(super) protocol: Protocol,
+}
+
+/// The port of a pod that a Service's port stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Number(u16),
+    Name(String),
+}
+
+impl ServiceFacts {
+    pub(super) fn new(service: &core::Service, findings: &mut Findings) -> Self {
+        let empty = core::ServiceSpec::default();
+        let spec = service.spec.as_ref().unwrap_or(&empty);
+        if spec.type_.as_deref() == Some("ExternalName") {
+            findings.add(
+                Severity::Info,
+                code::UNSUPPORTED,
+                "spec.type",
+                "an ExternalName Service has no endpoints of its own: its traffic is not captured",
+                "",
+            );
+        }
+        let annotations = service.metadata.annotations.as_ref();
+        if annotations.is_some_and(|all| all.contains_key("networking.istio.io/exportTo")) {
+            findings.add(
+                Severity::Warning,
+                code::UNSUPPORTED,
+                "metadata.annotations[networking.istio.io/exportTo]",
+                "not supported yet: every namespace sees the Service",
+                "remove the annotation if you can do without",
+            );
+        }
+        Self {
+            meta: Meta::new(&service.metadata),
+            vips: vips(spec, findings),
+            ports: spec
+                .ports
+                .iter()
+                .flatten()
+                .filter_map(|port| port_facts(port, findings))
+                .collect(),
+            selector: spec.selector.clone().unwrap_or_default(),
+            publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
+        }
+    }
+
+    /// The port with this number.
+    pub(super) fn port(&self, number: u16) -> Option<&PortFacts> {
+        self.ports.iter().find(|port| port.number == number)
+    }
+}
+
+fn vips(spec: &core::ServiceSpec, findings: &mut Findings) -> Vec<IpAddr> {
+    let listed = spec.cluster_ips.iter().flatten();
+    let mut vips = Vec::new();
+    for text in listed.chain(&spec.cluster_ip) {
+        match text.parse::<IpAddr>() {
+            Ok(address) if !vips.contains(&address) => vips.push(address),
+            Ok(_) => {}
+            Err(_) if matches!(text.as_str(), "" | "None") => {}
+            Err(_) => findings.reject(
+                "spec.clusterIPs",
+                format!("{text:?} is not an IP address"),
+                "correct it",
+            ),
+        }
+    }
+    vips
+}
+
+fn port_facts(port: &core::ServicePort, findings: &mut Findings) -> Option<PortFacts> {
+    if port
+        .protocol
+        .as_deref()
+        .is_some_and(|protocol| protocol != "TCP")
+    {
+        return None;
+    }
+    let target = match &port.target_port {
+        None => Some(port.port),
+        Some(IntOrString::Int(0)) => Some(port.port),
+        Some(IntOrString::Int(number)) => Some(*number),
+        Some(IntOrString::String(_)) => None,
+    };
+    let as_port = |number: i32| u16::try_from(number).ok().filter(|number| *number > 0);
+    let (Some(number), Some(target)) = (
+        as_port(port.port),
+        match (target, &port.target_port) {
+            (Some(target), _) => as_port(target).map(Target::Number),
+            (None, Some(IntOrString::String(name))) => Some(
+                name.parse::<u16>()
+                    .map_or_else(|_| Target::Name(name.clone()), Target::Number),
+            ),
+            (None, _) => None,
+        },
+    ) else {
+        findings.reject(
+            "spec.ports",
+            format!("{} is not a port", port.port),
+            "use 1 to 65535",
+        );
+        return None;
+    };
+    let name = port.name.as_deref().unwrap_or_default();
+    Some(PortFacts {
+        number,
+        name: name.into(),
+        target,
+        protocol: protocol(port.app_protocol.as_deref(), name),
+    })
+}
+
+/// What is spoken: `appProtocol` decides, else the port's name up to the first dash.
+fn protocol(app_protocol: Option<&str>, name: &str) -> Protocol {
+    let declared = app_protocol.unwrap_or(name).to_ascii_lowercase();
+    let short = match declared.strip_prefix("kubernetes.io/") {
+        Some(standard) => standard,
+        None if declared.starts_with("grpc-web") => "grpc-web",
+        None => declared.split('-').next().unwrap_or_default(),
+    };
+    match short {
+        "http" | "grpc-web" | "ws" => Protocol::Http,
+        "http2" | "h2c" => Protocol::Http2,
+        "grpc" => Protocol::Grpc,
+        "tcp" | "tls" | "https" | "wss" | "mysql" | "mongo" | "redis" => Protocol::Tcp,
+        _ => Protocol::Sniff,
+    }
+}
+
+/// What matters of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SliceFacts {
+    pub(super) meta: Meta,
+    /// The Service's name; slices of none are of no interest.
+    pub(super) service: Option<Arc<str>>,
+    /// By port name: all addresses with that port, and whether each is ready.
+    pub(super) ports: Vec<(Arc<str>, Vec<(SocketAddr, bool)>)>,
+}
+
+impl SliceFacts {
+    pub(super) fn new(slice: &EndpointSlice, findings: &mut Findings) -> Self {
+        let labels = slice.metadata.labels.as_ref();
+        let addresses = slice_addresses(slice, findings);
+        let ports = slice.ports.iter().flatten();
+        let tcp = ports.filter(|port| {
+            port.protocol
+                .as_deref()
+                .is_none_or(|protocol| protocol == "TCP")
+        });
+        Self {
+            meta: Meta::new(&slice.metadata),
+            service: labels
+                .and_then(|labels| labels.get(SERVICE_NAME))
+                .map(|name| name.as_str().into()),
+            ports: tcp
+                .filter_map(|port| {
+                    let number = u16::try_from(port.port?).ok()?;
+                    let with_port = |(address, ready): &(IpAddr, bool)| {
+                        (SocketAddr::new(*address, number), *ready)
+                    };
+                    let name = port.name.as_deref().unwrap_or_default().into();
+                    Some((name, addresses.iter().map(with_port).collect()))
+                })
+                .collect(),
+        }
+    }
+}
+
+fn slice_addresses(slice: &EndpointSlice, findings: &mut Findings) -> Vec<(IpAddr, bool)> {
+    if slice.address_type == "FQDN" {
+        findings.add(
+            Severity::Warning,
+            code::UNSUPPORTED,
+            "addressType",
+            "host names are not supported as endpoints: they are left out",
+            "list addresses",
+        );
+        return Vec::new();
+    }
+    let mut addresses = Vec::new();
+    for endpoint in slice.endpoints.iter().flatten() {
+        let ready = endpoint
+            .conditions
+            .as_ref()
+            .and_then(|conditions| conditions.ready);
+        for text in &endpoint.addresses {
+            match text.parse() {
+                Ok(address) => addresses.push((address, ready.unwrap_or(true))),
+                Err(_) => findings.reject(
+                    "endpoints",
+                    format!("{text:?} is not an IP address"),
+                    "correct it",
+                ),
+            }
+        }
+    }
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(app_protocol: Option<&str>, name: &str, want: Protocol) {
+        assert_eq!(
+            protocol(app_protocol, name),
+            want,
+            "{app_protocol:?} {name:?}"
+        );
+    }
+
+    #[test]
+    fn the_protocol_is_declared_by_app_protocol_then_by_name() {
+        check(None, "http", Protocol::Http);
+        check(None, "http-web", Protocol::Http);
+        check(None, "HTTP-web", Protocol::Http);
+        check(None, "httpx", Protocol::Sniff);
+        check(None, "http2-api", Protocol::Http2);
+        check(None, "grpc", Protocol::Grpc);
+        check(None, "grpc-web-x", Protocol::Http);
+        check(None, "https", Protocol::Tcp);
+        check(None, "mysql", Protocol::Tcp);
+        check(None, "", Protocol::Sniff);
+        check(None, "web", Protocol::Sniff);
+        check(Some("http"), "tcp", Protocol::Http);
+        check(Some("kubernetes.io/h2c"), "http", Protocol::Http2);
+        check(Some("kubernetes.io/ws"), "", Protocol::Http);
+        check(Some("kubernetes.io/wss"), "", Protocol::Tcp);
+        check(Some("example.com/own"), "http", Protocol::Sniff);
+    }
+}
