@@ -198,6 +198,7 @@ pub struct Datapath {
     sockets_link: OwnedFd,
     suspects: HashSet<Tuple>,
     repairs: u64,
+    generation: u64,
 }
 
 impl Datapath {
@@ -241,6 +242,7 @@ impl Datapath {
             sockets_link,
             suspects: HashSet::new(),
             repairs: 0,
+            generation: 0,
         })
     }
 
@@ -264,7 +266,9 @@ impl Datapath {
             on_death: self.on_death,
             debug_log: self.debug_log,
         };
-        self.pods.apply(&node, snapshot)
+        let changes = self.pods.apply(&node, snapshot);
+        self.generation = snapshot.generation;
+        changes
     }
 
     /// Puts back what pods may have removed, reads flow records and logs, ends drained pods,
@@ -292,6 +296,7 @@ impl Datapath {
         self.read_flows();
         let maps = lock(&self.maps);
         Observation {
+            generation: self.generation,
             kernel: load::kernel_release(),
             notes_sockets: sys::link_is_attached(&self.sockets_link).unwrap_or(false),
             pods: self.pods.observe(),
@@ -303,11 +308,11 @@ impl Datapath {
         }
     }
 
-    /// Ends it.
-    pub fn stop(self, how: Stop) {
+    /// Ends it; nothing else may be called afterwards but [`Datapath::observe`].
+    pub fn stop(&mut self, how: Stop) {
         match how {
             Stop::Remove => {
-                self.pods.remove();
+                std::mem::take(&mut self.pods).remove();
                 self.pins.remove();
             }
             // Pins keep everything; closing our descriptors changes nothing.
@@ -347,6 +352,14 @@ impl Datapath {
             drop(maps.expect.remove(tuple));
         }
         self.suspects = stale;
+    }
+}
+
+/// Raises the limit of open files to what the process may have: two per connection and hop.
+pub fn raise_open_files() {
+    match sys::raise_open_files() {
+        Ok(limit) => tracing::info!(limit, "open files"),
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
 }
 

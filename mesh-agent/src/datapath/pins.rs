@@ -105,7 +105,7 @@ impl Pins {
     }
 
     /// Removes everything, and the directories.
-    pub(super) fn remove(self) {
+    pub(super) fn remove(&self) {
         remove_tree(&self.root);
         if let Some(parent) = self.root.parent() {
             // Other nodes of this machine may still be in it.

@@ -391,3 +391,21 @@ pub(super) fn mount_bpffs(path: &Path) -> io::Result<()> {
         Err(io::Error::last_os_error())
     }
 }
+
+/// Raises the soft limit of open files to the hard one; returns it.
+pub(super) fn raise_open_files() -> io::Result<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is live and writable. std has no such call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is live and initialised. std has no such call.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(limit.rlim_cur)
+}

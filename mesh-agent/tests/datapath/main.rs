@@ -93,7 +93,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.relay = None;
-        if let Some(datapath) = self.datapath.take() {
+        if let Some(mut datapath) = self.datapath.take() {
             datapath.stop(Stop::Remove);
         }
     }
