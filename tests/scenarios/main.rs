@@ -17,6 +17,7 @@
 mod bytes;
 mod capture;
 mod direct;
+mod inside;
 mod lifecycle;
 mod mesh;
 mod mtls;

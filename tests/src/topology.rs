@@ -160,16 +160,11 @@ impl Lab {
              spec: {{clusterIP: 10.96.255.1, ports: [{{port: 1}}]}}\n"
         ));
         for agent in agents {
-            wait::until("the agent to read the manifests", wait::PATIENCE, || {
-                let known = agent.admin("/config").text().contains(&marker);
-                let status = agent.admin("/proxy-status").text();
-                let current = !status.contains("STALE") && !status.contains("NOT SENT");
-                if known && current {
-                    Ok(())
-                } else {
-                    Err(status)
-                }
-            });
+            wait::until(
+                "the agent to work with the manifests",
+                wait::PATIENCE,
+                || settled(agent, &marker),
+            );
         }
     }
 
@@ -235,6 +230,21 @@ impl Drop for Lab {
             }
         }
     }
+}
+
+/// What `agent` still lacks to work with manifests that hold `marker`.
+fn settled(agent: &Agent, marker: &str) -> Result<(), String> {
+    if !agent.admin("/config").text().contains(marker) {
+        return Err("the last manifest is not read".to_owned());
+    }
+    let status = agent.admin("/proxy-status").text();
+    if status.contains("STALE") || status.contains("NOT SENT") {
+        return Err(status);
+    }
+    let status = agent.admin_json("/status");
+    let pods = status["pods"].as_array().into_iter().flatten();
+    let mut waiting = pods.filter(|pod| pod["captured"] != pod["enrolled"]);
+    waiting.next().map_or(Ok(()), |pod| Err(pod.to_string()))
 }
 
 /// Joins two nodes and tells each the way to the other's pods.
