@@ -18,6 +18,7 @@ mod bytes;
 mod capture;
 mod direct;
 mod inside;
+mod interop;
 mod lifecycle;
 mod mesh;
 mod mtls;

@@ -154,28 +154,76 @@ pub fn go(lab: &Lab, pod: &Pod, port: u16) -> Server {
     Server::start(pod, port, command, &directory)
 }
 
+/// Istio's echo server in a pod: HTTP on `port`, and HBONE on 15008 with the certificate and key
+/// in `credentials` (`certificate.pem`, `key.pem`).
+#[track_caller]
+pub fn istio_echo(lab: &Lab, pod: &Pod, port: u16, credentials: &Path) -> Server {
+    let directory = directory(lab, pod, "istio-echo");
+    let mut command = pod.command(istio_program("server"));
+    command.args([
+        "--port",
+        &port.to_string(),
+        "--hbone",
+        "15008",
+        "--tls",
+        "15008",
+    ]);
+    command
+        .arg("--crt")
+        .arg(credentials.join("certificate.pem"));
+    command.arg("--key").arg(credentials.join("key.pem"));
+    Server::start(pod, port, command, &directory)
+}
+
 /// The path of the Go test program, built when its source changed.
 ///
 /// # Panics
 /// When there is no Go, or it does not build.
 #[track_caller]
 pub fn go_program() -> PathBuf {
+    go_build("go", &["."]).join("mesh-apps")
+}
+
+/// The path of Istio's echo `client` or `server`, built from the published Go module.
+///
+/// # Panics
+/// When there is no Go, no network the first time, or it does not build.
+#[track_caller]
+pub fn istio_program(name: &str) -> PathBuf {
+    let echo = "istio.io/istio/pkg/test/echo/cmd";
+    go_build(
+        "istio-echo",
+        &[&format!("{echo}/client"), &format!("{echo}/server")],
+    )
+    .join(name)
+}
+
+/// Builds Go packages of a directory beside this crate's manifest; returns where they are. Go's
+/// own cache makes this a matter of a second when nothing changed.
+#[track_caller]
+fn go_build(source: &str, packages: &[&str]) -> PathBuf {
     static BUILDING: Mutex<()> = Mutex::new(());
     let guard = BUILDING.lock();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("go");
     let home = std::env::var_os("HOME").expect("HOME is set");
-    let target = Path::new(&home).join(".cache/mesh-agent/go-apps");
-    // Go's own cache makes this a matter of a second when nothing changed.
-    let mut build = Command::new("go");
-    build
-        .current_dir(&source)
-        .args(["build", "-trimpath", "-o"])
-        .arg(&target)
-        .arg(".");
-    build
-        .env("CGO_ENABLED", "0")
-        .env("GOFLAGS", "-mod=mod -buildvcs=false");
+    let target = Path::new(&home)
+        .join(".cache/mesh-agent/programs")
+        .join(source);
+    fs::create_dir_all(&target).expect("the cache directory can be written");
+    let mut build = Command::new(go_command());
+    build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(source));
+    build.args(["build", "-trimpath", "-mod=mod", "-buildvcs=false", "-o"]);
+    build.arg(format!("{}/", target.display())).args(packages);
+    build.env("CGO_ENABLED", "0").env_remove("GOFLAGS");
     run_ok(&mut build);
     drop(guard);
     target
+}
+
+/// `go` of PATH, else where the official archive puts it.
+fn go_command() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).map(|place| place.join("go"));
+    places
+        .find(|go| go.is_file())
+        .unwrap_or_else(|| PathBuf::from("/usr/local/go/bin/go"))
 }
