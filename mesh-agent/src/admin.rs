@@ -8,6 +8,7 @@
 //! client that is slow, gone or wrong costs the agent a bounded amount of memory and time.
 
 mod answer;
+mod body;
 mod dump;
 mod gauges;
 mod pods;

@@ -7,12 +7,10 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use http::{Method, Response, StatusCode, Uri, header};
-use http_body_util::Full;
 use serde_json::{Value, json};
 
-use super::{dump, gauges, pods, readiness, routing, status, views::Views};
+use super::{body::Body, dump, gauges, pods, readiness, routing, status, views::Views};
 use crate::{tasks::Tasks, telemetry::exposition::CONTENT_TYPE};
 
 /// What a listener lets be asked.
@@ -56,7 +54,7 @@ pub(super) fn answer(
     scope: Scope,
     views: &Views,
     tasks: &Tasks,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let path = uri.path();
     let allowed = match path {
         "/log" if scope == Scope::All => [Method::GET, Method::PUT].as_slice(),
@@ -105,13 +103,13 @@ fn unknown(path: &str, known: &str) -> Refusal {
     Refusal::not_found(format!("there is no {path} here, but {known}"))
 }
 
-fn metrics(views: &Views, tasks: &Tasks) -> Response<Full<Bytes>> {
+fn metrics(views: &Views, tasks: &Tasks) -> Response<Body> {
     let mut text = views.telemetry.exposition();
     text.agent(&gauges::read(views, tasks));
-    body(StatusCode::OK, CONTENT_TYPE, text.into_string())
+    response(StatusCode::OK, CONTENT_TYPE, Body::pieces(text.pieces()))
 }
 
-fn ready(views: &Views) -> Response<Full<Bytes>> {
+fn ready(views: &Views) -> Response<Body> {
     let missing = readiness::missing(views);
     let status = if missing.is_empty() {
         StatusCode::OK
@@ -167,23 +165,24 @@ fn proxy_config(
 }
 
 /// What is answered when composing an answer went wrong; the panic itself is in the log.
-pub(super) fn panicked() -> Response<Full<Bytes>> {
+pub(super) fn panicked() -> Response<Body> {
     refuse(&Refusal {
         status: StatusCode::INTERNAL_SERVER_ERROR,
         text: "the agent could not compose the answer: see its log".to_owned(),
     })
 }
 
-fn refuse(refusal: &Refusal) -> Response<Full<Bytes>> {
+fn refuse(refusal: &Refusal) -> Response<Body> {
     json_body(refusal.status, &json!({ "error": refusal.text }))
 }
 
-fn json_body(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
-    body(status, "application/json", format!("{value}\n"))
+fn json_body(status: StatusCode, value: &Value) -> Response<Body> {
+    let text = Body::whole(format!("{value}\n"));
+    response(status, "application/json", text)
 }
 
-fn body(status: StatusCode, content_type: &str, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(text));
+fn response(status: StatusCode, content_type: &str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let content_type = content_type
         .parse()

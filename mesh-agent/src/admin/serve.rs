@@ -7,28 +7,30 @@
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
 };
 
 use super::{
     answer::{self, Scope},
+    body::Body,
     views::Views,
 };
 use crate::tasks::Tasks;
 
 /// Clients at the same time, on one listener.
-const CLIENTS_MAX: usize = 16;
+const CLIENTS_MAX: usize = 8;
 
 /// The time a client has from being accepted to having its answer.
 const EXCHANGE: Duration = Duration::from_secs(10);
+
+/// What is left of that when the drain begins.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 /// A request head is a line and a few headers.
 const HEAD_MAX_BYTES: usize = 16 * 1024;
@@ -48,11 +50,9 @@ pub(super) async fn accept(listener: Listener, scope: Scope, views: Arc<Views>, 
     let drain = tasks.drain();
     let permits = Arc::new(Semaphore::new(CLIENTS_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-            return;
-        };
-        // Both arms are cancel-safe: accept leaves a client in the kernel's queue, and the drain
-        // stays requested.
+        let permit = Arc::clone(&permits).acquire_owned();
+        // Both arms are cancel-safe: a client stays in the kernel's queue until it is accepted,
+        // and the drain stays requested.
         let accepted = tokio::select! {
             accepted = admit(&listener, scope, permit, &views, &tasks) => accepted,
             () = drain.requested() => return,
@@ -67,10 +67,11 @@ pub(super) async fn accept(listener: Listener, scope: Scope, views: Arc<Views>, 
 async fn admit(
     listener: &Listener,
     scope: Scope,
-    permit: OwnedSemaphorePermit,
+    permit: impl Future<Output = Result<OwnedSemaphorePermit, AcquireError>>,
     views: &Arc<Views>,
     tasks: &Tasks,
 ) -> io::Result<()> {
+    let permit = permit.await.map_err(io::Error::other)?;
     let (views, exchange_tasks) = (Arc::clone(views), tasks.clone());
     match listener {
         Listener::Unix(listener) => {
@@ -98,6 +99,7 @@ async fn exchange(
     views: Arc<Views>,
     tasks: Tasks,
 ) {
+    let drain = tasks.drain();
     let service = service_fn(|request: Request<Incoming>| {
         let (views, tasks) = (Arc::clone(&views), tasks.clone());
         async move { Ok::<_, Infallible>(respond(request, scope, views, tasks).await) }
@@ -109,10 +111,19 @@ async fn exchange(
         .timer(TokioTimer::new())
         .header_read_timeout(EXCHANGE)
         .serve_connection(TokioIo::new(client), service);
-    match tokio::time::timeout(EXCHANGE, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "an admin client went away"),
-        Err(_elapsed) => tracing::debug!("an admin client was too slow"),
+    let leave = async {
+        // A client that is being answered when the drain begins may have the rest.
+        drain.requested().await;
+        tokio::time::sleep(LAST_ANSWER).await;
+    };
+    // Cancelling the exchange closes it, which is what both limits are for.
+    tokio::select! {
+        ended = tokio::time::timeout(EXCHANGE, connection) => match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "an admin client went away"),
+            Err(_elapsed) => tracing::debug!("an admin client was too slow"),
+        },
+        () = leave => tracing::debug!("an admin client was too slow for the drain"),
     }
 }
 
@@ -122,7 +133,7 @@ async fn respond(
     scope: Scope,
     views: Arc<Views>,
     tasks: Tasks,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     let (head, _body) = request.into_parts();
     let blocking = tasks.clone();
     blocking

@@ -299,7 +299,7 @@ async fn silent_clients_are_bounded_in_number_and_time() {
     assert_eq!(served.ask("GET", "/ready").await.0, 200);
     for (name, live) in served.sample.tasks.live() {
         assert!(
-            name != "admin-client" || live <= 16,
+            name != "admin-client" || live <= 8,
             "{live} clients at a time"
         );
     }

@@ -6,6 +6,7 @@
 //! shorter answer (RFC 9112 section 8).
 
 use std::{
+    borrow::Cow,
     fs,
     io::{self, Read, Write},
     os::unix::{fs::FileTypeExt, net::UnixStream},
@@ -77,13 +78,14 @@ impl Client {
     fn exchange(&self, method: &str, path: &str) -> Result<Vec<u8>, CliError> {
         let mut stream =
             UnixStream::connect(&self.path).map_err(|source| self.unreached(source))?;
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: mesh-agent\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        );
         let answer = (|| {
             stream.set_read_timeout(Some(TIMEOUT))?;
             stream.set_write_timeout(Some(TIMEOUT))?;
-            write!(
-                stream,
-                "{method} {path} HTTP/1.1\r\nhost: mesh-agent\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-            )?;
+            // In one write: who refuses early need not read the rest first.
+            stream.write_all(request.as_bytes())?;
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer)?;
             Ok(answer)
@@ -94,9 +96,9 @@ impl Client {
         })?;
         let (status, body) = split(&answer).map_err(|reason| self.not_an_agent(reason))?;
         if (200..300).contains(&status) {
-            return Ok(body.to_vec());
+            return Ok(body.into_owned());
         }
-        Err(CliError::Refused(refusal(status, body)))
+        Err(CliError::Refused(refusal(status, &body)))
     }
 
     fn unreached(&self, source: io::Error) -> CliError {
@@ -153,14 +155,11 @@ fn refusal(status: u16, body: &[u8]) -> String {
     })
 }
 
-/// Splits an answer into status and body; the agent always sends `content-length`.
-fn split(answer: &[u8]) -> Result<(u16, &[u8]), &'static str> {
-    const END: &[u8] = b"\r\n\r\n";
-    let at = answer
-        .windows(END.len())
-        .position(|window| window == END)
-        .ok_or("the answer has no head")?;
-    let head = str::from_utf8(&answer[..at]).map_err(|_not_text| "the head is not text")?;
+/// Splits an answer into status and body (RFC 9112 sections 4 and 6).
+fn split(answer: &[u8]) -> Result<(u16, Cow<'_, [u8]>), &'static str> {
+    const CUT_SHORT: &str = "the answer was cut short";
+    let (head, body) = split_once(answer, b"\r\n\r\n").ok_or("the answer has no head")?;
+    let head = str::from_utf8(head).map_err(|_not_text| "the head is not text")?;
     let mut lines = head.split("\r\n");
     let status = lines
         .next()
@@ -168,16 +167,41 @@ fn split(answer: &[u8]) -> Result<(u16, &[u8]), &'static str> {
         .and_then(|rest| rest.get(..3))
         .and_then(|code| code.parse().ok())
         .ok_or("the answer is not HTTP/1.1")?;
-    let length = lines
-        .filter_map(|line| line.split_once(':'))
-        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-        .and_then(|(_, value)| value.trim().parse::<usize>().ok())
-        .ok_or("the answer has no length")?;
-    let body = &answer[at + END.len()..];
-    if body.len() == length {
-        Ok((status, body))
-    } else {
-        Err("the answer was cut short")
+    let headers: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(':')).collect();
+    let value = |name: &str| {
+        let named = headers
+            .iter()
+            .find(|(own, _)| own.eq_ignore_ascii_case(name));
+        named.map(|(_, value)| value.trim())
+    };
+    if value("transfer-encoding") == Some("chunked") {
+        return Ok((status, unchunk(body).ok_or(CUT_SHORT)?.into()));
+    }
+    let length = value("content-length").and_then(|length| length.parse::<usize>().ok());
+    match length {
+        None => Err("the answer has no length"),
+        Some(length) if length == body.len() => Ok((status, body.into())),
+        Some(_other) => Err(CUT_SHORT),
+    }
+}
+
+fn split_once<'a>(bytes: &'a [u8], at: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let start = bytes.windows(at.len()).position(|window| window == at)?;
+    Some((&bytes[..start], &bytes[start + at.len()..]))
+}
+
+/// Joins chunks; `None` if the last one is missing (RFC 9112 section 7.1).
+fn unchunk(mut rest: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::with_capacity(rest.len());
+    loop {
+        let (size, tail) = split_once(rest, b"\r\n")?;
+        let size = usize::from_str_radix(str::from_utf8(size).ok()?, 16).ok()?;
+        if size == 0 {
+            return Some(body);
+        }
+        let (chunk, tail) = tail.split_at_checked(size)?;
+        body.extend_from_slice(chunk);
+        rest = tail.strip_prefix(b"\r\n")?;
     }
 }
 

@@ -106,12 +106,28 @@ fn answers_cut_short_are_errors() {
             "not JSON",
         ),
         ("d", "", "no head"),
+        (
+            "e",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n",
+            "cut short",
+        ),
     ] {
         let path = scratch.0.join(name);
         answering(&path, answer);
         let error = error_of(ask(&path));
         assert!(error.contains(says) && error.contains(name), "{error}");
     }
+}
+
+#[test]
+fn chunks_are_joined() {
+    let scratch = Scratch::new("chunks");
+    let path = scratch.0.join("n1.sock");
+    answering(
+        &path,
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"a\":\r\n2\r\n1}\r\n0\r\n\r\n",
+    );
+    assert_eq!(ask(&path).unwrap(), json!({ "a": 1 }));
 }
 
 #[test]

@@ -54,28 +54,47 @@ impl Write for Escaped<'_> {
     }
 }
 
-/// Metrics as text.
-#[derive(Debug, Default)]
-pub struct Exposition(String);
+/// Metrics as text: the small ones composed at once, those with many series when they are read,
+/// so that a scrape never holds more than a piece of its text.
+#[derive(Default)]
+pub struct Exposition {
+    parts: Vec<Part>,
+    /// What comes after the parts.
+    text: String,
+}
+
+/// Composes one series at a time.
+type Part = Box<dyn Iterator<Item = String> + Send>;
+
+/// A piece is at least this long, unless it is the last.
+const PIECE_BYTES: usize = 64 * 1024;
 
 impl Exposition {
-    /// The text written so far.
+    /// The text in pieces of bounded size, composed as they are taken.
+    pub fn pieces(self) -> impl Iterator<Item = String> + Send {
+        let text = std::iter::once(self.text);
+        let mut rest = self.parts.into_iter().flatten().chain(text);
+        std::iter::from_fn(move || {
+            let mut piece = rest.next()?;
+            while piece.len() < PIECE_BYTES {
+                match rest.next() {
+                    Some(more) => piece.push_str(&more),
+                    None => break,
+                }
+            }
+            Some(piece)
+        })
+    }
+
+    /// The whole text.
     pub fn into_string(self) -> String {
-        self.0
+        self.pieces().collect()
     }
 
-    pub(super) fn head(&mut self, name: &str, kind: &str, help: &str) {
-        self.0
-            .push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
-    }
-
-    pub(super) fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
-        let line = if labels.is_empty() {
-            format!("{name} {value}\n")
-        } else {
-            format!("{name}{{{labels}}} {value}\n")
-        };
-        self.0.push_str(&line);
+    fn part(&mut self, part: impl Iterator<Item = String> + Send + 'static) {
+        let before = std::mem::take(&mut self.text);
+        self.parts.push(Box::new(std::iter::once(before)));
+        self.parts.push(Box::new(part));
     }
 
     /// A metric whose samples have these labels.
@@ -89,73 +108,107 @@ impl Exposition {
         if samples.peek().is_none() {
             return;
         }
-        self.head(name, kind, help);
+        head(&mut self.text, name, kind, help);
         for (values, value) in samples {
             let mut labels = Labels::default();
             for (name, value) in label_names.iter().zip(values) {
                 labels.add(name, value);
             }
-            self.sample(name, &labels.0, value);
+            sample(&mut self.text, name, &labels.0, value);
         }
     }
 
+    /// A metric of one sample without labels.
     pub(super) fn single(&mut self, (name, kind, help): (&str, &str, &str), value: impl Display) {
-        self.head(name, kind, help);
-        self.sample(name, "", value);
+        head(&mut self.text, name, kind, help);
+        sample(&mut self.text, name, "", value);
     }
 
-    pub(super) fn counters<V>(
+    /// One counter of every series that `read` finds one in.
+    pub(super) fn counters<V: Send + Sync + 'static>(
         &mut self,
-        (name, help): (&str, &str),
-        all: &[Arc<Series<V>>],
-        read: impl Fn(&V) -> Option<&AtomicU64>,
+        (name, help): (&'static str, &'static str),
+        all: &All<V>,
+        read: fn(&V) -> Option<&AtomicU64>,
     ) {
         let mut headed = false;
-        for series in all {
-            let Some(counter) = read(&series.values) else {
-                continue;
-            };
-            if !headed {
-                self.head(name, "counter", help);
-                headed = true;
+        let (mut index, all) = (0, Arc::clone(all));
+        self.part(std::iter::from_fn(move || {
+            loop {
+                let series = all.get(index)?;
+                index += 1;
+                let Some(counter) = read(&series.values) else {
+                    continue;
+                };
+                let mut text = String::new();
+                if !headed {
+                    head(&mut text, name, "counter", help);
+                    headed = true;
+                }
+                let count = counter.load(Ordering::Relaxed);
+                sample(&mut text, name, &series.labels, count);
+                return Some(text);
             }
-            self.sample(name, &series.labels, counter.load(Ordering::Relaxed));
-        }
+        }));
     }
 
+    /// One histogram of every series.
     pub(super) fn histograms(
         &mut self,
-        (name, help): (&str, &str),
-        all: &[Arc<Series<Requests>>],
-        read: impl Fn(&Requests) -> &Histogram,
+        (name, help): (&'static str, &'static str),
+        all: &All<Requests>,
+        read: fn(&Requests) -> &Histogram,
     ) {
-        if all.is_empty() {
-            return;
-        }
-        self.head(name, "histogram", help);
-        for series in all {
-            let (histogram, labels) = (read(&series.values), &series.labels);
-            let counts = histogram.counts();
-            let mut total = 0;
-            for (count, bound) in counts.iter().zip(BOUNDS) {
-                total += count;
-                let le = Thousandths(bound);
-                self.sample(
-                    &format!("{name}_bucket"),
-                    &format!("{labels},le=\"{le}\""),
-                    total,
-                );
+        let (mut index, all) = (0, Arc::clone(all));
+        self.part(std::iter::from_fn(move || {
+            let series = all.get(index)?;
+            let mut text = String::new();
+            if index == 0 {
+                head(&mut text, name, "histogram", help);
             }
-            total += counts[BOUNDS.len()];
-            self.sample(
-                &format!("{name}_bucket"),
-                &format!("{labels},le=\"+Inf\""),
-                total,
-            );
-            self.sample(&format!("{name}_sum"), labels, Thousandths(histogram.sum()));
-            self.sample(&format!("{name}_count"), labels, total);
-        }
+            index += 1;
+            histogram(&mut text, name, &series.labels, read(&series.values));
+            Some(text)
+        }));
     }
+}
+
+impl fmt::Debug for Exposition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Exposition({} parts)", self.parts.len())
+    }
+}
+
+/// All series of a family at one moment.
+pub(super) type All<V> = Arc<[Arc<Series<V>>]>;
+
+fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+    text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+}
+
+fn sample(text: &mut String, name: &str, labels: &str, value: impl Display) {
+    let line = if labels.is_empty() {
+        format!("{name} {value}\n")
+    } else {
+        format!("{name}{{{labels}}} {value}\n")
+    };
+    text.push_str(&line);
+}
+
+fn histogram(text: &mut String, name: &str, labels: &str, histogram: &Histogram) {
+    let counts = histogram.counts();
+    let bucket = format!("{name}_bucket");
+    let mut total = 0;
+    for (count, bound) in counts.iter().zip(BOUNDS) {
+        total += count;
+        let le = Thousandths(bound);
+        sample(text, &bucket, &format!("{labels},le=\"{le}\""), total);
+    }
+    total += counts[BOUNDS.len()];
+    sample(text, &bucket, &format!("{labels},le=\"+Inf\""), total);
+    let sum = Thousandths(histogram.sum());
+    sample(text, &format!("{name}_sum"), labels, sum);
+    sample(text, &format!("{name}_count"), labels, total);
 }
 
 /// A number of thousandths, as a decimal.

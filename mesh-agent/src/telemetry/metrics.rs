@@ -6,7 +6,7 @@
 //! work; `mesh_agent_*` are our own. Invariant: every line is valid in text format 0.0.4, one
 //! `HELP` and `TYPE` per name, samples of a name together.
 
-use std::{cell::RefCell, sync::atomic::Ordering, thread::LocalKey};
+use std::{cell::RefCell, thread::LocalKey};
 
 use super::{
     exposition::{Exposition, Labels},
@@ -187,15 +187,13 @@ impl Exposition {
 
     fn connections(&mut self, tcp: &Family<Connections>) {
         let all = tcp.all();
-        let opened = |it: &Connections| it.opened.load(Ordering::Relaxed) > 0;
-        let closed = |it: &Connections| it.closed.load(Ordering::Relaxed) > 0;
         self.counters(
             (
                 "istio_tcp_connections_opened_total",
                 "Connections that were accepted.",
             ),
             &all,
-            |it| opened(it).then_some(&it.opened),
+            |it| it.has_opened().then_some(&it.opened),
         );
         self.counters(
             (
@@ -203,17 +201,17 @@ impl Exposition {
                 "Connections that have ended.",
             ),
             &all,
-            |it| closed(it).then_some(&it.closed),
+            |it| it.has_closed().then_some(&it.closed),
         );
         self.counters(
             ("istio_tcp_sent_bytes_total", "Bytes that clients received."),
             &all,
-            |it| closed(it).then_some(&it.sent_bytes),
+            |it| it.has_closed().then_some(&it.sent_bytes),
         );
         self.counters(
             ("istio_tcp_received_bytes_total", "Bytes that clients sent."),
             &all,
-            |it| closed(it).then_some(&it.received_bytes),
+            |it| it.has_closed().then_some(&it.received_bytes),
         );
     }
 

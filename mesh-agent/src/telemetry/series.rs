@@ -25,7 +25,7 @@ use super::record::{Flow, Reporter};
 use crate::model::{SpiffeId, Workload, WorkloadUid};
 
 /// More than this many label sets share one series, labelled as overflow.
-const SERIES_MAX: usize = 20_000;
+const SERIES_MAX: usize = 10_000;
 
 /// A thread's table starts anew beyond this; it also lets go of workloads that are gone.
 const TABLE_MAX: usize = 4_096;
@@ -97,6 +97,18 @@ pub(super) struct Connections {
     pub(super) received_bytes: AtomicU64,
 }
 
+impl Connections {
+    /// Whether any of these connections was opened; those that failed have labels of their own.
+    pub(super) fn has_opened(&self) -> bool {
+        self.opened.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether any of these connections has ended.
+    pub(super) fn has_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed) > 0
+    }
+}
+
 /// Says whether anything was counted since the last look.
 pub(super) trait Activity {
     /// Grows whenever something is counted.
@@ -147,7 +159,7 @@ impl<V: Default + Activity> Family<V> {
     }
 
     /// All series, sorted by labels.
-    pub(super) fn all(&self) -> Vec<Arc<Series<V>>> {
+    pub(super) fn all(&self) -> Arc<[Arc<Series<V>>]> {
         let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         series.values().cloned().collect()
     }

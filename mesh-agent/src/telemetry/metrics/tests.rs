@@ -13,7 +13,10 @@ use regex::Regex;
 use super::*;
 use crate::{
     model::Snapshot,
-    telemetry::{AccessLogFormat, Telemetry, samples::Sample},
+    telemetry::{
+        AccessLogFormat, Telemetry,
+        samples::{Sample, workload},
+    },
 };
 
 fn telemetry() -> Telemetry {
@@ -214,6 +217,32 @@ fn codes_that_an_application_invents_share_one_label() {
     assert!(text.contains("request_protocol=\"grpc\""));
     assert!(text.contains("grpc_response_status=\"unknown\""));
     assert_eq!(text.matches("istio_requests_total{").count(), 2, "{text}");
+}
+
+#[test]
+fn a_scrape_of_many_series_comes_in_small_pieces() {
+    let telemetry = telemetry();
+    let pods: Vec<_> = (0..200)
+        .map(|number| {
+            workload(
+                "shop",
+                &format!("web-{number}"),
+                &format!("web-{number}"),
+                "web",
+            )
+        })
+        .collect();
+    for pod in &pods {
+        let sample = Sample::new();
+        let mut record = sample.request();
+        record.flow.source = Some(pod);
+        telemetry.request(&record);
+    }
+    let pieces: Vec<String> = telemetry.exposition().pieces().collect();
+    assert!(pieces.len() > 50, "{}", pieces.len());
+    assert!(pieces.iter().all(|piece| piece.len() < 160 * 1024));
+    valid(&pieces.concat());
+    assert_eq!(pieces.concat(), telemetry.encode());
 }
 
 #[test]
