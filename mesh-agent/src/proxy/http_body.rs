@@ -26,6 +26,9 @@ use super::{Outcome, http_exchange::Exchange, http_lease::Lease};
 /// How long an endpoint may take to answer `Expect: 100-continue` before the body is sent anyway.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
+/// Why a response body ended early.
+type Broken = Box<dyn Error + Send + Sync>;
+
 /// How far a request's body has come.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
@@ -175,7 +178,7 @@ impl ReplyBody {
 
 impl Body for ReplyBody {
     type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = Broken;
 
     fn poll_frame(
         self: Pin<&mut Self>,
@@ -215,7 +218,7 @@ impl Streaming {
     fn poll_frame(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Box<dyn Error + Send + Sync>>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if let Some(deadline) = &mut self.deadline
             && deadline.as_mut().poll(context).is_ready()
         {

@@ -13,10 +13,7 @@ use http::{
     header::{CONNECTION, HOST},
     uri::{PathAndQuery, Scheme},
 };
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http2},
-};
+use hyper::{body::Incoming, client::conn::http2};
 use tokio::sync::oneshot;
 
 use super::{
@@ -26,7 +23,7 @@ use super::{
     http_exchange::{Exchange, Front},
     http_headers,
     http_lease::Lease,
-    http_upstream::{self, Http1},
+    http_upstream::{self, Http1, Unanswered},
     stream::{Prefixed, Upstream},
 };
 use crate::model::{Cluster, Endpoint, Protocol};
@@ -100,7 +97,7 @@ impl Tries<'_> {
         &mut self,
         endpoint: &Endpoint,
         reused: bool,
-        mut error: TrySendError<Request<RequestBody>>,
+        mut error: Unanswered,
         copy: Option<Request<RequestBody>>,
     ) -> Result<Request<RequestBody>, Outcome> {
         let unsent = error.take_message();
@@ -194,7 +191,9 @@ impl Tries<'_> {
                         switching: None,
                     });
                 }
-                Err(error) => request = self.again(&endpoint, reused, error, copy)?,
+                Err(error) => {
+                    request = self.again(&endpoint, reused, Box::new(error), copy)?;
+                }
             }
         }
         Err(self.failure.clone())

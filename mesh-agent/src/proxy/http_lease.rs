@@ -8,12 +8,12 @@
 use std::rc::Rc;
 
 use http::{Request, Response};
-use hyper::{body::Incoming, client::conn::TrySendError};
+use hyper::body::Incoming;
 
 use super::{
     http_body::{Progress, RequestBody},
     http_pool::Pool,
-    http_upstream::Http1,
+    http_upstream::{Http1, Unanswered},
 };
 use crate::model::Endpoint;
 
@@ -31,7 +31,7 @@ impl Lease {
     pub(crate) async fn send(
         mut self,
         request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Self), (TrySendError<Request<RequestBody>>, Endpoint)> {
+    ) -> Result<(Response<Incoming>, Self), (Unanswered, Endpoint)> {
         match self.http1.send(request).await {
             Ok(response) => Ok((response, self)),
             Err(error) => Err((error, self.endpoint)),

@@ -31,6 +31,9 @@ pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
 /// not stall the others.
 pub(crate) const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
+/// A request that got no answer, and itself if nothing of it was sent.
+pub(crate) type Unanswered = Box<TrySendError<Request<RequestBody>>>;
+
 /// Where the bytes of a connection go that switches protocols.
 type Switch = Rc<RefCell<Option<oneshot::Sender<Prefixed<Upstream>>>>>;
 
@@ -112,12 +115,12 @@ impl Http1 {
     }
 
     /// Sends a request; gives it back if nothing of it was sent.
-    pub(crate) fn send(
+    pub(crate) async fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
-    {
-        self.sender.try_send_request(request)
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let sending = self.sender.try_send_request(request);
+        sending.await.map_err(Box::new)
     }
 
     /// Asks for the connection's bytes once it has switched protocols.

@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A proxy with one captured pod, and applications to reach.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::watch,
+};
+
+use crate::{
+    datapath::{Connector, Netns, PodSockets},
+    identity::{CertificateAuthority, Identities},
+    model::{
+        Backend, Cluster, Endpoint, EndpointLoad, HttpRoutes, HttpRule, ObjectRef, Position,
+        Protocol, Refusal, Schedule, Service, ServiceName, ServicePort, Snapshot, SpiffeId,
+        Workload, WorkloadUid,
+    },
+    proxy::{Proxy, ProxySettings, Shared},
+    tasks::Tasks,
+    telemetry::{AccessLogFormat, Telemetry},
+};
+
+/// A running proxy.
+pub(super) struct Mesh {
+    pub(super) proxy: Proxy,
+    pub(super) tasks: Tasks,
+    telemetry: Telemetry,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    state: Mutex<State>,
+    port: u16,
+}
+
+#[derive(Default)]
+struct State {
+    generation: u64,
+    services: Vec<(SocketAddr, Arc<Service>, Arc<ServicePort>)>,
+    workloads: Vec<Arc<Workload>>,
+}
+
+/// A workload of the name, not enrolled, with no address.
+pub(super) fn workload(name: &str) -> Workload {
+    Workload {
+        uid: WorkloadUid(format!("uid-{name}").into()),
+        name: name.into(),
+        namespace: "default".into(),
+        identity: SpiffeId::new("cluster.local", "default", name),
+        node: "node".into(),
+        addresses: Vec::new(),
+        labels: Default::default(),
+        owner: name.into(),
+        canonical_service: name.into(),
+        canonical_revision: "latest".into(),
+        enrolled: false,
+        netns: None,
+        host_network: false,
+        ready: true,
+        probe_ports: Vec::new(),
+        inbound: Default::default(),
+    }
+}
+
+/// A cluster of the endpoints.
+pub(super) fn cluster(endpoints: &[SocketAddr]) -> Arc<Cluster> {
+    let endpoints = endpoints.iter().map(|address| (*address, None)).collect();
+    cluster_of(endpoints)
+}
+
+/// A cluster of endpoints with workloads behind them.
+pub(super) fn cluster_of(endpoints: Vec<(SocketAddr, Option<Arc<Workload>>)>) -> Arc<Cluster> {
+    Arc::new(Cluster {
+        service: ServiceName::new("default", "shop"),
+        hostname: "shop.default.svc.cluster.local".into(),
+        port: 80,
+        subset: None,
+        rule: None,
+        endpoints: endpoints
+            .into_iter()
+            .map(|(address, workload)| Endpoint {
+                address,
+                workload,
+                load: Arc::new(EndpointLoad::default()),
+            })
+            .collect(),
+    })
+}
+
+/// A rule for every request.
+pub(super) fn rule(backends: Vec<(u32, Backend)>, timeout: Option<Duration>) -> HttpRule {
+    let (weights, backends): (Vec<u32>, Vec<Backend>) = backends.into_iter().unzip();
+    HttpRule {
+        name: "rule".into(),
+        origin: origin(),
+        matches: Vec::new(),
+        schedule: Schedule::new(&weights, Position::default()),
+        backends,
+        weights,
+        timeout,
+    }
+}
+
+fn origin() -> ObjectRef {
+    ObjectRef {
+        kind: "VirtualService".into(),
+        namespace: "default".into(),
+        name: "shop".into(),
+    }
+}
+
+pub(super) fn to(cluster: Arc<Cluster>) -> Backend {
+    Backend::Cluster {
+        cluster,
+        edits: None,
+    }
+}
+
+pub(super) fn refused(status: u16, flag: crate::model::ResponseFlag) -> Backend {
+    Backend::Refused(Refusal {
+        status,
+        flag,
+        reason: "for the test".into(),
+        route: "rule".into(),
+    })
+}
+
+impl Mesh {
+    /// A proxy with two data threads and one captured pod without services.
+    pub(super) fn start() -> Self {
+        let tasks = Tasks::new();
+        let telemetry = Telemetry::new(AccessLogFormat::Off);
+        let authority = CertificateAuthority::in_memory("cluster.local").expect("an authority");
+        let (snapshots, receiver) = watch::channel(Arc::default());
+        let shared = Shared {
+            snapshot: receiver,
+            identities: Identities::new(authority, Duration::from_secs(3600), tasks.clone()),
+            connector: Connector::untagged(),
+            telemetry: telemetry.clone(),
+            tasks: tasks.clone(),
+        };
+        let proxy = Proxy::start(&ProxySettings { threads: 2 }, shared).expect("threads");
+        let outbound = StdListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
+        let port = outbound.local_addr().expect("bound").port();
+        let client = Arc::new(workload("client"));
+        proxy.capture(PodSockets {
+            workload: Arc::clone(&client),
+            netns: Netns::current().expect("our namespace"),
+            outbound: vec![outbound],
+            inbound: Vec::new(),
+        });
+        let mesh = Self {
+            proxy,
+            tasks,
+            telemetry,
+            snapshots,
+            state: Mutex::default(),
+            port,
+        };
+        mesh.state.lock().expect("no panic").workloads.push(client);
+        mesh
+    }
+
+    /// Adds or changes the service number `number`; gives its VIP once all threads know it.
+    pub(super) async fn service(
+        &self,
+        number: u8,
+        protocol: Protocol,
+        cluster: Arc<Cluster>,
+        rules: Vec<HttpRule>,
+    ) -> SocketAddr {
+        let vip = SocketAddr::from((Ipv4Addr::new(127, 0, 7, number), self.port));
+        let port = Arc::new(ServicePort {
+            number: 80,
+            name: "".into(),
+            protocol,
+            cluster,
+            subsets: Vec::new(),
+            consumer_routes: Vec::new(),
+            routes: (!rules.is_empty()).then(|| {
+                Arc::new(HttpRoutes {
+                    rules,
+                    origin: origin(),
+                })
+            }),
+        });
+        let service = Arc::new(Service {
+            name: ServiceName::new("default", "shop"),
+            hostname: "shop.default.svc.cluster.local".into(),
+            vips: vec![vip.ip()],
+            ports: vec![Arc::clone(&port)],
+            captured: true,
+        });
+        {
+            let mut state = self.state.lock().expect("no panic");
+            state.services.retain(|(known, _, _)| *known != vip);
+            state.services.push((vip, service, port));
+        }
+        self.publish().await;
+        vip
+    }
+
+    /// Makes a workload known.
+    pub(super) async fn add(&self, workload: &Arc<Workload>) {
+        let known = Arc::clone(workload);
+        self.state.lock().expect("no panic").workloads.push(known);
+        self.publish().await;
+    }
+
+    /// Makes a workload unknown.
+    pub(super) async fn remove(&self, workload: &Workload) {
+        {
+            let mut state = self.state.lock().expect("no panic");
+            state.workloads.retain(|known| known.uid != workload.uid);
+        }
+        self.publish().await;
+    }
+
+    async fn publish(&self) {
+        let generation = {
+            let mut state = self.state.lock().expect("no panic");
+            state.generation += 1;
+            let by_vip = state.services.iter();
+            let workloads = state.workloads.iter();
+            self.snapshots.send_replace(Arc::new(Snapshot {
+                generation: state.generation,
+                node: "node".into(),
+                workloads: workloads
+                    .clone()
+                    .map(|workload| (workload.uid.clone(), Arc::clone(workload)))
+                    .collect(),
+                by_address: workloads
+                    .flat_map(|workload| {
+                        let known = |address: &std::net::IpAddr| (*address, Arc::clone(workload));
+                        workload.addresses.iter().map(known)
+                    })
+                    .collect(),
+                services: Default::default(),
+                by_vip: by_vip
+                    .map(|(vip, service, port)| (*vip, (Arc::clone(service), Arc::clone(port))))
+                    .collect(),
+            }));
+            state.generation
+        };
+        while self.proxy.applied_generation() < generation {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until the metrics have a line that holds all of `parts`.
+    pub(super) async fn metric(&self, parts: &[&str]) {
+        let found = async {
+            loop {
+                let text = self.telemetry.encode();
+                let whole = |line: &str| parts.iter().all(|part| line.contains(part));
+                if text.lines().any(whole) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(10), found)
+            .await
+            .is_err()
+        {
+            panic!("no line has {parts:?} in\n{}", self.telemetry.encode());
+        }
+    }
+
+    /// Runs `serve` for each connection to a new application; gives its address.
+    pub(super) async fn app<F>(&self, serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let tasks = self.tasks.clone();
+        self.tasks.spawn("app", async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tasks.spawn("app connection", serve(stream));
+            }
+        });
+        address
+    }
+
+    /// An application that answers each HTTP/1 request without body with `body`.
+    pub(super) async fn http_app(&self, body: &'static str) -> SocketAddr {
+        self.app(move |mut stream| async move {
+            let mut answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            answer.push_str(body);
+            while read_head(&mut stream).await.is_some() {
+                stream
+                    .write_all(answer.as_bytes())
+                    .await
+                    .expect("the proxy reads");
+            }
+        })
+        .await
+    }
+}
+
+/// An address where nothing listens.
+pub(super) fn nobody() -> SocketAddr {
+    let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    listener.local_addr().expect("bound")
+}
+
+/// Connects as the captured pod's application does.
+pub(super) async fn connect(to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.connect(to).await.expect("the proxy accepts")
+}
+
+/// Reads until an empty line; `None` at the end of the stream.
+pub(super) async fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_end) => return None,
+        }
+    }
+    Some(String::from_utf8(head).expect("heads are ASCII here"))
+}
+
+/// Reads exactly `count` bytes as text.
+pub(super) async fn read_text(stream: &mut TcpStream, count: usize) -> String {
+    let mut bytes = vec![0; count];
+    stream.read_exact(&mut bytes).await.expect("enough bytes");
+    String::from_utf8(bytes).expect("text")
+}
+
+/// Reads a head and the body that its `content-length` announces.
+pub(super) async fn read_answer(stream: &mut TcpStream) -> (String, String) {
+    let head = read_head(stream).await.expect("an answer");
+    let length = head
+        .to_ascii_lowercase()
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())
+        .unwrap_or(0);
+    let body = read_text(stream, length).await;
+    (head, body)
+}
+
+/// Sends a GET and reads the answer.
+pub(super) async fn get(stream: &mut TcpStream, path: &str) -> (String, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n");
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .expect("the proxy reads");
+    read_answer(stream).await
+}
