@@ -2,14 +2,294 @@
 
 //! The composition root: builds the parts from settings, joins them, and drains them.
 //!
-//! Names everything; nobody names it but `main`.
+//! Names everything; nobody names it but `main`. Owns the order of things: a pod's certificate is
+//! asked for before the pod is captured, the kernel stops handing over new connections before the
+//! proxy drains, and kernel programs go last.
+//!
+//! Invariant: whatever fails at the start leaves the node as it was.
 
-use crate::settings::RunSettings;
+mod sync;
 
-/// Runs the agent of one node until it is told to stop.
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tracing::{info, warn};
+
+use self::sync::Sync;
+use crate::{
+    admin::{self, Views},
+    config::{self, Index, IndexSettings},
+    datapath::{self, Datapath, DatapathSettings, Stop},
+    identity::{CertificateAuthority, Identities},
+    proxy::{Proxy, ProxySettings, Shared},
+    settings::{AccessLog, LogForm, OnAgentDeath, RunSettings},
+    tasks::Tasks,
+    telemetry::{
+        AccessLogFormat, Telemetry,
+        log::{self, LogFormat, LogLevel},
+    },
+};
+
+/// Configuration, kernel sync, identities and the admin socket; requests never run here.
+const CONTROL_THREADS: usize = 2;
+
+/// How long the last lines of the logs may take to be written.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How often the start looks whether everything is in place.
+const READY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Where Istio keeps mesh-wide policies.
+const ROOT_NAMESPACE: &str = "istio-system";
+
+/// Runs the agent of one node until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from starting: bad settings, an unfit kernel, a missing privilege, another agent.
 pub fn run(settings: RunSettings) -> anyhow::Result<()> {
-    anyhow::bail!(
-        "the parts of the agent of {} are not joined yet",
-        settings.node
-    )
+    let log = log::start(log_format(settings.log_format), &settings.log_level)?;
+    let telemetry = Telemetry::new(access_log_format(settings.access_log));
+    let control = control_runtime()?;
+    let ended = control.block_on(async {
+        let agent = Agent::start(&settings, &log, &telemetry).await?;
+        agent.serve().await
+    });
+    // A blocked resolver or file watcher must not hold up the exit.
+    control.shutdown_timeout(FLUSH_DEADLINE);
+    telemetry.flush(FLUSH_DEADLINE);
+    log.flush(FLUSH_DEADLINE);
+    ended
+}
+
+/// A running agent.
+struct Agent {
+    sync: Sync,
+    signals: Signals,
+    drain_deadline: Duration,
+}
+
+impl Agent {
+    async fn start(
+        settings: &RunSettings,
+        log: &LogLevel,
+        telemetry: &Telemetry,
+    ) -> anyhow::Result<Self> {
+        let signals = Signals::new()?;
+        let tasks = Tasks::new();
+        datapath::raise_open_files();
+
+        let index = Index::new(index_settings(settings));
+        let (snapshot, report) = (index.subscribe(), index.report());
+        config::file::watch(&settings.config_dir, index, &tasks)
+            .with_context(|| format!("configuration from {}", settings.config_dir.display()))?;
+
+        let authority = authority(settings.ca_dir.as_deref(), &settings.trust_domain)?;
+        let identities = Identities::new(authority, settings.cert_ttl, tasks.clone());
+
+        let datapath = Datapath::start(&datapath_settings(settings)).context("kernel programs")?;
+        let connector = datapath.connector();
+        let datapath = Arc::new(Mutex::new(datapath));
+
+        let proxy = Proxy::start(
+            &ProxySettings {
+                threads: settings.thread_count(),
+            },
+            Shared {
+                snapshot: snapshot.clone(),
+                identities: identities.clone(),
+                connector,
+                telemetry: telemetry.clone(),
+                tasks: tasks.clone(),
+            },
+        )
+        .context("data threads")?;
+        let proxy = Arc::new(proxy);
+
+        let views = Views {
+            snapshot: snapshot.clone(),
+            report,
+            identities: identities.clone(),
+            telemetry: telemetry.clone(),
+            datapath: observe_datapath(&datapath),
+            proxy: {
+                let proxy = Arc::clone(&proxy);
+                Arc::new(move || proxy.observe())
+            },
+            log: log.clone(),
+        };
+        let socket = settings.admin_socket();
+        admin::serve(&socket, views.clone(), &tasks)
+            .await
+            .with_context(|| format!("admin socket {}", socket.display()))?;
+        admin::serve_metrics(settings.metrics_address, views.clone(), &tasks)
+            .await
+            .with_context(|| format!("metrics on {}", settings.metrics_address))?;
+
+        announce_ready(&tasks, views, &settings.node);
+        Ok(Self {
+            sync: Sync {
+                snapshot,
+                identities,
+                datapath,
+                proxy,
+                telemetry: telemetry.clone(),
+            },
+            signals,
+            drain_deadline: settings.drain_deadline,
+        })
+    }
+
+    /// Follows the configuration until a signal comes, then drains.
+    async fn serve(mut self) -> anyhow::Result<()> {
+        // Cancel-safe: following only waits between steps, and a step never awaits.
+        let signal = tokio::select! {
+            name = self.signals.next() => name,
+            ended = self.sync.follow() => {
+                self.sync.stop(Stop::Leave, Duration::ZERO).await;
+                return ended;
+            }
+        };
+        info!(signal, "draining");
+        // Cancel-safe: when the second signal comes nothing of the drain is needed any more.
+        tokio::select! {
+            () = self.sync.stop(Stop::Remove, self.drain_deadline) => info!("stopped"),
+            signal = self.signals.next() => warn!(signal, "stopped at once, connections are reset"),
+        }
+        Ok(())
+    }
+}
+
+/// The signals that end the agent.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        // Cancel-safe: a signal that arrived stays noted until it is taken.
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Logs `ready` once everything the first configuration asked for is in place.
+fn announce_ready(tasks: &Tasks, views: Views, node: &str) {
+    let node = node.to_owned();
+    let drain = tasks.drain();
+    tasks.spawn("announce-ready", async move {
+        let wait = async {
+            while !admin::missing(&views).is_empty() {
+                tokio::time::sleep(READY_INTERVAL).await;
+            }
+        };
+        // Cancel-safe: waiting changes nothing.
+        tokio::select! {
+            () = wait => info!(node, "ready"),
+            () = drain.requested() => {}
+        }
+    });
+}
+
+fn observe_datapath(
+    datapath: &Arc<Mutex<Datapath>>,
+) -> Arc<dyn Fn() -> datapath::Observation + Send + std::marker::Sync> {
+    let datapath = Arc::clone(datapath);
+    Arc::new(move || {
+        datapath
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .observe()
+    })
+}
+
+fn control_runtime() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("control threads")
+}
+
+fn authority(dir: Option<&Path>, trust_domain: &str) -> anyhow::Result<CertificateAuthority> {
+    match dir {
+        Some(dir) => CertificateAuthority::open(dir, trust_domain)
+            .with_context(|| format!("certificate authority in {}", dir.display())),
+        None => CertificateAuthority::in_memory(trust_domain).context("certificate authority"),
+    }
+}
+
+fn index_settings(settings: &RunSettings) -> IndexSettings {
+    IndexSettings {
+        node: settings.node.clone(),
+        trust_domain: settings.trust_domain.clone(),
+        cluster_domain: settings.cluster_domain.clone(),
+        root_namespace: ROOT_NAMESPACE.to_owned(),
+    }
+}
+
+fn datapath_settings(settings: &RunSettings) -> DatapathSettings {
+    DatapathSettings {
+        pin_dir: settings
+            .pin_dir
+            .clone()
+            .unwrap_or_else(|| default_pin_dir(&settings.node)),
+        cgroup: settings.cgroup.clone().unwrap_or_default(),
+        on_agent_death: match settings.on_agent_death {
+            OnAgentDeath::Open => datapath::OnAgentDeath::Open,
+            OnAgentDeath::Closed => datapath::OnAgentDeath::Closed,
+        },
+        debug_log: settings.log_level.contains("debug") || settings.log_level.contains("trace"),
+    }
+}
+
+/// bpffs takes no dots in names; node names often are DNS names.
+fn default_pin_dir(node: &str) -> PathBuf {
+    Path::new("/sys/fs/bpf/mesh-agent").join(node.replace('.', "_"))
+}
+
+fn log_format(form: LogForm) -> LogFormat {
+    match form {
+        LogForm::Text => LogFormat::Text,
+        LogForm::Json => LogFormat::Json,
+    }
+}
+
+fn access_log_format(form: AccessLog) -> AccessLogFormat {
+    match form {
+        AccessLog::Text => AccessLogFormat::Text,
+        AccessLog::Json => AccessLogFormat::Json,
+        AccessLog::Off => AccessLogFormat::Off,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_named_like_a_host_gets_a_pin_directory_bpffs_accepts() {
+        assert_eq!(
+            default_pin_dir("node-a.example.org"),
+            Path::new("/sys/fs/bpf/mesh-agent/node-a_example_org")
+        );
+    }
 }

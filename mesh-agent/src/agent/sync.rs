@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Makes identities, kernel and proxy follow the configuration, in this order.
+//!
+//! Owns the kernel side and the proxy between start and stop. Knows nothing of where a snapshot
+//! comes from. Invariant: one step at a time, so the kernel never sees two snapshots at once.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::watch,
+    task::block_in_place,
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{info, warn};
+
+use crate::{
+    datapath::{Change, Datapath, Stop},
+    identity::Identities,
+    model::Snapshot,
+    proxy::Proxy,
+    telemetry::Telemetry,
+};
+
+/// How often what pods may have removed is put back.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The parts that follow the configuration.
+pub(super) struct Sync {
+    pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub(super) identities: Identities,
+    pub(super) datapath: Arc<Mutex<Datapath>>,
+    pub(super) proxy: Arc<Proxy>,
+    pub(super) telemetry: Telemetry,
+}
+
+impl Sync {
+    /// Applies every snapshot as it comes. Ends only with an error.
+    pub(super) async fn follow(&mut self) -> anyhow::Result<()> {
+        let mut tick = interval(RECONCILE_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.snapshot.mark_changed();
+        loop {
+            // Cancel-safe: both arms only wait; what they wait for stays noted.
+            tokio::select! {
+                changed = self.snapshot.changed() => {
+                    anyhow::ensure!(changed.is_ok(), "the source of the configuration ended");
+                    let snapshot = Arc::clone(&self.snapshot.borrow_and_update());
+                    self.apply(&snapshot);
+                }
+                _ = tick.tick() => self.reconcile(),
+            }
+        }
+    }
+
+    /// Takes no new connections, lets live ones end for `deadline`, and ends the kernel side.
+    pub(super) async fn stop(&self, how: Stop, deadline: Duration) {
+        if how == Stop::Remove {
+            // Nothing is enrolled in an empty snapshot: the kernel lets new connections pass.
+            self.carry_out(block_in_place(|| {
+                self.datapath().apply(&Snapshot::default())
+            }));
+        }
+        let left = self.proxy.drain(deadline).await;
+        if left > 0 {
+            warn!(
+                connections = left,
+                "the drain deadline has passed, they are reset"
+            );
+        }
+        block_in_place(|| self.datapath().stop(how));
+    }
+
+    fn apply(&self, snapshot: &Arc<Snapshot>) {
+        self.identities.want(
+            snapshot
+                .local_enrolled()
+                .map(|workload| workload.identity.clone()),
+        );
+        self.carry_out(block_in_place(|| self.datapath().apply(snapshot)));
+        self.telemetry.forget_gone(snapshot, Instant::now());
+    }
+
+    fn reconcile(&self) {
+        self.carry_out(block_in_place(|| self.datapath().reconcile()));
+        self.telemetry
+            .forget_gone(&self.snapshot.borrow(), Instant::now());
+    }
+
+    fn carry_out(&self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Captured(sockets) => {
+                    info!(pod = sockets.workload.dotted_name(), "captured");
+                    self.proxy.capture(sockets);
+                }
+                Change::Released(uid) => {
+                    info!(%uid, "released");
+                    self.proxy.release(&uid);
+                }
+            }
+        }
+    }
+
+    fn datapath(&self) -> MutexGuard<'_, Datapath> {
+        self.datapath.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
