@@ -31,6 +31,8 @@ pub mod sniff;
 pub mod stream;
 mod threads;
 pub mod tunnel;
+#[cfg(test)]
+mod tunnel_fixture;
 mod tunnel_keep_alive;
 mod tunnel_link;
 mod tunnel_stream;

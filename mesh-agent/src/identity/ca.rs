@@ -250,3 +250,6 @@ fn whole_second_after(at: SystemTime) -> OffsetDateTime {
         _ => at.replace_nanosecond(0).unwrap_or(at) + Duration::from_secs(1),
     }
 }
+
+#[cfg(test)]
+mod tests;

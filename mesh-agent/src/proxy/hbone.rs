@@ -275,3 +275,6 @@ fn answer(respond: &mut SendResponse<Bytes>, status: StatusCode) {
     // A peer that gave up meanwhile does not need the answer.
     drop(respond.send_response(response, true));
 }
+
+#[cfg(test)]
+mod tests;

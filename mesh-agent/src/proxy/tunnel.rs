@@ -439,3 +439,6 @@ impl fmt::Debug for Tunnels {
         write!(f, "Tunnels({} connections)", self.connections())
     }
 }
+
+#[cfg(test)]
+mod tests;
