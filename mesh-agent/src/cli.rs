@@ -5,6 +5,7 @@
 //! A command asks the admin socket for JSON and prints it as a table, as JSON or as YAML. Knows
 //! nothing of how the agent works. Invariant: what a table shows is in the JSON too.
 
+mod analyze;
 mod client;
 mod print;
 mod table;
@@ -98,12 +99,7 @@ fn list(paths: &[PathBuf]) -> String {
 pub fn run(command: Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Run(_) => return Err(CliError::NotHere),
-        Command::Analyze(settings) => {
-            return Err(CliError::Refused(format!(
-                "checking {} is not possible yet",
-                settings.dir.display()
-            )));
-        }
+        Command::Analyze(settings) => return analyze::run(&settings),
         Command::Status(client) => show(&client, "/status", print::status)?,
         Command::ProxyStatus(client) => show(&client, "/proxy-status", print::proxy_status)?,
         Command::ProxyConfig(settings) => proxy_config(&settings)?,

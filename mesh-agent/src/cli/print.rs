@@ -160,7 +160,7 @@ pub(super) fn status(answer: &Value) -> String {
         text.push_str(&format!("          - {}\n", cell(reason)));
     }
     text.push_str(&format!(
-        "Config:   generation {} (applied {}), loaded {} ago, {} errors, {} warnings\n",
+        "Config:   generation {} (applied {}), loaded {} ago, errors: {}, warnings: {}\n",
         cell(&config["generation"]),
         cell(&config["appliedGeneration"]),
         seconds(&config["ageSeconds"]),

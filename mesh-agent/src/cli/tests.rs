@@ -236,7 +236,7 @@ fn status_is_a_page_for_people() {
         "Version:  0.1.0",
         "Ready:    no",
         "          - batch.default is not captured: no eth0",
-        "Config:   generation 4 (applied 4), loaded 1m15s ago, 0 errors, 1 warnings",
+        "Config:   generation 4 (applied 4), loaded 1m15s ago, errors: 0, warnings: 1",
         "Threads:  2 of 2 alive, connections 2,1",
         "Dropped:  0 log lines, 0 access log lines",
         "Kernel:   verdict_pass=3",
