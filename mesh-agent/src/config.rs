@@ -17,6 +17,7 @@ pub mod object;
 pub mod problem;
 
 mod build;
+mod compile;
 mod destination_rule;
 mod endpoints;
 mod enrol;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    compile::{Place, Positions},
     destination_rule::Rules,
     endpoints::{Catalog, Family, Kept, PodView},
     enrol::Choice,
@@ -20,7 +21,7 @@ use super::{
     policy::Composer,
     problem::Problem,
     references,
-    routes::{Place, Positions, Router},
+    routes::Router,
     service::PortFacts,
 };
 use crate::model::{
@@ -291,7 +292,7 @@ impl PortMaker<'_, '_> {
         let namespace = &*self.name.namespace;
         let merged = self
             .router
-            .rules()
+            .rules
             .find(Some(namespace), self.hostname, namespace);
         let subsets = merged.map(|merged| merged.subsets).unwrap_or_default();
         let cluster = |subset| {

@@ -305,8 +305,8 @@ fn from_slices(
 ) -> Sockets {
     let ports = slices.iter().flat_map(|slice| &slice.ports);
     let sockets = ports
-        .filter(|(name, _)| *name == port.name)
-        .flat_map(|(_, sockets)| sockets);
+        .filter(|other| other.name == port.name)
+        .flat_map(|other| &other.sockets);
     sockets
         .filter(|(_, ready)| *ready || service.publish_not_ready)
         .map(|(address, _)| (*address, by_address.get(&address.ip()).map(Arc::clone)))

@@ -246,7 +246,9 @@ async fn settle(events: &mut mpsc::UnboundedReceiver<notify::Result<Event>>) {
             left
         };
         match timeout(wait, events.recv()).await {
-            Ok(Some(event)) => drop(note(event, &mut half_written)),
+            Ok(Some(event)) => {
+                note(event, &mut half_written);
+            }
             Ok(None) | Err(_) => return,
         }
     }
@@ -264,18 +266,12 @@ fn note(event: notify::Result<Event>, half_written: &mut HashSet<PathBuf>) -> bo
             true
         }
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
-            event
-                .paths
-                .iter()
-                .for_each(|path| drop(half_written.remove(path)));
+            half_written.retain(|path| !event.paths.contains(path));
             true
         }
         EventKind::Access(_) => false,
         EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
-            event
-                .paths
-                .iter()
-                .for_each(|path| drop(half_written.remove(path)));
+            half_written.retain(|path| !event.paths.contains(path));
             true
         }
         _ => true,

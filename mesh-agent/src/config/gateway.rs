@@ -11,7 +11,6 @@ use super::object::{Present, null_default};
 /// `HTTPRoute.spec`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct HttpRouteSpec {
     #[serde(deserialize_with = "null_default")]
     pub parent_refs: Vec<ParentRef>,
@@ -25,7 +24,6 @@ pub struct HttpRouteSpec {
 /// What a route is attached to.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct ParentRef {
     pub group: Option<String>,
     pub kind: Option<String>,
@@ -38,7 +36,6 @@ pub struct ParentRef {
 /// One rule.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct Rule {
     pub name: Option<String>,
     #[serde(deserialize_with = "null_default")]
@@ -55,7 +52,6 @@ pub struct Rule {
 /// Conditions, all of which must hold.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct RouteMatch {
     pub path: Option<PathCondition>,
     #[serde(deserialize_with = "null_default")]
@@ -68,7 +64,6 @@ pub struct RouteMatch {
 /// A condition on the path.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct PathCondition {
     #[serde(rename = "type")]
     pub kind: Option<PathKind>,
@@ -77,7 +72,6 @@ pub struct PathCondition {
 
 /// `path.type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "values are those of the API")]
 pub enum PathKind {
     Exact,
     PathPrefix,
@@ -86,7 +80,6 @@ pub enum PathKind {
 
 /// A condition on a header or query parameter.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct NamedCondition {
     #[serde(rename = "type")]
     pub kind: Option<TextKind>,
@@ -96,7 +89,6 @@ pub struct NamedCondition {
 
 /// `headers[].type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "values are those of the API")]
 pub enum TextKind {
     Exact,
     RegularExpression,
@@ -105,7 +97,6 @@ pub enum TextKind {
 /// `method`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
-#[expect(missing_docs, reason = "values are those of the API")]
 pub enum Method {
     Get,
     Head,
@@ -138,7 +129,6 @@ impl Method {
 /// One filter of a rule or backend.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct Filter {
     #[serde(rename = "type")]
     pub kind: String,
@@ -155,7 +145,6 @@ pub struct Filter {
 /// What to do with headers of one direction.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct HeaderModifier {
     #[serde(deserialize_with = "null_default")]
     pub set: Vec<Header>,
@@ -167,7 +156,6 @@ pub struct HeaderModifier {
 
 /// A header.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct Header {
     pub name: String,
     pub value: String,
@@ -175,7 +163,6 @@ pub struct Header {
 
 /// Where a share of a rule's requests goes.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct BackendRef {
     pub group: Option<String>,
     pub kind: Option<String>,
@@ -190,7 +177,6 @@ pub struct BackendRef {
 /// `timeouts`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct Timeouts {
     pub request: Option<String>,
     pub backend_request: Option<String>,

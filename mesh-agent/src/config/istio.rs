@@ -15,7 +15,6 @@ use super::object::{Present, null_default};
 /// `VirtualService.spec`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct VirtualServiceSpec {
     #[serde(deserialize_with = "null_default")]
     pub hosts: Vec<String>,
@@ -32,7 +31,6 @@ pub struct VirtualServiceSpec {
 /// One entry of `spec.http`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct HttpRoute {
     pub name: String,
     #[serde(rename = "match", deserialize_with = "null_default")]
@@ -59,7 +57,6 @@ pub struct HttpRoute {
 /// One entry of `match`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct HttpMatchRequest {
     pub name: String,
     pub uri: Option<StringMatch>,
@@ -85,7 +82,6 @@ pub struct HttpMatchRequest {
 /// A condition on a text.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct StringMatch {
     pub exact: Option<String>,
     pub prefix: Option<String>,
@@ -95,7 +91,6 @@ pub struct StringMatch {
 /// One entry of `route`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct HttpRouteDestination {
     pub destination: Destination,
     pub weight: Option<u32>,
@@ -105,7 +100,6 @@ pub struct HttpRouteDestination {
 /// Where to.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct Destination {
     pub host: String,
     pub subset: Option<String>,
@@ -114,7 +108,6 @@ pub struct Destination {
 
 /// A port by number.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct PortSelector {
     pub number: u16,
 }
@@ -122,7 +115,6 @@ pub struct PortSelector {
 /// `headers` of a route or destination.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct Headers {
     pub request: Option<HeaderOperations>,
     pub response: Option<HeaderOperations>,
@@ -131,7 +123,6 @@ pub struct Headers {
 /// What to do with headers of one direction.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct HeaderOperations {
     #[serde(deserialize_with = "null_default")]
     pub set: BTreeMap<String, String>,
@@ -144,7 +135,6 @@ pub struct HeaderOperations {
 /// `retries`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct Retries {
     pub attempts: Option<u32>,
     pub per_try_timeout: Present,
@@ -157,7 +147,6 @@ pub struct Retries {
 /// `DestinationRule.spec`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct DestinationRuleSpec {
     pub host: String,
     #[serde(default)]
@@ -173,7 +162,6 @@ pub struct DestinationRuleSpec {
 /// A named part of a Service's endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct Subset {
     pub name: String,
     #[serde(default, deserialize_with = "null_default")]
@@ -185,7 +173,6 @@ pub struct Subset {
 /// `trafficPolicy`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct TrafficPolicy {
     pub load_balancer: Option<LoadBalancer>,
     pub connection_pool: Present,
@@ -200,7 +187,6 @@ pub struct TrafficPolicy {
 /// `loadBalancer`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct LoadBalancer {
     pub simple: Option<Simple>,
     pub consistent_hash: Present,
@@ -213,7 +199,6 @@ pub struct LoadBalancer {
 /// `loadBalancer.simple`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-#[expect(missing_docs, reason = "values are those of the API")]
 pub enum Simple {
     Unspecified,
     LeastConn,
@@ -226,7 +211,6 @@ pub enum Simple {
 /// `tls`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct ClientTls {
     pub mode: Option<ClientTlsMode>,
     pub client_certificate: Present,
@@ -242,7 +226,6 @@ pub struct ClientTls {
 /// `tls.mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-#[expect(missing_docs, reason = "values are those of the API")]
 pub enum ClientTlsMode {
     Disable,
     Simple,

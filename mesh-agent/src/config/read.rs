@@ -66,11 +66,16 @@ impl Reader {
 
     fn yaml(&mut self, text: &str) {
         for (line, document) in documents(text) {
-            self.line = line;
             match parse_yaml(document) {
                 Ok(Value::Null) => {}
-                Ok(value) => self.value(value, ""),
-                Err(error) => self.syntax(&error),
+                Ok(value) => {
+                    self.line = line + lines_before_content(document);
+                    self.value(value, "");
+                }
+                Err(error) => {
+                    self.line = line;
+                    self.syntax(&error);
+                }
             }
         }
     }
@@ -420,6 +425,16 @@ fn documents(text: &str) -> impl Iterator<Item = (u32, &str)> {
         .map(move |((line, _, start), end)| (line, &text[start..end]))
 }
 
+/// How many lines of a document come before its first word.
+fn lines_before_content(document: &str) -> u32 {
+    let has_content = |line: &str| !line.trim().is_empty() && !line.trim().starts_with('#');
+    let count = document
+        .lines()
+        .take_while(|line| !has_content(line))
+        .count();
+    u32::try_from(count).unwrap_or_default()
+}
+
 fn line_at(text: &str, offset: usize) -> u32 {
     let newlines = text[..offset].bytes().filter(|byte| *byte == b'\n').count();
     u32::try_from(newlines + 1).unwrap_or(u32::MAX)
@@ -432,4 +447,3 @@ fn strip_place(text: &str) -> String {
         None => text.to_owned(),
     }
 }
-

@@ -13,49 +13,26 @@ use std::{
 };
 
 use super::{
+    compile::{Compiler, Place, Positions},
     destination_rule::Rules,
-    endpoints::{Catalog, Family},
+    endpoints::Catalog,
     facts::{Meta, Shelf},
-    http_route::{BackendFacts, HttpRouteFacts, ParentFacts, Precedence, RouteRuleFacts},
+    http_route::{HttpRouteFacts, ParentFacts, Precedence},
     problem::{Origin, Problem, Severity, code},
-    resolve::{self, HostPattern},
+    resolve::HostPattern,
     service::PortFacts,
-    virtual_service::{DestinationFacts, RuleFacts, VirtualServiceFacts},
+    virtual_service::VirtualServiceFacts,
 };
-use crate::model::{
-    Backend, HttpMatch, HttpRoutes, HttpRule, ObjectRef, Position, Refusal, ResponseFlag, Schedule,
-    ServiceName,
-};
-
-/// Names a schedule over snapshots.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct PositionKey {
-    origin: ObjectRef,
-    rule: usize,
-    place: Place,
-}
-
-/// A Service's port as one group of clients sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Place {
-    pub(super) hostname: Arc<str>,
-    pub(super) port: u16,
-    pub(super) family: Family,
-    /// Clients of this namespace; of all that nothing names if `None`.
-    pub(super) client: Option<Arc<str>>,
-}
-
-/// How far each schedule has been drawn, and for which weights.
-#[derive(Debug, Default)]
-pub(super) struct Positions(HashMap<PositionKey, (Vec<u32>, Position)>);
+use crate::model::{HttpRoutes, HttpRule, ServiceName};
 
 /// Compiles rules.
 pub(super) struct Router<'a> {
     virtual_services: VirtualServices<'a>,
     routes: HashMap<&'a ServiceName, Vec<Attached<'a>>>,
-    rules: Rules<'a>,
-    domain: &'a str,
-    last: &'a Positions,
+    /// The DestinationRules, by client.
+    pub(super) rules: Rules<'a>,
+    pub(super) domain: &'a str,
+    pub(super) last: &'a Positions,
     pub(super) positions: Positions,
     /// A set, because one fault shows at many ports.
     pub(super) problems: BTreeSet<Problem>,
@@ -188,11 +165,6 @@ impl<'a> Router<'a> {
         found
     }
 
-    /// The DestinationRules that clients of `client` use for a host.
-    pub(super) fn rules(&self) -> &Rules<'a> {
-        &self.rules
-    }
-
     /// The rules at `place`, a port of `service`; `None` if no route is attached.
     pub(super) fn routes(
         &mut self,
@@ -314,236 +286,5 @@ impl<'a> Router<'a> {
             text,
             fix: fix.to_owned(),
         });
-    }
-}
-
-/// Compiles the rules of one object at one place.
-struct Compiler<'r, 'a> {
-    router: &'r mut Router<'a>,
-    catalog: &'r mut Catalog<'a>,
-    place: &'r Place,
-    origin: ObjectRef,
-    read_at: &'r Origin,
-}
-
-impl Compiler<'_, '_> {
-    fn istio(&mut self, rule: &RuleFacts, meta: &Meta) -> Option<HttpRule> {
-        let at_port = rule
-            .matches
-            .iter()
-            .filter(|(port, _)| port.is_none_or(|port| port == self.place.port));
-        let matches: Vec<HttpMatch> = at_port.map(|(_, condition)| condition.clone()).collect();
-        if matches.is_empty() && !rule.matches.is_empty() {
-            return None;
-        }
-        let weights: Vec<u32> = rule.destinations.iter().map(|one| one.weight).collect();
-        let backends = rule
-            .destinations
-            .iter()
-            .map(|one| self.destination(one, meta, &rule.name))
-            .collect();
-        let (backends, weights) = or_refused(rule.refused.as_ref(), &rule.name, backends, weights);
-        Some(self.rule(
-            rule.index,
-            &rule.name,
-            matches,
-            backends,
-            weights,
-            rule.timeout,
-        ))
-    }
-
-    fn gateway(&mut self, index: usize, rule: &RouteRuleFacts) -> HttpRule {
-        let weights: Vec<u32> = rule.backends.iter().map(|one| one.weight).collect();
-        let backends = rule
-            .backends
-            .iter()
-            .map(|one| self.backend(one, &rule.name))
-            .collect();
-        let (backends, weights) = or_refused(rule.refused.as_ref(), &rule.name, backends, weights);
-        self.rule(
-            index,
-            &rule.name,
-            Vec::new(),
-            backends,
-            weights,
-            rule.timeout,
-        )
-    }
-
-    fn rule(
-        &mut self,
-        index: usize,
-        name: &Arc<str>,
-        matches: Vec<HttpMatch>,
-        backends: Vec<Backend>,
-        weights: Vec<u32>,
-        timeout: Option<std::time::Duration>,
-    ) -> HttpRule {
-        let key = PositionKey {
-            origin: self.origin.clone(),
-            rule: index,
-            place: self.place.clone(),
-        };
-        let position = match self.router.last.0.get(&key) {
-            Some((same, position)) if *same == weights => position.clone(),
-            _ => Position::default(),
-        };
-        self.router
-            .positions
-            .0
-            .insert(key, (weights.clone(), position.clone()));
-        HttpRule {
-            name: Arc::clone(name),
-            origin: self.origin.clone(),
-            matches,
-            backends,
-            schedule: Schedule::new(&weights, position),
-            weights,
-            timeout,
-        }
-    }
-
-    fn destination(
-        &mut self,
-        destination: &DestinationFacts,
-        meta: &Meta,
-        rule: &Arc<str>,
-    ) -> Backend {
-        let (host, field) = (&destination.host, &destination.field);
-        let Some(service) = self.catalog.services.get(host) else {
-            let text = format!("no Service has the host {host}");
-            return self.missing(
-                503,
-                format!("{field}.host"),
-                &text,
-                "name an existing Service",
-                rule,
-            );
-        };
-        let (namespace, ports) = (Arc::clone(&service.name.namespace), &service.facts.ports);
-        let port = match (destination.port, ports.as_slice()) {
-            (Some(number), _) => number,
-            (None, [only]) => only.number,
-            (None, _) => self.place.port,
-        };
-        if service.facts.port(port).is_none() {
-            let text = format!("{host} has no TCP port {port}");
-            let fix = "set destination.port.number to a port of the Service";
-            return self.missing(503, format!("{field}.port"), &text, fix, rule);
-        }
-        let client = self.place.client.as_deref();
-        let found = self.router.rules.find(client, host, &namespace);
-        let subset = match &destination.subset {
-            None => None,
-            Some(name) => {
-                let subsets = found.iter().flat_map(|merged| &merged.subsets);
-                match subsets.copied().find(|(subset, _)| subset.name == *name) {
-                    Some(subset) => Some(subset),
-                    None => {
-                        let text = format!("no DestinationRule defines subset {name} of {host}");
-                        let fix = format!(
-                            "add the subset to a DestinationRule for this host in namespace {}",
-                            meta.namespace
-                        );
-                        return self.missing(503, format!("{field}.subset"), &text, &fix, rule);
-                    }
-                }
-            }
-        };
-        match self.catalog.cluster(host, port, self.place.family, subset) {
-            Some(cluster) => Backend::Cluster {
-                cluster,
-                edits: destination.edits.clone(),
-            },
-            None => self.missing(503, field.clone(), "there is no such cluster", "", rule),
-        }
-    }
-
-    fn backend(&mut self, backend: &BackendFacts, rule: &Arc<str>) -> Backend {
-        let (service, port) = match &backend.target {
-            Ok(target) => target,
-            Err(reason) => {
-                return Backend::Refused(self.refusal(500, &backend.field, reason, rule));
-            }
-        };
-        let hostname = resolve::hostname(&service.namespace, &service.name, self.router.domain);
-        match self
-            .catalog
-            .cluster(&hostname, *port, self.place.family, None)
-        {
-            Some(cluster) => Backend::Cluster {
-                cluster,
-                edits: backend.edits.clone(),
-            },
-            None => {
-                let text = match self.catalog.services.contains_key(&hostname) {
-                    true => format!("Service {service} has no TCP port {port}"),
-                    false => format!("there is no Service {service}"),
-                };
-                if backend.weight == 0 {
-                    return Backend::Refused(self.refusal(500, &backend.field, &text, rule));
-                }
-                self.missing(
-                    500,
-                    backend.field.clone(),
-                    &text,
-                    "name an existing Service and port",
-                    rule,
-                )
-            }
-        }
-    }
-
-    /// A backend that does not exist: reported, and answered with `status`.
-    fn missing(
-        &mut self,
-        status: u16,
-        field: String,
-        text: &str,
-        fix: &str,
-        rule: &Arc<str>,
-    ) -> Backend {
-        let refusal = self.refusal(status, &field, text, rule);
-        self.router.problems.insert(Problem {
-            severity: Severity::Error,
-            code: code::REFERENCE,
-            object: Some(self.origin.clone()),
-            origin: self.read_at.clone(),
-            field,
-            text: format!("{text}: its share of requests is answered with {status} NC"),
-            fix: fix.to_owned(),
-        });
-        Backend::Refused(refusal)
-    }
-
-    fn refusal(&self, status: u16, field: &str, text: &str, rule: &Arc<str>) -> Refusal {
-        Refusal {
-            status,
-            flag: ResponseFlag::NoCluster,
-            reason: format!("{} {field}: {text}", self.origin).into(),
-            route: Arc::clone(rule),
-        }
-    }
-}
-
-/// Replaces the backends of a rule that cannot be carried out.
-fn or_refused(
-    refused: Option<&Arc<str>>,
-    rule: &Arc<str>,
-    backends: Vec<Backend>,
-    weights: Vec<u32>,
-) -> (Vec<Backend>, Vec<u32>) {
-    match refused {
-        None => (backends, weights),
-        Some(reason) => {
-            let refusal = Refusal {
-                status: 500,
-                flag: ResponseFlag::None,
-                reason: Arc::clone(reason),
-                route: Arc::clone(rule),
-            };
-            (vec![Backend::Refused(refusal)], vec![1])
-        }
     }
 }

@@ -14,7 +14,6 @@ use super::object::{Present, null_default};
 /// `PeerAuthentication.spec`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct PeerAuthenticationSpec {
     pub selector: Option<Selector>,
     pub mtls: Option<Mtls>,
@@ -25,7 +24,6 @@ pub struct PeerAuthenticationSpec {
 /// Which pods.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct Selector {
     #[serde(deserialize_with = "null_default")]
     pub match_labels: BTreeMap<String, String>,
@@ -34,7 +32,6 @@ pub struct Selector {
 /// `mtls`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct Mtls {
     #[serde(deserialize_with = "null_default")]
     pub mode: Mode,
@@ -43,7 +40,6 @@ pub struct Mtls {
 /// `mtls.mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-#[expect(missing_docs, reason = "values are those of the API")]
 pub enum Mode {
     #[default]
     Unset,
@@ -55,7 +51,6 @@ pub enum Mode {
 /// `spec` of a Policy or MeshPolicy.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct PolicySpec {
     #[serde(deserialize_with = "null_default")]
     pub targets: Vec<Target>,
@@ -70,7 +65,6 @@ pub struct PolicySpec {
 /// A Service, and perhaps some of its ports.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct Target {
     pub name: String,
     pub subset: Present,
@@ -82,7 +76,6 @@ pub struct Target {
 /// A Service's port, by one of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct TargetPort {
     pub number: Option<u16>,
     pub name: Option<String>,
@@ -91,7 +84,6 @@ pub struct TargetPort {
 /// One way for a peer to prove who it is.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct Peer {
     /// `None` if not written; `mtls:` (null) and `mtls: {}` both ask for the default mode.
     #[serde(deserialize_with = "written")]
@@ -102,7 +94,6 @@ pub struct Peer {
 /// `peers[].mtls`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "fields are those of the API")]
 pub struct LegacyMtls {
     #[serde(alias = "allow_tls")]
     pub allow_tls: bool,
@@ -113,7 +104,6 @@ pub struct LegacyMtls {
 /// `peers[].mtls.mode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-#[expect(missing_docs, reason = "values are those of the API")]
 pub enum LegacyMode {
     #[default]
     Strict,

@@ -177,8 +177,16 @@ pub(super) struct SliceFacts {
     pub(super) meta: Meta,
     /// The Service's name; slices of none are of no interest.
     pub(super) service: Option<Arc<str>>,
-    /// By port name: all addresses with that port, and whether each is ready.
-    pub(super) ports: Vec<(Arc<str>, Vec<(SocketAddr, bool)>)>,
+    pub(super) ports: Vec<SlicePort>,
+}
+
+/// One port of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SlicePort {
+    /// That of the Service's port.
+    pub(super) name: Arc<str>,
+    /// All addresses with this port, and whether each is ready.
+    pub(super) sockets: Vec<(SocketAddr, bool)>,
 }
 
 impl SliceFacts {
@@ -203,7 +211,8 @@ impl SliceFacts {
                         (SocketAddr::new(*address, number), *ready)
                     };
                     let name = port.name.as_deref().unwrap_or_default().into();
-                    Some((name, addresses.iter().map(with_port).collect()))
+                    let sockets = addresses.iter().map(with_port).collect();
+                    Some(SlicePort { name, sockets })
                 })
                 .collect(),
         }

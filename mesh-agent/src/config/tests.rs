@@ -2,5 +2,12 @@
 
 //! Manifests in, decisions and problems out.
 
+mod files;
 mod fixture;
+mod manifests;
+mod policies;
+mod routes;
+mod scale;
 mod seeds;
+mod services;
+mod workloads;

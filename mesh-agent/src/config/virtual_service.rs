@@ -82,6 +82,18 @@ impl VirtualServiceFacts {
         let in_mesh = spec.gateways.is_empty() || spec.gateways.iter().any(|name| name == "mesh");
         let qualify = |host: &String| resolve::qualify(host, &meta.namespace, domain);
         let rules = spec.http.iter().enumerate();
+        let rules: Vec<RuleFacts> = rules
+            .filter_map(|(index, rule)| {
+                RuleReader {
+                    meta: &meta,
+                    domain,
+                    path: format!("spec.http[{index}]"),
+                    findings,
+                }
+                .read(index, rule)
+            })
+            .collect();
+        unreachable(&rules, findings);
         Self {
             hosts: spec
                 .hosts
@@ -90,19 +102,32 @@ impl VirtualServiceFacts {
                 .collect(),
             visibility: Visibility::new(&spec.export_to, &meta.namespace),
             in_mesh,
-            rules: rules
-                .filter_map(|(index, rule)| {
-                    RuleReader {
-                        meta: &meta,
-                        domain,
-                        path: format!("spec.http[{index}]"),
-                        findings,
-                    }
-                    .read(index, rule)
-                })
-                .collect(),
+            rules,
             meta,
         }
+    }
+}
+
+/// Reports rules behind one that takes every request.
+fn unreachable(rules: &[RuleFacts], findings: &mut Findings) {
+    let takes_all = |rule: &RuleFacts| {
+        let mut free = rule.matches.iter().filter(|(port, _)| port.is_none());
+        rule.matches.is_empty() || free.any(|(_, condition)| condition.is_catch_all())
+    };
+    let Some(first) = rules.iter().position(takes_all) else {
+        return;
+    };
+    for rule in &rules[first + 1..] {
+        findings.add(
+            Severity::Warning,
+            code::UNREACHABLE,
+            format!("spec.http[{}]", rule.index),
+            format!(
+                "never reached: spec.http[{}] takes every request",
+                rules[first].index
+            ),
+            "put the rule with conditions first",
+        );
     }
 }
 

@@ -49,7 +49,7 @@ fn every_seed_is_read_without_an_error() {
 fn without_a_destination_rule_the_subsets_do_not_exist() {
     let mesh = Mesh::new(&(seed("00-inventory.yaml") + &canary("inventory-service")));
     mesh.check_problems(&[
-        "Error [IST0101] (VirtualService default/inventory-route test.yaml:1) \
+        "Error [IST0101] (VirtualService default/inventory-route test.yaml:4) \
          spec.http[0].route[0].destination.subset: no DestinationRule defines subset v1",
         "spec.http[0].route[1].destination.subset: no DestinationRule defines subset v2",
     ]);
