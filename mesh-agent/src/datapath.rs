@@ -199,6 +199,7 @@ pub struct Datapath {
     suspects: HashSet<Tuple>,
     repairs: u64,
     generation: u64,
+    handed_over: bool,
 }
 
 impl Datapath {
@@ -243,6 +244,7 @@ impl Datapath {
             suspects: HashSet::new(),
             repairs: 0,
             generation: 0,
+            handed_over: false,
         })
     }
 
@@ -254,6 +256,9 @@ impl Datapath {
     /// Makes the kernel match `snapshot`. A pod that fails is kept with its error (see
     /// [`Datapath::observe`]) and tried again at the next apply or reconcile.
     pub fn apply(&mut self, snapshot: &Snapshot) -> Vec<Change> {
+        if self.handed_over {
+            return Vec::new();
+        }
         {
             let mut maps = lock(&self.maps);
             // What the kernel refuses is logged there, and tried again at the next apply.
@@ -275,6 +280,9 @@ impl Datapath {
     /// retries failed ones. Call it every few seconds, and give the proxy what changed.
     #[must_use = "the proxy must learn of captured and released pods"]
     pub fn reconcile(&mut self) -> Vec<Change> {
+        if self.handed_over {
+            return Vec::new();
+        }
         if let Some(flush) = &mut self.flush_log {
             flush();
         }
@@ -289,6 +297,17 @@ impl Datapath {
         self.repairs += repairs;
         self.sweep_expected();
         changes
+    }
+
+    /// Leaves the kernel to a successor, which may start from now on, while this process drains:
+    /// its live connections go on, and nothing it does changes what is pinned any more.
+    ///
+    /// # Errors
+    /// The lock could not be given up; then nothing has changed.
+    pub fn hand_over(&mut self) -> io::Result<()> {
+        self.pins.unlock()?;
+        self.handed_over = true;
+        Ok(())
     }
 
     /// Reads the state from the kernel.
@@ -311,12 +330,12 @@ impl Datapath {
     /// Ends it; nothing else may be called afterwards but [`Datapath::observe`].
     pub fn stop(&mut self, how: Stop) {
         match how {
-            Stop::Remove => {
+            Stop::Remove if !self.handed_over => {
                 std::mem::take(&mut self.pods).remove();
                 self.pins.remove();
             }
             // Pins keep everything; closing our descriptors changes nothing.
-            Stop::Leave => {}
+            Stop::Remove | Stop::Leave => {}
         }
     }
 

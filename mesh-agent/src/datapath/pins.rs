@@ -27,7 +27,7 @@ const BPFFS_KIND: &str = "bpf";
 #[derive(Debug)]
 pub(super) struct Pins {
     root: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Pins {
@@ -54,7 +54,7 @@ impl Pins {
                 break lock;
             }
         };
-        let pins = Self { root, _lock: lock };
+        let pins = Self { root, lock };
         fs::create_dir_all(pins.generation().join("pods")).map_err(|source| {
             DatapathError::Pins {
                 path: pins.generation(),
@@ -62,6 +62,11 @@ impl Pins {
             }
         })?;
         Ok(pins)
+    }
+
+    /// Lets another agent of the same node begin while this one still drains.
+    pub(super) fn unlock(&self) -> io::Result<()> {
+        self.lock.unlock()
     }
 
     /// Where this version's node maps and links are.

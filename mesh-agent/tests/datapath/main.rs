@@ -4,7 +4,11 @@
 //!
 //! Needs root. Each test has pods and a pin directory of its own, so they run side by side.
 
+mod capture;
+mod inbound;
+mod lifecycle;
 mod pods;
+mod programs;
 mod relay;
 
 use std::{
@@ -16,7 +20,7 @@ use std::{
 };
 
 use mesh_agent::datapath::{Datapath, DatapathSettings, OnAgentDeath, Stop};
-use pods::{Pod, counter, eventually, snapshot};
+use pods::{Pod, snapshot};
 use relay::Relay;
 
 const PORT: u16 = 8080;
@@ -83,6 +87,15 @@ impl Node {
             .stop(Stop::Leave);
     }
 
+    /// As an upgrade: a successor beside us. Returns the old relay, which drains.
+    fn succeed(&mut self) -> (Datapath, Relay) {
+        self.datapath().hand_over().expect("the lock is ours");
+        let datapath = self.datapath.take().expect("it is started");
+        let relay = self.relay.take().expect("it is started");
+        self.start();
+        (datapath, relay)
+    }
+
     fn pins(&self) -> PathBuf {
         let name = self.settings.pin_dir.file_name().expect("it has a name");
         let name = name.to_string_lossy().replace('.', "%2e");
@@ -99,43 +112,50 @@ impl Drop for Node {
     }
 }
 
-/// Sends a byte and reads a line: the peer that the application saw.
+/// Sends a byte and reads all: the peer that the application saw.
 #[track_caller]
-fn ask(stream: TcpStream) -> String {
-    try_ask(stream).expect("the application answers")
+fn ask(stream: std::io::Result<TcpStream>) -> SocketAddr {
+    stream.and_then(try_ask).expect("the application answers")
 }
 
-fn try_ask(mut stream: TcpStream) -> std::io::Result<String> {
+fn try_ask(mut stream: TcpStream) -> std::io::Result<SocketAddr> {
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     stream.write_all(b"x")?;
     let mut line = String::new();
     stream.read_to_string(&mut line)?;
-    Ok(line.trim().to_owned())
+    line.trim().parse().map_err(std::io::Error::other)
+}
+
+/// A connection that stays open: the application has answered once and echoes from now on.
+struct Echo {
+    stream: TcpStream,
+    /// The peer that the application saw.
+    peer: SocketAddr,
+}
+
+impl Echo {
+    #[track_caller]
+    fn open(stream: std::io::Result<TcpStream>) -> Self {
+        let mut stream = stream.expect("connects");
+        let timeout = Some(Duration::from_secs(5));
+        stream.set_read_timeout(timeout).expect("it is a socket");
+        stream.write_all(b"e").expect("sends");
+        let mut line = String::new();
+        let mut reader = std::io::BufReader::with_capacity(1, &stream);
+        std::io::BufRead::read_line(&mut reader, &mut line).expect("the application answers");
+        let peer = line.trim().parse().expect("it says its peer");
+        Self { stream, peer }
+    }
+
+    #[track_caller]
+    fn check(&mut self) {
+        self.stream.write_all(b"ping").expect("sends");
+        let mut answer = [0; 4];
+        self.stream.read_exact(&mut answer).expect("it echoes");
+        assert_eq!(&answer, b"ping");
+    }
 }
 
 fn both(pod: &Pod, port: u16) -> [SocketAddr; 2] {
     [SocketAddr::new(pod.v4, port), SocketAddr::new(pod.v6, port)]
-}
-
-#[test]
-fn captured_connections_are_carried_on_and_show_the_real_client() {
-    let (client, server) = (Pod::new(), Pod::new());
-    server.app(PORT);
-    let mut node = Node::new(OnAgentDeath::Closed);
-    node.apply([client.workload(), server.workload()]);
-    for to in both(&server, PORT) {
-        let own = if to.is_ipv6() { client.v6 } else { client.v4 };
-        assert_eq!(ask(client.connect(to).expect("connects")), own.to_string());
-    }
-    let seen = node.relay().seen();
-    let [v4, v6] = both(&server, PORT);
-    for (inbound, to) in [(false, v4), (true, v4), (false, v6), (true, v6)] {
-        let hits = seen
-            .iter()
-            .filter(|seen| seen.inbound == inbound && seen.orig_dst == to);
-        assert_eq!(hits.count(), 1, "{inbound} {to}: {seen:?}");
-    }
-    let observation = node.datapath().observe();
-    assert_eq!(counter(&observation, &client, "captured_syn"), 2);
-    assert_eq!(counter(&observation, &server, "expected_passed"), 2);
 }

@@ -18,7 +18,7 @@ use mesh_agent::{
     datapath::{Netns, Observation},
     model::{InboundPolicy, Snapshot, SpiffeId, Workload, WorkloadUid},
 };
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// Tests run side by side: each pod has a number of its own.
 static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -29,7 +29,7 @@ pub(crate) struct Pod {
     pub(crate) v4: IpAddr,
     pub(crate) v6: IpAddr,
     pub(crate) netns: Netns,
-    host_v4: IpAddr,
+    host: String,
 }
 
 #[track_caller]
@@ -65,7 +65,22 @@ impl Pod {
         let v6: IpAddr = format!("fd00:6b:{id}::{number:x}")
             .parse()
             .expect("an address");
-        let host_v4: IpAddr = "169.254.77.1".parse().expect("an address");
+        let pod = Self {
+            netns: Netns::current().expect("proc is mounted"),
+            name,
+            host,
+            v4,
+            v6,
+        };
+        pod.make()
+    }
+
+    /// Makes the namespace and what is in it.
+    fn make(mut self) -> Self {
+        let Self {
+            name, host, v4, v6, ..
+        } = &self;
+        let host_v4 = "169.254.77.1";
         run(&format!("ip netns add {name}"));
         run(&format!(
             "ip link add {host} type veth peer name eth0 netns {name}"
@@ -86,14 +101,38 @@ impl Pod {
         ] {
             run(&format!("ip -n {name} {command}"));
         }
-        let netns = Netns::open(&Self::path_of(&name)).expect("the namespace was just made");
-        Self {
-            name,
-            v4,
-            v6,
-            netns,
-            host_v4,
-        }
+        self.netns = Netns::open(&self.path()).expect("the namespace was just made");
+        self
+    }
+
+    /// Replaces the namespace by a new one under the same path.
+    pub(crate) fn renew(&mut self) {
+        self.delete();
+        let pod = Self {
+            name: self.name.clone(),
+            host: self.host.clone(),
+            v4: self.v4,
+            v6: self.v6,
+            netns: self.netns.clone(),
+        };
+        let made = pod.make();
+        self.netns = made.netns.clone();
+        // One of the two deletes it in the end.
+        std::mem::forget(made);
+    }
+
+    fn delete(&self) {
+        // The agent may keep the namespace alive for a while; its link must go at once.
+        let link = Command::new("ip")
+            .args(["link", "del", &self.host])
+            .status();
+        let netns = Command::new("ip")
+            .args(["netns", "del", &self.name])
+            .status();
+        assert!(
+            link.is_ok() && netns.is_ok(),
+            "a test leaves a namespace behind"
+        );
     }
 
     fn path_of(name: &str) -> PathBuf {
@@ -106,10 +145,6 @@ impl Pod {
 
     pub(crate) fn uid(&self) -> WorkloadUid {
         WorkloadUid(Arc::from(format!("uid.{}", self.name)))
-    }
-
-    pub(crate) fn host_v4(&self) -> IpAddr {
-        self.host_v4
     }
 
     /// Runs `ip` in the pod.
@@ -132,8 +167,8 @@ impl Pod {
         })
     }
 
-    /// An application that answers every connection with its peer's address and closes, in the
-    /// order that `first` says.
+    /// An application that answers every connection with its peer's address, and then closes it,
+    /// or echoes if the first byte was an `e`.
     pub(crate) fn app(&self, port: u16) {
         let listener = self.within(|| {
             TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, port)).expect("the port is free")
@@ -148,6 +183,31 @@ impl Pod {
     /// Connects from the pod.
     pub(crate) fn connect(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
         self.within(|| TcpStream::connect_timeout(&to, Duration::from_secs(3)))
+    }
+
+    /// Sends an IPv4 packet out of the node to the pod, whatever it says its source is.
+    pub(crate) fn inject(&self, packet: &[u8]) {
+        let socket = Socket::new(
+            Domain::IPV4,
+            Type::RAW,
+            Some(Protocol::from(libc::IPPROTO_RAW)),
+        )
+        .expect("tests run as root");
+        let to = SocketAddr::new(self.v4, 0);
+        socket.send_to(packet, &to.into()).expect("it is routed");
+    }
+
+    /// Packets that left through the pod's interface.
+    pub(crate) fn sent_packets(&self) -> u64 {
+        let text = output(&format!("ip -n {} -s -j link show eth0", self.name));
+        let start = text.find("\"tx\"").expect("statistics are shown");
+        let packets = &text[start..];
+        let digits: String = packets[packets.find("\"packets\":").expect("packets are counted")..]
+            .chars()
+            .skip_while(|character| !character.is_ascii_digit())
+            .take_while(char::is_ascii_digit)
+            .collect();
+        digits.parse().expect("it is a number")
     }
 
     /// Connects from the pod and a port of it.
@@ -186,17 +246,14 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        let deleted = Command::new("ip")
-            .args(["netns", "del", &self.name])
-            .status();
-        assert!(deleted.is_ok(), "a test leaves a namespace behind");
+        self.delete();
     }
 }
 
 fn echo_peer(mut stream: TcpStream) {
     use std::io::{Read, Write};
     let Ok(peer) = stream.peer_addr() else { return };
-    let peer = peer.ip().to_canonical();
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let mut byte = [0];
     // Closed without a word: nothing to answer.
     if !matches!(stream.read(&mut byte), Ok(1)) {

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Crashes, successors, clean stops, pods that come and go and pods that tamper.
+
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use aya::programs::{SchedClassifier, tc::TcAttachType};
+use mesh_agent::datapath::{Datapath, DatapathError, OnAgentDeath, Stop};
+
+use super::{
+    Echo, Node, PORT, ask, both,
+    pods::{Pod, eventually, output},
+    try_ask,
+};
+
+/// The names of the tcx programs on a pod's interface.
+fn tcx(pod: &Pod) -> Vec<String> {
+    pod.within(|| {
+        [TcAttachType::Ingress, TcAttachType::Egress]
+            .into_iter()
+            .flat_map(|side| {
+                let (_, programs) =
+                    SchedClassifier::query_tcx(c"eth0", side).expect("this kernel has tcx");
+                programs
+            })
+            .map(|program| program.name_as_str().unwrap_or_default().to_owned())
+            .collect()
+    })
+}
+
+fn rules(pod: &Pod) -> String {
+    let name = &pod.name;
+    let rules = output(&format!("ip -n {name} rule")) + &output(&format!("ip -n {name} -6 rule"));
+    let routes = output(&format!("ip -n {name} -4 route show table all"))
+        + &output(&format!("ip -n {name} -6 route show table all"));
+    let ours = |line: &&str| line.contains("7999") || line.contains("0x1e5a0000");
+    let lines: Vec<_> = rules.lines().chain(routes.lines()).filter(ours).collect();
+    lines.join("\n")
+}
+
+fn accept_local(pod: &Pod) -> String {
+    pod.within(|| {
+        let path = "/proc/sys/net/ipv4/conf/lo/accept_local";
+        fs::read_to_string(path).expect("it is readable")
+    })
+}
+
+#[test]
+fn a_clean_stop_leaves_nothing() {
+    let (client, server) = (Pod::new(), Pod::new());
+    server.app(PORT);
+    let mut node = Node::new(OnAgentDeath::Closed);
+    node.apply([client.workload(), server.workload()]);
+    assert_eq!(rules(&client).lines().count(), 4);
+    assert_eq!(tcx(&client), ["guard_inbound", "capture_outboun"]);
+    assert_eq!(accept_local(&client), "1\n");
+    assert!(node.pins().exists());
+    node.relay = None;
+    node.datapath().stop(Stop::Remove);
+    node.datapath = None;
+    for pod in [&client, &server] {
+        assert_eq!(rules(pod), "");
+        assert_eq!(tcx(pod), <[String; 0]>::default());
+        assert_eq!(accept_local(pod), "0\n");
+    }
+    assert!(!node.pins().exists());
+    for to in both(&server, PORT) {
+        assert!(ask(client.connect(to)).port() >= 32_768, "directly");
+    }
+}
+
+#[test]
+fn a_successor_takes_over_without_a_gap() {
+    let (client, server) = (Pod::new(), Pod::new());
+    server.app(PORT);
+    let mut node = Node::new(OnAgentDeath::Closed);
+    let workloads = || [client.workload(), server.workload()];
+    node.apply(workloads());
+    let [to, _] = both(&server, PORT);
+    let mut echo = Echo::open(client.connect(to));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let connecting = scope.spawn(|| {
+            let mut count = 0;
+            let mut slowest = Duration::ZERO;
+            while !done.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                let peer = ask(client.connect(to));
+                assert!(peer.port() < 32_768, "passed both agents by");
+                slowest = slowest.max(start.elapsed());
+                count += 1;
+            }
+            (count, slowest)
+        });
+        let old = node.succeed();
+        node.apply(workloads());
+        echo.check();
+        eventually("the successor carries connections", || {
+            node.relay().seen().len() > 20
+        });
+        echo.check();
+        done.store(true, Ordering::Relaxed);
+        let (count, slowest) = connecting.join().expect("no connection fails");
+        assert!(count > 10);
+        assert!(
+            slowest < Duration::from_millis(900),
+            "a SYN was lost: {slowest:?}"
+        );
+        drop(old);
+    });
+    assert_eq!(tcx(&client), ["guard_inbound", "capture_outboun"]);
+}
+
+#[test]
+fn a_connection_begun_without_an_agent_is_carried_by_the_next() {
+    let (client, server) = (Pod::new(), Pod::new());
+    server.app(PORT);
+    let mut node = Node::new(OnAgentDeath::Closed);
+    let workloads = || [client.workload(), server.workload()];
+    node.apply(workloads());
+    node.crash();
+    let [to, _] = both(&server, PORT);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| client.connect(to));
+        // Its first SYN must meet no agent.
+        thread::sleep(Duration::from_millis(200));
+        node.start();
+        node.apply(workloads());
+        let peer = ask(waiting.join().expect("it does not panic"));
+        assert!(peer.port() < 32_768, "captured");
+    });
+    eventually("no tuple is expected, old or new", || {
+        node.datapath().observe().expected == 0
+    });
+}
+
+#[test]
+fn a_second_agent_of_a_node_is_refused() {
+    let node = Node::new(OnAgentDeath::Closed);
+    let error = Datapath::start(&node.settings)
+        .err()
+        .expect("one is enough");
+    assert!(matches!(error, DatapathError::InUse { .. }), "{error}");
+}
+
+#[test]
+fn deleted_rules_fail_closed_and_are_put_back() {
+    let (client, server) = (Pod::new(), Pod::new());
+    server.app(PORT);
+    let mut node = Node::new(OnAgentDeath::Open);
+    node.apply([client.workload(), server.workload()]);
+    client.ip("rule del pref 50");
+    client.ip("-6 rule del pref 50");
+    client.ip("-6 route flush table 7999");
+    for to in both(&server, PORT) {
+        assert!(client.connect(to).and_then(try_ask).is_err(), "{to}");
+    }
+    node.reconcile();
+    assert_eq!(node.datapath().observe().repairs, 3);
+    for to in both(&server, PORT) {
+        assert!(ask(client.connect(to)).port() < 32_768, "captured");
+    }
+    node.reconcile();
+    assert_eq!(node.datapath().observe().repairs, 3, "nothing more to do");
+}
+
+#[test]
+fn a_pod_that_leaves_the_mesh_keeps_its_connections() {
+    let (client, server) = (Pod::new(), Pod::new());
+    server.app(PORT);
+    let mut node = Node::new(OnAgentDeath::Closed);
+    node.apply([client.workload(), server.workload()]);
+    let mut echoes = both(&server, PORT).map(|to| Echo::open(client.connect(to)));
+    let mut left = client.workload();
+    left.enrolled = false;
+    node.apply([left, server.workload()]);
+    let before = node.relay().seen().len();
+    for to in both(&server, PORT) {
+        ask(client.connect(to));
+    }
+    let after = node.relay().seen();
+    assert!(
+        after[before..].iter().all(|seen| seen.inbound),
+        "not captured"
+    );
+    node.reconcile();
+    for echo in &mut echoes {
+        echo.check();
+    }
+    assert_eq!(rules(&client).lines().count(), 4, "still needed");
+    drop(echoes);
+    eventually("the pod is drained", || {
+        node.reconcile();
+        node.datapath().observe().pods.len() == 1
+    });
+    assert_eq!(rules(&client), "");
+    assert_eq!(tcx(&client), <[String; 0]>::default());
+}
+
+#[test]
+fn a_pod_comes_back_into_the_mesh_while_it_drains() {
+    let (client, server) = (Pod::new(), Pod::new());
+    server.app(PORT);
+    let mut node = Node::new(OnAgentDeath::Closed);
+    node.apply([client.workload(), server.workload()]);
+    let [to, _] = both(&server, PORT);
+    let mut echo = Echo::open(client.connect(to));
+    node.apply([server.workload()]);
+    node.apply([client.workload(), server.workload()]);
+    assert!(ask(client.connect(to)).port() < 32_768, "captured");
+    echo.check();
+    node.reconcile();
+    assert!(ask(client.connect(to)).port() < 32_768, "captured");
+}
+
+#[test]
+fn pins_of_pods_that_are_gone_are_swept() {
+    let (gone, kept) = (Pod::new(), Pod::new());
+    let mut node = Node::new(OnAgentDeath::Closed);
+    node.apply([gone.workload(), kept.workload()]);
+    let pods = node
+        .pins()
+        .join(format!("v{}/pods", mesh_common::ABI_VERSION));
+    assert_eq!(fs::read_dir(&pods).expect("it is there").count(), 2);
+    node.crash();
+    drop(gone);
+    node.start();
+    node.apply([kept.workload()]);
+    assert_eq!(fs::read_dir(&pods).expect("it is there").count(), 1);
+}
+
+#[test]
+fn a_new_sandbox_under_the_same_path_is_captured_anew() {
+    let (mut client, server) = (Pod::new(), Pod::new());
+    server.app(PORT);
+    let mut node = Node::new(OnAgentDeath::Closed);
+    node.apply([client.workload(), server.workload()]);
+    client.renew();
+    node.apply([client.workload(), server.workload()]);
+    let [to, _] = both(&server, PORT);
+    assert!(ask(client.connect(to)).port() < 32_768, "captured");
+}
+
+#[test]
+fn another_versions_links_are_taken_over() {
+    let (client, server) = (Pod::new(), Pod::new());
+    server.app(PORT);
+    let mut node = Node::new(OnAgentDeath::Closed);
+    let workloads = || [client.workload(), server.workload()];
+    node.apply(workloads());
+    node.crash();
+    let own = node.pins().join(format!("v{}", mesh_common::ABI_VERSION));
+    let other = node.pins().join("v0");
+    fs::rename(&own, &other).expect("bpffs renames");
+    node.start();
+    node.apply(workloads());
+    assert_eq!(
+        tcx(&client),
+        ["guard_inbound", "capture_outboun"],
+        "never two"
+    );
+    assert!(!other.exists());
+    let [to, _] = both(&server, PORT);
+    assert!(ask(client.connect(to)).port() < 32_768, "captured");
+    assert_eq!(node.relay().seen().len(), 2);
+}
