@@ -28,4 +28,5 @@ mod reload;
 mod rotation;
 mod routes;
 mod scale;
+mod seeds;
 mod slice;

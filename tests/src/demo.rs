@@ -46,7 +46,6 @@ pub fn run(choice: Choice) -> bool {
     act::measure_direct(&stage, &progress, &mut findings);
     stage.start_agents(&progress);
     act::split_requests(&stage, &progress, &mut findings);
-    act::look_at_the_wire(&stage, &progress, &mut findings);
     act::canary(&stage, &progress, &mut findings);
     act::judge_plaintext(&stage, &progress, &mut findings);
     act::measure_mesh(&stage, &progress, &mut findings);

@@ -43,13 +43,22 @@ pub(super) fn measure_mesh(stage: &Stage, progress: &Progress, findings: &mut Fi
     findings.mesh = latency::measure(&stage.client, &address);
 }
 
+/// The split, and the wire meanwhile: every request carries the marker in its body.
 pub(super) fn split_requests(stage: &Stage, progress: &Progress, findings: &mut Findings) {
     progress.say("1,000 requests of curl on one connection, 90/10 by the VirtualService");
+    progress
+        .say("meanwhile a capture on the wire between the nodes; every body has a marker in it");
+    let wire = Wire::listen(&stage.lab);
     let seen = curl_many(&stage.client);
+    let crossed = wire.stop();
     findings.requests = REQUESTS;
     findings.v1 = version(&seen, "v1");
     findings.v2 = version(&seen, "v2");
     findings.identity = identity(stage);
+    findings.wire_bytes = crossed.payload_bytes();
+    findings.wire_marker_hits = crossed.hits(MARKER.as_bytes());
+    // A byte outside of TLS records means none of it counts.
+    findings.wire_tls_records = crossed.tls_records().unwrap_or(0);
 }
 
 pub(super) fn canary(stage: &Stage, progress: &Progress, findings: &mut Findings) {
@@ -59,18 +68,6 @@ pub(super) fn canary(stage: &Stage, progress: &Progress, findings: &mut Findings
     let seen = curl_many(&stage.client);
     findings.canary_requests = seen.values().sum();
     findings.canary_v2 = version(&seen, "v2");
-}
-
-pub(super) fn look_at_the_wire(stage: &Stage, progress: &Progress, findings: &mut Findings) {
-    progress.say("a capture on the wire between the nodes, while a marker is sent in a body");
-    let wire = Wire::listen(&stage.lab);
-    let sent = stage.client.curl(&["--data", MARKER, SERVICE]);
-    assert!(sent.ok(), "the marker was not sent: {}", sent.stderr);
-    let crossed = wire.stop();
-    findings.wire_bytes = crossed.payload_bytes();
-    findings.wire_marker_hits = crossed.hits(MARKER.as_bytes());
-    // A byte outside of TLS records means none of it counts.
-    findings.wire_tls_records = crossed.tls_records().unwrap_or(0);
 }
 
 /// Plaintext from a pod outside the mesh, under either mode. Under PERMISSIVE the wire is looked
@@ -102,7 +99,12 @@ fn peer_authentication(mode: &str) -> String {
 /// One curl, one connection, many requests; how often each answer came.
 #[track_caller]
 fn curl_many(client: &Pod) -> BTreeMap<String, usize> {
-    let ran = client.curl(&["--fail", &format!("{SERVICE}?[1-{REQUESTS}]")]);
+    let ran = client.curl(&[
+        "--fail",
+        "--data",
+        MARKER,
+        &format!("{SERVICE}?[1-{REQUESTS}]"),
+    ]);
     assert!(ran.ok(), "curl ended with {}: {}", ran.code, ran.stderr);
     let mut seen = BTreeMap::new();
     for answer in ran.stdout.lines() {

@@ -7,43 +7,8 @@
 use super::Progress;
 use crate::{Agent, Lab, Pod, foreign};
 
-/// Two subsets by the label `version`.
-const SUBSETS: &str = "
-apiVersion: networking.istio.io/v1alpha3
-kind: DestinationRule
-metadata:
-  name: recommendations
-spec:
-  host: recommendations
-  subsets:
-  - name: v1
-    labels:
-      version: v1
-  - name: v2
-    labels:
-      version: v2
-";
-
-/// 90/10 over the subsets.
-const SPLIT: &str = "
-apiVersion: networking.istio.io/v1alpha3
-kind: VirtualService
-metadata:
-  name: recommendations
-spec:
-  hosts:
-  - recommendations
-  http:
-  - route:
-    - destination:
-        host: recommendations
-        subset: v1
-      weight: 90
-    - destination:
-        host: recommendations
-        subset: v2
-      weight: 10
-";
+/// Two subsets by the label `version`, and 90/10 over them.
+const SPLIT: &str = include_str!("../../seeds/01-recommendations.yaml");
 
 /// Everything the demo is played on.
 pub(super) struct Stage {
@@ -92,7 +57,6 @@ impl Stage {
     #[track_caller]
     pub(super) fn start_agents(&mut self, progress: &Progress) {
         progress.say("one agent per node; it captures pods that run already, by a namespace label");
-        self.lab.apply(SUBSETS);
         self.lab.apply(SPLIT);
         let flags = ["--access-log", "json", "--on-agent-death", "closed"];
         let launched = [&self.lab.a, &self.lab.b].map(|node| node.launch_agent(&flags));
