@@ -64,7 +64,11 @@ fn a_pod_that_opts_out_is_left_alone() {
             .run(|| client::get(&address, "a-marker-in-the-host", "/"))
             .unwrap();
         assert_eq!(answer.status, 200);
-        assert_eq!(wire.stop().hits(b"a-marker-in-the-host"), 1, "{}", pod.name);
+        assert!(
+            wire.stop().hits(b"a-marker-in-the-host") > 0,
+            "{}",
+            pod.name
+        );
     }
 }
 

@@ -175,10 +175,7 @@ fn metrics_and_readiness_are_on_a_loopback_port_of_the_node() {
     let metrics = get("/metrics");
     assert_eq!(metrics.status, 200);
     assert!(
-        metrics.text().contains("# TYPE istio_requests counter")
-            || metrics
-                .text()
-                .contains("# TYPE istio_requests_total counter"),
+        metrics.text().contains("mesh_agent_captured"),
         "{}",
         metrics.text()
     );

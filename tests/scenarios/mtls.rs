@@ -181,6 +181,15 @@ ports: [{{name: http, port: 8080, protocol: TCP}}]
 endpoints:
 - addresses: [{}]
   conditions: {{ready: true}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: legacy, namespace: outside}}
+spec:
+  hosts: [legacy]
+  http:
+  - route:
+    - destination: {{host: legacy}}
 ",
         legacy.v4
     ));

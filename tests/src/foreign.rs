@@ -211,7 +211,7 @@ fn go_build(source: &str, packages: &[&str]) -> PathBuf {
     fs::create_dir_all(&target).expect("the cache directory can be written");
     let mut build = Command::new(go_command());
     build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(source));
-    build.args(["build", "-trimpath", "-mod=mod", "-buildvcs=false", "-o"]);
+    build.args(["build", "-mod=mod", "-buildvcs=false", "-o"]);
     build.arg(format!("{}/", target.display())).args(packages);
     build.env("CGO_ENABLED", "0").env_remove("GOFLAGS");
     run_ok(&mut build);

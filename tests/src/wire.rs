@@ -9,6 +9,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    net::UdpSocket,
     path::PathBuf,
     process::{Child, ChildStderr, Stdio},
 };
@@ -18,8 +19,8 @@ use rustix::process::Signal;
 use crate::{
     capture_file::{self, Streams},
     command,
-    netns::Netns,
     topology::{LINK, Lab},
+    wait,
 };
 
 /// A capture that is running.
@@ -27,7 +28,12 @@ pub struct Wire {
     tcpdump: Child,
     errors: BufReader<ChildStderr>,
     file: PathBuf,
+    last: UdpSocket,
 }
+
+/// The last packet of a capture. tcpdump ends at once when it is told to, and leaves unread what
+/// is still in its queue; so the end is sent behind everything else, and waited for.
+const LAST: &[u8] = b"the-last-packet-of-this-capture";
 
 /// What crossed the link.
 pub struct Crossed {
@@ -47,17 +53,19 @@ impl Wire {
     #[track_caller]
     pub fn listen(lab: &Lab) -> Self {
         let file = lab.directory().join("wire.pcap");
-        Self::listen_on(&lab.a.netns, LINK, file)
-    }
-
-    /// Starts to listen on a device of a namespace.
-    #[track_caller]
-    pub fn listen_on(netns: &Netns, device: &str, file: PathBuf) -> Self {
+        let netns = &lab.a.netns;
+        let last = netns.run(|| {
+            let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+            // Discarded at the other node, or refused: both are well.
+            socket.connect((lab.b.addresses().0, 9))?;
+            Ok::<_, std::io::Error>(socket)
+        });
+        let last = last.expect("a UDP socket can be made");
         let mut tcpdump = netns.command("tcpdump");
         tcpdump.args([
             "--immediate-mode",
             "-i",
-            device,
+            LINK,
             "-s",
             "0",
             "-B",
@@ -84,6 +92,7 @@ impl Wire {
             tcpdump,
             errors,
             file,
+            last,
         }
     }
 
@@ -93,6 +102,16 @@ impl Wire {
     /// When packets were lost.
     #[track_caller]
     pub fn stop(mut self) -> Crossed {
+        self.last.send(LAST).expect("a datagram can be sent");
+        wait::until("the end of the capture", wait::PATIENCE, || {
+            let file = std::fs::read(&self.file).unwrap_or_default();
+            let tail = &file[file.len().saturating_sub(64 * 1024)..];
+            if count(tail, LAST) > 0 {
+                Ok(())
+            } else {
+                Err(file.len())
+            }
+        });
         command::signal(&self.tcpdump, Signal::INT);
         let mut said = String::new();
         std::io::Read::read_to_string(&mut self.errors, &mut said).expect("tcpdump writes text");
