@@ -4,6 +4,7 @@
 
 mod files;
 mod fixture;
+mod http_routes;
 mod manifests;
 mod policies;
 mod routes;

@@ -24,7 +24,7 @@ struct Directory(PathBuf);
 
 impl Directory {
     fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("mesh-config-{}-{name}", std::process::id()));
+        let path = Path::new("/tmp").join(format!("mesh-config-{}-{name}", std::process::id()));
         drop(fs::remove_dir_all(&path));
         fs::create_dir_all(&path).unwrap();
         Self(path)

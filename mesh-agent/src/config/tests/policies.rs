@@ -98,7 +98,7 @@ fn a_selector_in_the_root_namespace_has_no_effect() {
         "name: web, namespace: istio-system",
         &format!("{SELECT}, {STRICT}"),
     );
-    check(&[root.clone()], 8080, Permissive);
+    check(std::slice::from_ref(&root), 8080, Permissive);
     Mesh::new(&(root + &web()))
         .check_problems(&["spec.selector: an object with a selector has no effect"]);
 }

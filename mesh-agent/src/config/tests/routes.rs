@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! VirtualServices, DestinationRules and HTTPRoutes decide.
+//! VirtualServices and DestinationRules decide.
 
 use http::{HeaderMap, HeaderValue};
 
-use super::fixture::{Mesh, canary, pod, pod_in, service};
+use super::fixture::{Mesh, canary, pod, pod_in};
 
-const WEB: (&str, &str, u16) = ("default", "web", 80);
+pub(super) const WEB: (&str, &str, u16) = ("default", "web", 80);
 
 /// A VirtualService; `place` is metadata, `spec` flow YAML.
-fn virtual_service(place: &str, spec: &str) -> String {
+pub(super) fn virtual_service(place: &str, spec: &str) -> String {
     format!(
         "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{{place}}}\nspec: {{{spec}}}\n"
     )
@@ -21,13 +21,7 @@ fn destination_rule(place: &str, spec: &str) -> String {
     )
 }
 
-fn http_route(place: &str, spec: &str) -> String {
-    format!(
-        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{{place}}}\nspec: {{{spec}}}\n"
-    )
-}
-
-fn to(subset: &str) -> String {
+pub(super) fn to(subset: &str) -> String {
     format!("route: [{{destination: {{host: web, subset: {subset}}}}}]")
 }
 
@@ -39,7 +33,7 @@ fn subsets() -> String {
 }
 
 /// `canary("web")` with its subsets and a client in namespace `shop`.
-fn web() -> String {
+pub(super) fn web() -> String {
     canary("web") + &subsets() + &pod_in("shop", "shopper", "10.1.1.9", "app: shopper")
 }
 
@@ -285,190 +279,6 @@ fn subsets_of_several_rules_for_one_host_are_united_and_the_oldest_wins() {
         Mesh::new(&(route("b") + &all)).get("client", WEB, "/"),
         "b@10.1.0.2:8080"
     );
-}
-
-/// An HTTPRoute to `web` whose backends are Services `web-v1` and `web-v2`.
-fn gateway(place: &str, rules: &str) -> String {
-    http_route(
-        place,
-        &format!(
-            "parentRefs: [{{group: \"\", kind: Service, name: web, namespace: default, port: 80}}], rules: [{rules}]"
-        ),
-    )
-}
-
-fn backends() -> String {
-    let one = |name: &str, address: &str, version: &str| {
-        service(name, address).replace(
-            &format!("selector: {{app: {name}}}"),
-            &format!("selector: {{app: web, version: {version}}}"),
-        )
-    };
-    web() + &one("web-v1", "10.0.1.1", "v1") + &one("web-v2", "10.0.1.2", "v2")
-}
-
-fn backend(version: &str) -> String {
-    format!("backendRefs: [{{name: web-{version}, namespace: default, port: 80}}]")
-}
-
-const TO_V1: &str = "*@10.1.0.1:8080";
-const TO_V2: &str = "*@10.1.0.2:8080";
-
-#[test]
-fn http_route_matches_are_ranked_as_the_specification_says() {
-    let rules = format!(
-        "{{{}}}, {{matches: [{{path: {{value: /v2}}}}, {{headers: [{{name: Version, value: two}}]}}], {}}}, {{matches: [{{path: {{type: Exact, value: /v2/x}}}}], {}}}",
-        backend("v1"),
-        backend("v2"),
-        backend("v1")
-    );
-    let mesh = Mesh::new(&(gateway("name: web", &rules) + &backends()));
-    mesh.check_problems(&[]);
-    for (path, want) in [
-        ("/", TO_V1),
-        ("/v2example", TO_V1),
-        ("/v2", TO_V2),
-        ("/v2/", TO_V2),
-        ("/v2/x", TO_V1),
-    ] {
-        assert_eq!(mesh.get("client", WEB, path), want, "{path}");
-    }
-    let mut headers = HeaderMap::new();
-    headers.insert("version", HeaderValue::from_static("two"));
-    assert_eq!(
-        mesh.get_with("client", WEB, "/", &headers),
-        TO_V2,
-        "a header beats a prefix of equal length"
-    );
-}
-
-#[test]
-fn an_http_route_without_a_match_for_the_request_is_not_found() {
-    let rules = format!("{{matches: [{{path: {{value: /a}}}}], {}}}", backend("v1"));
-    let mesh = Mesh::new(&(gateway("name: web", &rules) + &backends()));
-    assert_eq!(mesh.get("client", WEB, "/b"), "404 NR");
-}
-
-#[test]
-fn an_http_route_wins_over_a_virtual_service() {
-    let old = virtual_service(
-        "name: web",
-        &format!("hosts: [web], http: [{{{}}}]", to("v2")),
-    );
-    let mesh =
-        Mesh::new(&(old + &gateway("name: web", &format!("{{{}}}", backend("v1"))) + &backends()));
-    assert_eq!(mesh.get("client", WEB, "/"), TO_V1);
-    mesh.check_problems(&["Warning [MESH0005] (VirtualService default/web test.yaml:2) spec.hosts: HTTPRoute default/web decides at port 80 of Service default/web"]);
-}
-
-#[test]
-fn consumer_routes_are_for_clients_of_their_namespace_alone() {
-    let producer = gateway("name: web", &format!("{{{}}}", backend("v1")));
-    let consumer = gateway(
-        "name: own, namespace: shop",
-        &format!(
-            "{{matches: [{{path: {{value: /own}}}}], {}}}",
-            backend("v2")
-        ),
-    );
-    let mesh = Mesh::new(&(producer + &consumer + &backends()));
-    mesh.check_problems(&[]);
-    assert_eq!(mesh.get("client", WEB, "/own"), TO_V1);
-    assert_eq!(mesh.get("shopper", WEB, "/own"), TO_V2);
-    assert_eq!(
-        mesh.get("shopper", WEB, "/"),
-        "404 NR",
-        "routes of different groups are not merged"
-    );
-}
-
-#[test]
-fn invalid_backends_answer_500_for_their_share() {
-    for (backend, want) in [
-        ("{name: nobody, port: 80}", "500 NC"),
-        ("{name: web-v1}", "500 NC"),
-        ("{name: web-v1, port: 81}", "500 NC"),
-        ("{kind: Bucket, group: example.com, name: x}", "500 NC"),
-        ("{name: web-v1, port: 80, weight: 0}", "500 -"),
-        (
-            "{name: web-v1, port: 80}, {name: nobody, port: 80, weight: 0}",
-            TO_V1,
-        ),
-    ] {
-        let mesh = Mesh::new(
-            &(gateway("name: web", &format!("{{backendRefs: [{backend}]}}")) + &backends()),
-        );
-        assert_eq!(mesh.get("client", WEB, "/"), want, "{backend}");
-        let is_error = want.ends_with("NC");
-        assert_eq!(
-            mesh.problems().len(),
-            usize::from(is_error),
-            "{:#?}",
-            mesh.problems()
-        );
-    }
-    let mesh = Mesh::new(&(gateway("name: web", "{}") + &backends()));
-    assert_eq!(
-        mesh.get("client", WEB, "/"),
-        "500 -",
-        "a rule without backends"
-    );
-}
-
-#[test]
-fn http_route_weights_are_exact_and_shared_by_the_matches_of_a_rule() {
-    let rules = "{matches: [{path: {value: /a}}, {path: {value: /b}}], backendRefs: [{name: web-v1, port: 80, weight: 70}, {name: web-v2, port: 80, weight: 30}]}";
-    let mesh = Mesh::new(&(gateway("name: web", rules) + &backends()));
-    let to_v2 = (0..100)
-        .filter(|n| mesh.get("client", WEB, if n % 3 == 0 { "/a" } else { "/b" }) == TO_V2)
-        .count();
-    assert_eq!(to_v2, 30);
-}
-
-#[test]
-fn parents_that_do_not_exist_are_reported() {
-    for (parent, text) in [
-        (
-            "name: nobody, group: \"\", kind: Service",
-            "there is no Service default/nobody",
-        ),
-        (
-            "name: web, group: \"\", kind: Service, port: 81",
-            "Service default/web has no such TCP port",
-        ),
-        (
-            "name: web, group: \"\", kind: Service, sectionName: x",
-            "Service default/web has no such TCP port",
-        ),
-        ("name: web", "a route is not attached to a Gateway"),
-    ] {
-        let mesh = Mesh::new(
-            &(http_route(
-                "name: web",
-                &format!("parentRefs: [{{{parent}}}], rules: [{{{}}}]", backend("v1")),
-            ) + &backends()),
-        );
-        mesh.check_problems(&[text]);
-        assert_eq!(mesh.get("client", WEB, "/"), "*@10.1.0.1:8080");
-    }
-}
-
-#[test]
-fn filters_and_actions_that_are_not_supported_answer_500() {
-    let redirect = virtual_service("name: web", "hosts: [web], http: [{redirect: {uri: /x}}]");
-    let mesh = Mesh::new(&(redirect + &web()));
-    assert_eq!(mesh.get("client", WEB, "/"), "500 -");
-    mesh.check_problems(&["Error [MESH0003] (VirtualService default/web test.yaml:2) spec.http[0].redirect: not supported yet"]);
-    let rewrite = gateway(
-        "name: web",
-        &format!(
-            "{{filters: [{{type: URLRewrite, urlRewrite: {{}}}}], {}}}",
-            backend("v1")
-        ),
-    );
-    let mesh = Mesh::new(&(rewrite + &backends()));
-    assert_eq!(mesh.get("client", WEB, "/"), "500 -");
-    mesh.check_problems(&["spec.rules[0].filters: a filter is not supported yet"]);
 }
 
 #[test]
