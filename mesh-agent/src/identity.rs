@@ -192,6 +192,16 @@ impl Identities {
         drop(table.wait_for(|table| table.live(id).is_ok()).await);
     }
 
+    /// Waits for the first certificate of `id`, for at most `patience`: a pod may be faster with
+    /// its first connection than we with its certificate. One that ran out is not waited for.
+    /// Cancel-safe.
+    pub async fn first(&self, id: &SpiffeId, patience: Duration) {
+        if self.generation(id) == 0 {
+            // Whoever asks for the certificate next learns that there is none.
+            tokio::time::timeout(patience, self.ready(id)).await.ok();
+        }
+    }
+
     /// TLS as `source` to a peer that must be one of `expected`.
     ///
     /// # Errors

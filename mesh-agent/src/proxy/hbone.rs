@@ -206,6 +206,7 @@ async fn accept<Io>(
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
+    identities.first(local, limits.handshake_timeout).await;
     let tls = identities.server(local)?.accept(io).await;
     let tls = tls.map_err(|error| match identity::refusal(&error) {
         Some(refusal) => HboneError::Identity(refusal.into()),

@@ -220,12 +220,14 @@ impl Tunnels {
     ) -> Result<TunnelStream, TunnelError> {
         let shared = &self.0;
         let address = SocketAddr::new(authority.ip(), shared.limits.port);
+        let (identities, patience) = (&shared.identities, shared.limits.connect_timeout);
+        identities.first(&from.identity, patience).await;
         let key = Key {
             from: from.uid.clone(),
             source: from.identity.clone(),
             to: to.uid.clone(),
             address,
-            generation: shared.identities.generation(&from.identity),
+            generation: identities.generation(&from.identity),
         };
         let route = || Route {
             from: Arc::clone(from),

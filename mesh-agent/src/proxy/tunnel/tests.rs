@@ -454,3 +454,28 @@ fn a_client_that_leaves_while_it_waits_harms_no_one_else() {
         assert_eq!(mesh.server.accepted(), 1);
     });
 }
+
+#[test]
+fn connections_that_come_before_the_first_certificate_wait_for_it() {
+    on_data_thread(async {
+        let authority = CertificateAuthority::in_memory(DOMAIN).unwrap();
+        let (client, pod) = (workload(DOMAIN, "client"), workload(DOMAIN, "server"));
+        let late = identities(&authority, DAY, &[]).await;
+        let server = Server::start(&pod, &late, HboneLimits::default(), echo).await;
+        let pool = tunnels(
+            &late,
+            &Tasks::new(),
+            TunnelLimits::default(),
+            server.address(),
+        );
+        let (netns, to) = (
+            Netns::current().unwrap(),
+            SocketAddr::from(([127, 0, 0, 1], 80)),
+        );
+        let headers = ConnectHeaders::default();
+        let (stream, ()) = tokio::join!(pool.open(&client, &netns, &pod, to, &headers), async {
+            late.want([client.identity.clone(), pod.identity.clone()]);
+        });
+        assert_eq!(exchange(stream.unwrap(), b"ping").await.unwrap(), b"ping");
+    });
+}
