@@ -149,7 +149,7 @@ impl Agent {
 
     /// Follows the configuration until a signal comes, then drains.
     async fn serve(mut self) -> anyhow::Result<()> {
-        // Cancel-safe: following only waits between steps, and a step never awaits.
+        // Cancel-safe: see both.
         let signal = tokio::select! {
             name = self.signals.next() => name,
             ended = self.sync.follow() => {

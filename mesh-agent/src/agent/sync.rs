@@ -3,9 +3,11 @@
 //! Makes identities, kernel and proxy follow the configuration, in this order.
 //!
 //! Owns the kernel side and the proxy between start and stop. Knows nothing of where a snapshot
-//! comes from. Invariant: one step at a time, so the kernel never sees two snapshots at once.
+//! comes from. Invariant: one step at a time, so the kernel never sees two snapshots at
+//! once.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,20 +15,23 @@ use std::{
 use tokio::{
     sync::watch,
     task::block_in_place,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tracing::{info, warn};
 
 use crate::{
     datapath::{Change, Datapath, Stop},
     identity::Identities,
-    model::Snapshot,
+    model::{Snapshot, SpiffeId},
     proxy::Proxy,
     telemetry::Telemetry,
 };
 
 /// How often what pods may have removed is put back.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long capture waits for certificates; an authority that is away must not hold up policy.
+const CERTIFICATE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The parts that follow the configuration.
 pub(super) struct Sync {
@@ -38,7 +43,8 @@ pub(super) struct Sync {
 }
 
 impl Sync {
-    /// Applies every snapshot as it comes. Ends only with an error.
+    /// Applies every snapshot as it comes. Ends only with an error. Cancel-safe: what a step began
+    /// is completed or made good by [`Sync::stop`].
     pub(super) async fn follow(&mut self) -> anyhow::Result<()> {
         let mut tick = interval(RECONCILE_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -49,7 +55,7 @@ impl Sync {
                 changed = self.snapshot.changed() => {
                     anyhow::ensure!(changed.is_ok(), "the source of the configuration ended");
                     let snapshot = Arc::clone(&self.snapshot.borrow_and_update());
-                    self.apply(&snapshot);
+                    self.apply(&snapshot).await;
                 }
                 _ = tick.tick() => self.reconcile(),
             }
@@ -74,14 +80,28 @@ impl Sync {
         block_in_place(|| self.datapath().stop(how));
     }
 
-    fn apply(&self, snapshot: &Arc<Snapshot>) {
-        self.identities.want(
-            snapshot
-                .local_enrolled()
-                .map(|workload| workload.identity.clone()),
-        );
+    async fn apply(&self, snapshot: &Arc<Snapshot>) {
+        let identities: HashSet<SpiffeId> = snapshot
+            .local_enrolled()
+            .map(|workload| workload.identity.clone())
+            .collect();
+        self.identities.want(identities.iter().cloned());
+        self.certificates(&identities).await;
         self.carry_out(block_in_place(|| self.datapath().apply(snapshot)));
         self.telemetry.forget_gone(snapshot, Instant::now());
+    }
+
+    /// Waits for the certificates of pods that are about to be captured: a connection that waited
+    /// for the agent to come back must not be the first to find that there is none.
+    async fn certificates(&self, identities: &HashSet<SpiffeId>) {
+        let ready = async {
+            for identity in identities {
+                self.identities.ready(identity).await;
+            }
+        };
+        if timeout(CERTIFICATE_DEADLINE, ready).await.is_err() {
+            warn!("not every certificate is issued yet; the pods are captured without");
+        }
     }
 
     fn reconcile(&self) {
