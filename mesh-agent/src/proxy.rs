@@ -15,6 +15,7 @@ mod dial;
 pub mod hbone;
 mod http;
 mod http_body;
+mod http_ending;
 mod http_exchange;
 mod http_forward;
 mod http_headers;

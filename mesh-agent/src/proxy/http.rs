@@ -7,7 +7,6 @@
 //! References: RFC 9110, RFC 9112, RFC 9113; Istio's codes and flags for our own answers.
 
 use std::{
-    convert::Infallible,
     future::poll_fn,
     pin::{Pin, pin},
     rc::Rc,
@@ -34,6 +33,7 @@ use super::{
     connection::Connection,
     copy::Abort,
     http_body::{ReplyBody, RequestBody, Streaming},
+    http_ending::ClientEnd,
     http_exchange::{Exchange, Front},
     http_forward::{self, Answer},
     http_headers,
@@ -51,6 +51,11 @@ const MAX_STREAMS: u32 = 1024;
 /// How large the headers of an HTTP/2 request may be.
 const MAX_HEADER_BYTES: u32 = 64 * 1024;
 
+/// The client has ended its side, and the endpoint gave no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the client went away")]
+struct ClientLeft;
+
 /// Serves HTTP to a client whose first bytes were judged to be `first`.
 pub(crate) async fn serve(
     connection: Rc<Connection>,
@@ -63,6 +68,7 @@ pub(crate) async fn serve(
         connection,
         service,
         pool,
+        waiting: Rc::default(),
         truncated: std::cell::Cell::default(),
         switched: std::cell::Cell::default(),
     });
@@ -77,8 +83,9 @@ pub(crate) async fn serve(
 async fn serve_http1(front: Rc<Front>, client: Prefixed<TcpStream>) {
     let service = {
         let front = Rc::clone(&front);
-        service_fn(move |request| handle(Rc::clone(&front), request))
+        service_fn(move |request| accept(&front, request))
     };
+    let client = ClientEnd::new(client, Rc::clone(&front.waiting));
     let mut serving = http1::Builder::new()
         .preserve_header_case(true)
         .auto_date_header(false)
@@ -96,7 +103,7 @@ async fn serve_http1(front: Rc<Front>, client: Prefixed<TcpStream>) {
         .await
     };
     let parts = serving.into_parts();
-    let client = parts.io.into_inner();
+    let client = parts.io.into_inner().into_inner();
     if let Err(error) = ended {
         tracing::debug!(peer = %front.connection.peer, %error, "http/1 connection ended");
     }
@@ -113,7 +120,7 @@ async fn serve_http2(front: Rc<Front>, client: Prefixed<TcpStream>) {
     let tasks = front.connection.thread.shared.tasks.clone();
     let service = {
         let front = Rc::clone(&front);
-        service_fn(move |request| handle(Rc::clone(&front), request))
+        service_fn(move |request| accept(&front, request))
     };
     let mut serving = http2::Builder::new(Local(tasks))
         .auto_date_header(false)
@@ -137,13 +144,25 @@ async fn serve_http2(front: Rc<Front>, client: Prefixed<TcpStream>) {
     }
 }
 
+/// Takes a request in, so that what the client does next is seen as behind it.
+fn accept(
+    front: &Rc<Front>,
+    request: Request<Incoming>,
+) -> impl Future<Output = Result<Response<ReplyBody>, ClientLeft>> + use<> {
+    let (head, body) = request.into_parts();
+    let (body, progress) = RequestBody::new(body, &front.waiting);
+    front.waiting.begin(progress.clone());
+    let exchange = Exchange::begin(front, &head, progress);
+    handle(Rc::clone(front), exchange, head, body)
+}
+
 /// Answers one request.
 async fn handle(
     front: Rc<Front>,
-    request: Request<Incoming>,
-) -> Result<Response<ReplyBody>, Infallible> {
-    let (mut head, body) = request.into_parts();
-    let mut exchange = Exchange::begin(&front, &head);
+    mut exchange: Box<Exchange>,
+    mut head: request::Parts,
+    body: RequestBody,
+) -> Result<Response<ReplyBody>, ClientLeft> {
     if head.method == Method::CONNECT {
         return Ok(refuse(exchange, Outcome::Unsupported));
     }
@@ -170,7 +189,7 @@ async fn handle(
     if let Some(edits) = &edits {
         edits.apply_request(&mut head.headers);
     }
-    let request = outgoing(&mut exchange, head, body);
+    let request = outgoing(head, body);
     let forward = http_forward::forward(&front, &mut exchange, &cluster, request, switch);
     let deadline = timeout.map(|timeout| tokio::time::Instant::from_std(Instant::now() + timeout));
     let answer = match deadline {
@@ -181,10 +200,12 @@ async fn handle(
             Err(_elapsed) => Err(Outcome::TimedOut),
         },
     };
-    Ok(match answer {
-        Ok(answer) => reply(&front, exchange, answer, edits.as_deref(), deadline),
-        Err(outcome) => refuse(exchange, outcome),
-    })
+    match answer {
+        Ok(answer) => Ok(reply(&front, exchange, answer, edits.as_deref(), deadline)),
+        // The endpoint gave up because the client has: there is nobody to answer.
+        Err(Outcome::UpstreamGone(_)) if front.waiting.has_ended() => Err(ClientLeft),
+        Err(outcome) => Ok(refuse(exchange, outcome)),
+    }
 }
 
 /// Asks the model, once.
@@ -206,9 +227,7 @@ fn decide(front: &Front, exchange: &Exchange, head: &request::Parts) -> Result<D
 }
 
 /// The request as it goes on.
-fn outgoing(exchange: &mut Exchange, head: request::Parts, body: Incoming) -> Request<RequestBody> {
-    let (mut body, progress) = RequestBody::new(body);
-    exchange.progress = progress;
+fn outgoing(head: request::Parts, mut body: RequestBody) -> Request<RequestBody> {
     let waits = http_headers::expects_continue(&head.headers) && !body.is_empty();
     if !waits {
         return Request::from_parts(head, body);

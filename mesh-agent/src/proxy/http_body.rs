@@ -10,7 +10,7 @@ use std::{
     cell::Cell,
     error::Error,
     pin::Pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -21,7 +21,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::{sync::Notify, time::Sleep};
 
-use super::{Outcome, http_exchange::Exchange, http_lease::Lease};
+use super::{Outcome, http_ending::Waiting, http_exchange::Exchange, http_lease::Lease};
 
 /// How long an endpoint may take to answer `Expect: 100-continue` before the body is sent anyway.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
@@ -30,10 +30,11 @@ const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 type Broken = Box<dyn Error + Send + Sync>;
 
 /// How far a request's body has come.
-#[derive(Debug, Default)]
 pub(crate) struct Progress {
     bytes: Cell<u64>,
     ended: Cell<bool>,
+    /// Told when the body has ended.
+    waiting: Weak<Waiting>,
 }
 
 /// The body of a request to an endpoint.
@@ -79,6 +80,14 @@ impl Progress {
         self.bytes.get()
     }
 
+    fn end(&self) {
+        if !self.ended.replace(true)
+            && let Some(waiting) = self.waiting.upgrade()
+        {
+            waiting.tell();
+        }
+    }
+
     /// Whether all of the body was passed on.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.get()
@@ -86,12 +95,16 @@ impl Progress {
 }
 
 impl RequestBody {
-    /// Passes `body` on.
-    pub(crate) fn new(body: Incoming) -> (Self, Option<Rc<Progress>>) {
+    /// Passes `body` on, and tells `waiting` when it has ended.
+    pub(crate) fn new(body: Incoming, waiting: &Rc<Waiting>) -> (Self, Option<Rc<Progress>>) {
         if body.is_end_stream() {
             return (Self::Empty, None);
         }
-        let progress = Rc::new(Progress::default());
+        let progress = Rc::new(Progress {
+            bytes: Cell::new(0),
+            ended: Cell::new(false),
+            waiting: Rc::downgrade(waiting),
+        });
         let streaming = Self::Streaming {
             body,
             progress: Rc::clone(&progress),
@@ -145,11 +158,11 @@ impl Body for RequestBody {
                     progress.bytes.set(progress.bytes.get() + length(bytes));
                 }
                 if body.is_end_stream() {
-                    progress.ended.set(true);
+                    progress.end();
                 }
             }
             Some(Err(_)) => {}
-            None => progress.ended.set(true),
+            None => progress.end(),
         }
         Poll::Ready(frame)
     }

@@ -13,7 +13,10 @@ use http::{
     request,
 };
 
-use super::{Outcome, connection::Connection, http_body::Progress, http_headers, http_pool::Pool};
+use super::{
+    Outcome, connection::Connection, http_body::Progress, http_ending::Waiting, http_headers,
+    http_pool::Pool,
+};
 use crate::{
     model::{Cluster, Endpoint, LoadGuard, Service, ServicePort, Workload},
     telemetry::{Flow, Reporter, RequestRecord},
@@ -28,6 +31,8 @@ pub(crate) struct Front {
     pub(crate) service: Arc<Service>,
     /// The source pod's connections to endpoints.
     pub(crate) pool: Rc<Pool>,
+    /// What a client waits for that has ended its side.
+    pub(crate) waiting: Rc<Waiting>,
     /// A response was cut short, so the connection must not end as if it were whole.
     pub(crate) truncated: Cell<bool>,
     /// What follows the response that switched protocols.
@@ -70,8 +75,12 @@ impl Front {
 }
 
 impl Exchange {
-    /// A request whose head has come.
-    pub(crate) fn begin(front: &Rc<Front>, head: &request::Parts) -> Box<Self> {
+    /// A request whose head has come; `progress` is its body's, if it has one.
+    pub(crate) fn begin(
+        front: &Rc<Front>,
+        head: &request::Parts,
+        progress: Option<Rc<Progress>>,
+    ) -> Box<Self> {
         thread_local!(static NO_ROUTE: Arc<str> = Arc::from("-"));
         Box::new(Self {
             front: Rc::clone(front),
@@ -86,7 +95,7 @@ impl Exchange {
             is_grpc: http_headers::is_grpc(&head.headers),
             grpc: None,
             status: 0,
-            progress: None,
+            progress,
             response_bytes: 0,
             request_bytes: 0,
             upstream_began: None,
@@ -174,6 +183,7 @@ fn protocol(version: Version) -> &'static str {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let ended = Instant::now();
+        self.front.waiting.end();
         let outcome = self.outcome.take().unwrap_or(Outcome::ClientGone);
         let connection = &self.front.connection;
         let tunnelled = self

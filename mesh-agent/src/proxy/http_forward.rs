@@ -145,6 +145,7 @@ impl Tries<'_> {
             }
             let copy = if reused { copy_of(&request) } else { None };
             let switching = switch.then(|| http1.switching());
+            self.front.waiting.attach(http1.ending());
             let lease = Lease {
                 endpoint,
                 pool: Rc::clone(&self.front.pool),

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use super::{
     copy::Abort,
     http_body::RequestBody,
+    http_ending::{Ending, UpstreamEnd},
     stream::{self, Prefixed, Upstream},
 };
 use crate::tasks::Tasks;
@@ -38,10 +39,10 @@ pub(crate) type Unanswered = Box<TrySendError<Request<RequestBody>>>;
 type Switch = Rc<RefCell<Option<oneshot::Sender<Prefixed<Upstream>>>>>;
 
 /// An HTTP/1.1 connection to an endpoint, for one exchange at a time.
-#[derive(Debug)]
 pub(crate) struct Http1 {
     sender: http1::SendRequest<RequestBody>,
     switch: Switch,
+    ending: Rc<Ending>,
 }
 
 /// Runs HTTP/2's tasks on the current data thread.
@@ -56,13 +57,21 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
 
 /// Speaks HTTP/1.1 on `upstream`.
 pub(crate) async fn http1(tasks: &Tasks, upstream: Upstream) -> hyper::Result<Http1> {
+    let ending = Rc::new(Ending::default());
     let (sender, connection) = http1::Builder::new()
         .preserve_header_case(true)
-        .handshake(TokioIo::new(upstream))
+        .handshake(TokioIo::new(UpstreamEnd::new(upstream, Rc::clone(&ending))))
         .await?;
     let switch = Switch::default();
-    tasks.spawn_local("upstream http/1", drive(connection, Rc::clone(&switch)));
-    Ok(Http1 { sender, switch })
+    tasks.spawn_local(
+        "upstream http/1",
+        drive(connection, Rc::clone(&switch), Rc::clone(&ending)),
+    );
+    Ok(Http1 {
+        sender,
+        switch,
+        ending,
+    })
 }
 
 /// Speaks HTTP/2 on `upstream`.
@@ -84,12 +93,18 @@ pub(crate) async fn http2(
     Ok(sender)
 }
 
-async fn drive(mut connection: http1::Connection<TokioIo<Upstream>, RequestBody>, switch: Switch) {
+async fn drive(
+    mut connection: http1::Connection<TokioIo<UpstreamEnd>, RequestBody>,
+    switch: Switch,
+    ending: Rc<Ending>,
+) {
     let ended = poll_fn(|context| connection.poll_without_shutdown(context)).await;
     let parts = connection.into_parts();
-    let upstream = parts.io.into_inner();
-    if let Err(error) = ended {
+    let upstream = parts.io.into_inner().into_inner();
+    if let Err(error) = &ended {
         tracing::debug!(%error, "http/1 connection to an endpoint broke");
+    }
+    if ended.is_err() || ending.is_cut_short() {
         upstream.abort();
         return;
     }
@@ -104,9 +119,14 @@ async fn drive(mut connection: http1::Connection<TokioIo<Upstream>, RequestBody>
 }
 
 impl Http1 {
-    /// Whether the connection has ended.
+    /// Whether the connection can take no further request.
     pub(crate) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        self.sender.is_closed() || self.ending.is_asked()
+    }
+
+    /// Tells the endpoint that the client has ended its side.
+    pub(crate) fn ending(&self) -> &Rc<Ending> {
+        &self.ending
     }
 
     /// Resolves when a request can be sent; fails if the connection has ended.

@@ -16,12 +16,12 @@ use super::{
     connection::{Connection, Ended, Ends, finish},
     copy::{Abort, Carried, copy},
     dial::{self, Dialed},
-    http,
+    http, http_upstream,
     sniff::{self, First},
     stream::{Prefixed, Upstream},
 };
 use crate::{
-    model::{Destination, LoadGuard, Protocol, Service, ServicePort},
+    model::{Destination, Endpoint, LoadGuard, Protocol, Service, ServicePort},
     telemetry::Reporter,
 };
 
@@ -35,7 +35,23 @@ const FAILED_WAIT: Duration = Duration::from_secs(1);
 struct Reached {
     upstream: Upstream,
     ends: Ends,
-    _load: Option<LoadGuard>,
+    load: Option<(Endpoint, LoadGuard)>,
+}
+
+impl Reached {
+    /// Leaves the connection, of which nothing was used, to the first request for that endpoint.
+    async fn keep(self, connection: &Connection) {
+        let Some((endpoint, _load)) = self.load else {
+            return;
+        };
+        let pool = connection.thread.pools.of(&connection.pod.workload.uid);
+        pool.admit(&endpoint);
+        let tasks = &connection.thread.shared.tasks;
+        match http_upstream::http1(tasks, self.upstream).await {
+            Ok(http1) => pool.put(&endpoint, http1),
+            Err(error) => tracing::debug!(%error, "cannot keep a connection to an endpoint"),
+        }
+    }
 }
 
 /// Serves a connection from the pod's application to its end.
@@ -76,7 +92,7 @@ async fn to_address(connection: &Connection, stream: TcpStream) {
             let reached = Reached {
                 upstream,
                 ends,
-                _load: None,
+                load: None,
             };
             let client = Prefixed::new(Bytes::new(), stream);
             carry(connection, client, reached, Bytes::new()).await;
@@ -145,7 +161,9 @@ async fn undeclared(
     };
     let client = Prefixed::new(ahead.freeze(), stream);
     if first != First::Opaque {
-        drop(reached);
+        if let (First::Http1, true, Some(Ok(reached))) = (first, back.is_empty(), reached) {
+            reached.keep(&connection).await;
+        }
         http::serve(connection, client, service, first).await;
         return;
     }
@@ -184,7 +202,7 @@ async fn reach(
     } = Box::pin(dial::cluster(connection, service, &port.cluster)).await?;
     let ends = Ends {
         mutual_tls: matches!(upstream, Upstream::Tunnel(_)),
-        destination: endpoint.workload,
+        destination: endpoint.workload.clone(),
         service: Some(Arc::clone(service)),
         endpoint: Some(endpoint.address),
         ..source(connection)
@@ -192,7 +210,7 @@ async fn reach(
     Ok(Reached {
         upstream,
         ends,
-        _load: Some(load),
+        load: Some((endpoint, load)),
     })
 }
 
@@ -231,6 +249,7 @@ async fn carry(
     back: Bytes,
 ) {
     let ends = reached.ends;
+    let _load = reached.load;
     let mut upstream = Prefixed::new(back, reached.upstream);
     connection.opened(&ends, Reporter::Source, connection.peer);
     let mut carried = Carried::default();

@@ -9,3 +9,4 @@ mod http1;
 mod http2;
 mod mesh;
 mod tcp;
+mod tunnel;

@@ -257,3 +257,65 @@ async fn an_answer_cut_short_is_never_taken_for_whole() {
     mesh.metric(&["istio_requests_total", "response_flags=\"UC\"", " 2"])
         .await;
 }
+
+#[tokio::test]
+async fn a_client_that_ends_its_side_still_gets_its_answer_and_the_endpoint_sees_the_end() {
+    let mesh = Mesh::start();
+    let app = mesh
+        .app(|mut stream| async move {
+            let head = read_head(&mut stream).await.expect("a request");
+            let mut said = String::new();
+            if head.starts_with("POST") {
+                said = read_text(&mut stream, 4).await;
+            }
+            // The end comes behind the request, not instead of it.
+            assert_eq!(stream.read(&mut [0]).await.expect("an orderly end"), 0);
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n{said:4}");
+            stream.write_all(answer.as_bytes()).await.expect("room");
+        })
+        .await;
+    let vip = mesh
+        .service(1, Protocol::Http, cluster(&[app]), vec![])
+        .await;
+    for (request, want) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "    "),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody",
+            "body",
+        ),
+    ] {
+        let mut client = connect(vip).await;
+        client.write_all(request.as_bytes()).await.expect("room");
+        client.shutdown().await.expect("connected");
+        let (_, body) = read_answer(&mut client).await;
+        assert_eq!(body, want);
+        assert_eq!(client.read(&mut [0]).await.expect("an orderly end"), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_request_cut_short_is_never_taken_for_whole() {
+    let mesh = Mesh::start();
+    let (told, mut hear) = mpsc::unbounded_channel();
+    let app = mesh
+        .app(move |mut stream| {
+            let told = told.clone();
+            async move {
+                read_head(&mut stream).await.expect("a request");
+                let mut said = Vec::new();
+                let ended = stream.read_to_end(&mut said).await;
+                told.send(ended.map_err(|error| error.kind()))
+                    .expect("the test waits");
+            }
+        })
+        .await;
+    let vip = mesh
+        .service(1, Protocol::Http, cluster(&[app]), vec![])
+        .await;
+    let mut client = connect(vip).await;
+    let request = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n";
+    client.write_all(request.as_bytes()).await.expect("room");
+    drop(client);
+    let ended = hear.recv().await.expect("the application tells");
+    assert_eq!(ended, Err(std::io::ErrorKind::ConnectionReset));
+}

@@ -32,6 +32,7 @@ pub(super) struct Mesh {
     pub(super) proxy: Proxy,
     pub(super) tasks: Tasks,
     telemetry: Telemetry,
+    identities: Identities,
     snapshots: watch::Sender<Arc<Snapshot>>,
     state: Mutex<State>,
     port: u16,
@@ -135,10 +136,11 @@ impl Mesh {
         let tasks = Tasks::new();
         let telemetry = Telemetry::new(AccessLogFormat::Off);
         let authority = CertificateAuthority::in_memory("cluster.local").expect("an authority");
+        let identities = Identities::new(authority, Duration::from_secs(3600), tasks.clone());
         let (snapshots, receiver) = watch::channel(Arc::default());
         let shared = Shared {
             snapshot: receiver,
-            identities: Identities::new(authority, Duration::from_secs(3600), tasks.clone()),
+            identities: identities.clone(),
             connector: Connector::untagged(),
             telemetry: telemetry.clone(),
             tasks: tasks.clone(),
@@ -157,6 +159,7 @@ impl Mesh {
             proxy,
             tasks,
             telemetry,
+            identities,
             snapshots,
             state: Mutex::default(),
             port,
@@ -202,6 +205,15 @@ impl Mesh {
         }
         self.publish().await;
         vip
+    }
+
+    /// Has certificates issued for the workloads.
+    pub(super) async fn identify(&self, workloads: &[&Workload]) {
+        let wanted = workloads.iter().map(|workload| workload.identity.clone());
+        self.identities.want(wanted);
+        for workload in workloads {
+            self.identities.ready(&workload.identity).await;
+        }
     }
 
     /// Makes a workload known.
@@ -276,9 +288,19 @@ impl Mesh {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .expect("a port");
+        self.app_at(Ipv4Addr::LOCALHOST, serve).await
+    }
+
+    /// The same at an address.
+    pub(super) async fn app_at<F>(
+        &self,
+        address: Ipv4Addr,
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> SocketAddr
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind((address, 0)).await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let tasks = self.tasks.clone();
         self.tasks.spawn("app", async move {
