@@ -6,7 +6,7 @@
 //! Knows nothing of what is sent over them. Invariant: an endpoint is tried at most once per call,
 //! and what it has under way is counted from before it is tried.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{Outcome, connection::Connection, stream::Upstream, tunnel::ConnectHeaders};
 use crate::{
@@ -16,6 +16,9 @@ use crate::{
 
 /// How many endpoints are tried before giving up.
 pub(crate) const MAX_TRIES: usize = 3;
+
+/// How long a connection may wait for its workload's first certificate.
+const CERTIFICATE_WAIT: Duration = Duration::from_secs(5);
 
 /// A connection to an endpoint of a cluster.
 pub(crate) struct Dialed {
@@ -69,18 +72,19 @@ pub(crate) async fn address(
     workload: Option<&Arc<Workload>>,
 ) -> Result<Upstream, Arc<str>> {
     let (thread, pod) = (&connection.thread, &connection.pod);
-    let Some(to) = workload.filter(|workload| workload.enrolled) else {
-        let connected = thread
-            .shared
-            .connector
-            .connect(&pod.netns, Leg::Plain, address);
-        return match connected.await {
+    // A pod that reaches itself never leaves its namespace: there is nobody to hide from.
+    let tunnelled = |to: &&Arc<Workload>| to.enrolled && to.uid != pod.workload.uid;
+    let Some(to) = workload.filter(tunnelled) else {
+        let connector = &thread.shared.connector;
+        let connected = connector.connect(&pod.netns, Leg::Plain, address);
+        return match Box::pin(connected).await {
             Ok(stream) => Ok(Upstream::Plain(stream)),
             Err(error) => Err(format!("{address}: {error}").into()),
         };
     };
     thread.note_reached(&to.uid);
     let from = connection.workload();
+    certified(connection, &from).await;
     let headers = headers(connection, service, &from);
     let opened = Box::pin(
         thread
@@ -90,6 +94,17 @@ pub(crate) async fn address(
     match opened.await {
         Ok(stream) => Ok(Upstream::Tunnel(stream)),
         Err(error) => Err(format!("{address}: {}", chain(&error)).into()),
+    }
+}
+
+/// Waits for the certificate of a workload of this node: an agent that has just started accepts
+/// before its certificates are issued. Whether one came in time shows when it is used.
+pub(crate) async fn certified(connection: &Connection, workload: &Workload) {
+    let identities = &connection.thread.shared.identities;
+    if identities.generation(&workload.identity) == 0 {
+        let ready = identities.ready(&workload.identity);
+        // Cancel-safe: waiting takes nothing.
+        tokio::time::timeout(CERTIFICATE_WAIT, ready).await.ok();
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Waiting {
     /// The client has ended its side.
     ended: Cell<bool>,
     request: RefCell<Option<Request>>,
+    /// Of hyper, which does not know yet that the client has ended its side.
+    waker: Cell<Option<Waker>>,
 }
 
 struct Request {
@@ -94,6 +96,9 @@ impl Waiting {
     /// The exchange is over.
     pub(crate) fn end(&self) {
         self.request.replace(None);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
     }
 
     /// Whether the client has ended its side while it waited.
@@ -167,6 +172,7 @@ impl ClientEnd {
         let Some(request) = &*request else {
             return Poll::Ready(Ok(()));
         };
+        self.waiting.waker.set(Some(context.waker().clone()));
         if request.is_whole() {
             return Poll::Pending;
         }

@@ -186,10 +186,8 @@ impl Drop for Exchange {
         self.front.waiting.end();
         let outcome = self.outcome.take().unwrap_or(Outcome::ClientGone);
         let connection = &self.front.connection;
-        let tunnelled = self
-            .destination
-            .as_ref()
-            .filter(|workload| workload.enrolled);
+        let other = |to: &&Arc<Workload>| to.enrolled && to.uid != self.source.uid;
+        let tunnelled = self.destination.as_ref().filter(other);
         let cluster = self.cluster.as_ref().map(|cluster| cluster.istio_name());
         let body = self
             .progress

@@ -123,6 +123,7 @@ async fn tunnels(connection: Rc<Connection>, stream: TcpStream) {
     let thread = Rc::clone(&connection.thread);
     let shared = &thread.shared;
     let local = connection.workload();
+    dial::certified(&connection, &local).await;
     let streams = {
         let connection = Rc::clone(&connection);
         move |request: ConnectRequest| {

@@ -81,13 +81,15 @@ async fn to_address(connection: &Connection, stream: TcpStream) {
         .by_address
         .get(&address.ip())
         .cloned();
+    let dialing = Box::pin(dial::address(connection, None, address, found.as_ref()));
+    let upstream = dialing.await;
     let ends = Ends {
         endpoint: Some(address),
-        mutual_tls: found.as_ref().is_some_and(|workload| workload.enrolled),
+        mutual_tls: matches!(upstream, Ok(Upstream::Tunnel(_))),
         destination: found.clone(),
         ..source(connection)
     };
-    match Box::pin(dial::address(connection, None, address, found.as_ref())).await {
+    match upstream {
         Ok(upstream) => {
             let reached = Reached {
                 upstream,
