@@ -47,12 +47,7 @@ fn certificates_rotate_every_two_seconds_under_load_without_a_failure() {
         }
     });
     let tally = load.stop();
-    assert_eq!(
-        tally.failures,
-        Vec::<String>::new(),
-        "of {} requests",
-        tally.answered
-    );
+    tally.assert_no_failures();
     assert!(tally.answered > 1000, "{}", tally.answered);
     let wire = Wire::listen(&mesh.lab);
     assert_eq!(mesh.get("/").status, 200);

@@ -26,8 +26,23 @@ pub struct Tally {
     pub answered: u64,
     /// Answers by the version in their body.
     pub versions: BTreeMap<String, u64>,
-    /// What went wrong, each once.
-    pub failures: Vec<String>,
+    /// What went wrong, and how often.
+    pub failures: BTreeMap<String, u64>,
+}
+
+impl Tally {
+    /// # Panics
+    /// When anything failed.
+    #[track_caller]
+    pub fn assert_no_failures(&self) {
+        let failed: u64 = self.failures.values().sum();
+        assert!(
+            failed == 0,
+            "{failed} failed and {} answered: {:#?}",
+            self.answered,
+            self.failures
+        );
+    }
 }
 
 /// Load that is running.
@@ -89,7 +104,7 @@ impl Load {
         );
     }
 
-    fn failures(&self) -> Vec<String> {
+    fn failures(&self) -> BTreeMap<String, u64> {
         self.tally
             .lock()
             .map(|tally| tally.failures.clone())
@@ -170,10 +185,8 @@ impl Client {
     }
 
     fn fail(&self, what: String) {
-        if let Ok(mut tally) = self.tally.lock()
-            && tally.failures.len() < 20
-        {
-            tally.failures.push(what);
+        if let Ok(mut tally) = self.tally.lock() {
+            *tally.failures.entry(what).or_default() += 1;
         }
         // A refusing peer must not become a busy loop.
         std::thread::sleep(Duration::from_millis(5));
