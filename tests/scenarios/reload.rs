@@ -100,30 +100,30 @@ const BROKEN: &[(&str, &str, &[&str])] = &[
     (
         "unknown field",
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
-         metadata: {name: other, namespace: default}\n\
+         metadata: {name: z-other, namespace: default}\n\
          spec: {hosts: [other], htpp: []}\n",
-        &["broken.yaml", "other", "htpp"],
+        &["broken.yaml", "z-other", "htpp"],
     ),
     (
         "wrong type",
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
-         metadata: {name: other, namespace: default}\n\
+         metadata: {name: z-other, namespace: default}\n\
          spec: {hosts: [recommendations], http: [{route: [{destination: {host: recommendations}, weight: many}]}]}\n",
-        &["broken.yaml", "other", "weight"],
+        &["broken.yaml", "z-other", "weight"],
     ),
     (
         "dangling subset",
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
-         metadata: {name: other, namespace: default}\n\
+         metadata: {name: z-other, namespace: default}\n\
          spec: {hosts: [other], http: [{route: [{destination: {host: recommendations, subset: v9}}]}]}\n",
-        &["broken.yaml", "other", "v9"],
+        &["broken.yaml", "z-other", "v9"],
     ),
     (
         "conflicting hosts",
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
-         metadata: {name: other, namespace: default}\n\
+         metadata: {name: z-other, namespace: default}\n\
          spec: {hosts: [recommendations], http: [{route: [{destination: {host: recommendations, subset: v2}}]}]}\n",
-        &["broken.yaml", "other", "recommendations"],
+        &["broken.yaml", "z-other", "recommendations"],
     ),
 ];
 
