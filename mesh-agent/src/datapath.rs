@@ -144,7 +144,7 @@ pub enum DatapathError {
     Object {
         /// What happened.
         #[source]
-        source: EbpfError,
+        source: Box<EbpfError>,
     },
     /// A program is refused by this kernel.
     #[error(
@@ -162,7 +162,7 @@ pub enum DatapathError {
         has_btf: bool,
         /// What the verifier says.
         #[source]
-        source: ProgramError,
+        source: Box<ProgramError>,
     },
     /// There is no cgroup2 hierarchy.
     #[error("no cgroup2 hierarchy to note probes and the agent's own connections on: {path}")]

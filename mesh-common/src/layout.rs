@@ -35,7 +35,7 @@ macro_rules! closed_set {
 
             fn try_from(value: u8) -> Result<Self, UnknownValue> {
                 match value {
-                    $($value)|+ => Ok(Self(value)),
+                    $($value => Ok(Self::$member),)+
                     _ => Err(UnknownValue(value)),
                 }
             }

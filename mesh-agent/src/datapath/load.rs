@@ -117,7 +117,9 @@ pub(super) fn load_node(pins: &Pins, debug_log: bool) -> Result<NodeInstance, Da
         if is_forbidden(&source) {
             DatapathError::NotPrivileged
         } else {
-            DatapathError::Object { source }
+            DatapathError::Object {
+                source: Box::new(source),
+            }
         }
     })?;
     let release = kernel_release();
@@ -128,7 +130,7 @@ pub(super) fn load_node(pins: &Pins, debug_log: bool) -> Result<NodeInstance, Da
             purpose,
             release: release.clone(),
             has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
-            source,
+            source: Box::new(source),
         })?;
         if name == names::NOTE_SOCKETS {
             note_sockets = Some(program);

@@ -81,6 +81,8 @@ impl Pod {
             name, host, v4, v6, ..
         } = &self;
         let host_v4 = "169.254.77.1";
+        // A node that has no address but a link's own cannot be a peer of pods.
+        let host_v6 = format!("{v6}0");
         run(&format!("ip netns add {name}"));
         run(&format!(
             "ip link add {host} type veth peer name eth0 netns {name}"
@@ -88,6 +90,7 @@ impl Pod {
         run(&format!("ip link set {host} up"));
         run(&format!("ip addr add {host_v4}/32 dev {host}"));
         run(&format!("ip -6 addr add fe80::1/64 dev {host} nodad"));
+        run(&format!("ip -6 addr add {host_v6}/128 dev {host} nodad"));
         run(&format!("ip route replace {v4}/32 dev {host}"));
         run(&format!("ip -6 route replace {v6}/128 dev {host}"));
         run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
@@ -195,6 +198,13 @@ impl Pod {
         .expect("tests run as root");
         let to = SocketAddr::new(self.v4, 0);
         socket.send_to(packet, &to.into()).expect("it is routed");
+    }
+
+    /// Whether a connection of the pod waits for an answer to its SYN.
+    pub(crate) fn has_syn_sent(&self) -> bool {
+        const SYN_SENT: &str = " 02 ";
+        self.within(|| std::fs::read_to_string("/proc/thread-self/net/tcp"))
+            .is_ok_and(|sockets| sockets.contains(SYN_SENT))
     }
 
     /// Packets that left through the pod's interface.
