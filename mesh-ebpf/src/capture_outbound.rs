@@ -52,7 +52,7 @@ const LOOPBACK: u32 = 1;
 
 /// Takes packets to the mesh to the agent.
 #[classifier]
-pub fn capture_outbound(context: TcContext) -> i32 {
+pub(crate) fn capture_outbound(context: TcContext) -> i32 {
     try_capture_outbound(&context).unwrap_or(PASS)
 }
 

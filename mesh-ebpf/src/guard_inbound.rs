@@ -25,7 +25,7 @@ const DROP: i32 = 2;
 
 /// Drops packets from outside that claim a tuple of the agent's.
 #[classifier]
-pub fn guard_inbound(context: TcContext) -> i32 {
+pub(crate) fn guard_inbound(context: TcContext) -> i32 {
     try_guard_inbound(&context).unwrap_or(PASS)
 }
 

@@ -25,6 +25,14 @@
     unsafe_code,
     reason = "kernel helpers and context fields are raw pointers"
 )]
+#![allow(
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "reading a field of the context is a dereference and a union access at once"
+)]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "helpers return registers of 64 bits; the value that counts is in the low ones"
+)]
 
 mod capture_outbound;
 mod context;

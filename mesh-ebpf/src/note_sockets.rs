@@ -42,7 +42,7 @@ const STATE_FLAG: u32 = 1 << 2;
 
 /// Notes sockets.
 #[sock_ops]
-pub fn note_sockets(context: SockOpsContext) -> u32 {
+pub(crate) fn note_sockets(context: SockOpsContext) -> u32 {
     try_note_sockets(context.ops).unwrap_or(CONTINUE)
 }
 
@@ -132,7 +132,7 @@ fn note_close(ops: *mut bpf_sock_ops, kind: Option<TagKind>) {
         }
         None if is_of_host(ops) => {
             // Absent if it was the least recently used one: nothing to forget.
-            let _ = HOST_FLOWS.remove(&tuple);
+            HOST_FLOWS.remove(&tuple).unwrap_or(());
         }
         _ => {}
     }

@@ -37,7 +37,7 @@ const PASS: u32 = 1;
 
 /// Chooses the listener of a new connection.
 #[sk_lookup]
-pub fn pick_listener(context: SkLookupContext) -> u32 {
+pub(crate) fn pick_listener(context: SkLookupContext) -> u32 {
     try_pick_listener(&context).unwrap_or(PASS)
 }
 
