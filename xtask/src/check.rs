@@ -59,8 +59,7 @@ fn clippy_kernel() -> Result<()> {
         "-D",
         "warnings",
     ]);
-    // As aya-build does: the programs read registers of the machine that they are loaded on.
-    execute(clippy.env("CARGO_CFG_BPF_TARGET_ARCH", "x86_64"))
+    execute(&mut clippy)
 }
 
 fn documentation() -> Result<()> {

@@ -86,7 +86,7 @@ fn unit(filter: Option<&str>) -> Result<()> {
 fn netns(filter: Option<&str>) -> Result<()> {
     artefacts::agent()?;
     let mut build = scenarios("build");
-    command::run(build.args(["--bins", "--tests"]))?;
+    command::run(build.args(["--bins", "--test", "*"]))?;
     let own = env::current_exe().context("find our own program")?;
     let mut again = program("unshare");
     again
@@ -106,7 +106,8 @@ fn inside(filter: Option<&str>) -> Result<()> {
         .join(artefacts::PROFILE)
         .join("mesh-agent");
     let mut test = scenarios("test");
-    test.args(["--test", "scenarios", "--"]).args(filter);
+    test.args(["--test", "*", "--no-fail-fast", "--"])
+        .args(filter);
     command::run(
         test.env("MESH_AGENT_BIN", agent)
             .env("PATH", path_with_go()?),
@@ -122,6 +123,7 @@ fn path_with_go() -> Result<OsString> {
     env::join_paths(places).context("put Go into PATH")
 }
 
+/// Scenarios of real agents, and the agent's own tests that need namespaces and kernel programs.
 fn scenarios(verb: &str) -> std::process::Command {
     let mut command = cargo(&pins::STABLE);
     command.args([
@@ -131,6 +133,8 @@ fn scenarios(verb: &str) -> std::process::Command {
         artefacts::PROFILE,
         "--package",
         "mesh-tests",
+        "--package",
+        "mesh-agent",
     ]);
     command
 }
