@@ -204,7 +204,7 @@ fn services<'a>(catalog: &mut Catalog<'a>, router: &mut Router<'a>, snapshot: &m
     for hostname in hostnames {
         let view = &catalog.services[&hostname];
         let (facts, name) = (view.facts, view.name.clone());
-        let (families, enrolled) = (view.families(), view.is_enrolled());
+        let (families, enrolled) = (view.families(), view.enrolled);
         let special = router.special_namespaces(&name, &hostname);
         let mut by_family: Vec<(Family, Vec<Arc<ServicePort>>)> = Vec::new();
         for family in families {

@@ -62,10 +62,9 @@ impl Compiler<'_, '_> {
         if matches.is_empty() && !rule.matches.is_empty() {
             return None;
         }
-        let weights: Vec<u32> = rule.destinations.iter().map(|one| one.weight).collect();
-        let backends = rule
-            .destinations
-            .iter()
+        let drawn = || rule.destinations.iter().filter(|one| one.weight > 0);
+        let weights: Vec<u32> = drawn().map(|one| one.weight).collect();
+        let backends = drawn()
             .map(|one| self.destination(one, meta, &rule.name))
             .collect();
         let (backends, weights) = or_refused(rule.refused.as_ref(), &rule.name, backends, weights);
@@ -156,7 +155,11 @@ impl Compiler<'_, '_> {
         if service.facts.port(port).is_none() {
             let text = format!("{host} has no TCP port {port}");
             let fix = "set destination.port.number to a port of the Service";
-            return self.missing(503, format!("{field}.port"), &text, fix, rule);
+            let backend = self.missing(503, format!("{field}.port"), &text, fix, rule);
+            if destination.port.is_none() {
+                self.port_required(field, host);
+            }
+            return backend;
         }
         let client = self.place.client.as_deref();
         let found = self.router.rules.find(client, host, &namespace);
@@ -241,6 +244,19 @@ impl Compiler<'_, '_> {
             fix: fix.to_owned(),
         });
         Backend::Refused(refusal)
+    }
+
+    /// A Service with several ports, none of which is the one connected to, needs a choice.
+    fn port_required(&mut self, field: &str, host: &str) {
+        self.router.problems.insert(Problem {
+            severity: Severity::Error,
+            code: code::PORT_REQUIRED,
+            object: Some(self.origin.clone()),
+            origin: self.read_at.clone(),
+            field: format!("{field}.port"),
+            text: format!("{host} has several ports, so that one must be chosen"),
+            fix: "set destination.port.number".to_owned(),
+        });
     }
 
     fn refusal(&self, status: u16, field: &str, text: &str, rule: &Arc<str>) -> Refusal {

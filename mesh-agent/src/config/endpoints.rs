@@ -57,19 +57,13 @@ pub(super) struct PodView<'a> {
 pub(super) struct ServiceView<'a> {
     pub(super) facts: &'a ServiceFacts,
     pub(super) name: ServiceName,
+    /// Whether an endpoint is in the mesh, ready or not: capture must not come and go with readiness.
+    pub(super) enrolled: bool,
     /// By position in `facts.ports`.
     endpoints: Vec<Vec<Endpoint>>,
 }
 
 impl ServiceView<'_> {
-    /// Whether a ready endpoint is in the mesh.
-    pub(super) fn is_enrolled(&self) -> bool {
-        let endpoints = self.endpoints.iter().flatten();
-        endpoints
-            .filter_map(|endpoint| endpoint.workload.as_ref())
-            .any(|workload| workload.enrolled)
-    }
-
     /// The families of its VIPs.
     pub(super) fn families(&self) -> Vec<Family> {
         let mut families: Vec<Family> =
@@ -175,24 +169,25 @@ impl<'a> Catalog<'a> {
             let Meta {
                 namespace, name, ..
             } = &facts.meta;
-            let sockets: Vec<Vec<_>> = match by_service.get(&(&**namespace, &**name)) {
+            let ports = facts.ports.iter();
+            let (enrolled, sockets): (bool, Vec<_>) = match by_service.get(&(&**namespace, &**name))
+            {
                 Some(slices) => {
                     let of_port = |port| from_slices(port, facts, slices, by_address);
-                    facts.ports.iter().map(of_port).collect()
+                    (in_mesh(slices, by_address), ports.map(of_port).collect())
                 }
                 None => {
                     let selected = labels.select(namespace, &facts.selector);
-                    facts
-                        .ports
-                        .iter()
-                        .map(|port| from_pods(port, facts, &selected))
-                        .collect()
+                    let of_port = |port| from_pods(port, facts, &selected);
+                    let enrolled = selected.iter().any(|pod| pod.workload.enrolled);
+                    (enrolled, ports.map(of_port).collect())
                 }
             };
             let hostname = resolve::hostname(namespace, name, domain);
             let view = ServiceView {
                 facts,
                 name: ServiceName::new(Arc::clone(namespace), Arc::clone(name)),
+                enrolled,
                 endpoints: sockets
                     .into_iter()
                     .map(|all| catalog.endpoints(all))
@@ -296,6 +291,15 @@ fn same_endpoints(one: &Cluster, other: &Cluster) -> bool {
 }
 
 type Sockets = Vec<(SocketAddr, Option<Arc<Workload>>)>;
+
+/// Whether any address of `slices`, ready or not, is that of an enrolled pod.
+fn in_mesh(slices: &[&SliceFacts], by_address: &HashMap<IpAddr, Arc<Workload>>) -> bool {
+    let ports = slices.iter().flat_map(|slice| &slice.ports);
+    ports
+        .flat_map(|port| &port.sockets)
+        .filter_map(|(address, _)| by_address.get(&address.ip()))
+        .any(|workload| workload.enrolled)
+}
 
 fn from_slices(
     port: &PortFacts,

@@ -130,6 +130,37 @@ spec: {clusterIP: 10.0.0.2, selector: {app: web}, ports: [{name: http, port: 80,
 }
 
 #[test]
+fn a_port_must_be_chosen_where_none_is_the_one_connected_to() {
+    let two = "---
+apiVersion: v1
+kind: Service
+metadata: {name: two}
+spec: {clusterIP: 10.0.0.2, ports: [{name: http, port: 81}, {name: http-alt, port: 82}]}
+";
+    let text = virtual_service(
+        "name: web",
+        "hosts: [web], http: [{route: [{destination: {host: two}}]}]",
+    );
+    let mesh = Mesh::new(&(text + two + &web()));
+    mesh.check_problems(&[
+        "Error [IST0101] (VirtualService default/web test.yaml:2) spec.http[0].route[0].destination.port",
+        "Error [IST0112] (VirtualService default/web test.yaml:2) spec.http[0].route[0].destination.port",
+    ]);
+    assert_eq!(mesh.get("client", WEB, "/"), "503 NC");
+}
+
+#[test]
+fn a_destination_without_weight_may_be_missing() {
+    let text = virtual_service(
+        "name: web",
+        "hosts: [web], http: [{route: [{destination: {host: web, subset: v1}, weight: 1}, {destination: {host: nobody}, weight: 0}]}]",
+    );
+    let mesh = Mesh::new(&(text + &web()));
+    mesh.check_problems(&[]);
+    assert_eq!(mesh.get("client", WEB, "/"), V1);
+}
+
+#[test]
 fn weights_of_nothing_are_refused_and_of_one_do_not_count() {
     let route = |weights: &str| {
         virtual_service(

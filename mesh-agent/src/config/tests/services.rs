@@ -156,6 +156,16 @@ fn a_service_is_captured_when_an_endpoint_is_enrolled_or_a_route_attached() {
         "labels: {app: web, mesh-agent.io/enrolled: \"true\"}",
     );
     assert!(Mesh::new(&enrolled).service("default", "web").captured);
+    let unready = enrolled.replace(
+        "status: {",
+        "status: {conditions: [{type: Ready, status: \"False\"}], ",
+    );
+    let waiting = Mesh::new(&unready).service("default", "web");
+    assert!(
+        waiting.captured,
+        "capture does not come and go with readiness"
+    );
+    assert!(waiting.ports[0].cluster.endpoints.is_empty());
     let routed = plain
         + "---
 apiVersion: networking.istio.io/v1
