@@ -244,6 +244,32 @@ fn the_wire_between_enrolled_pods_shows_tls_records_alone() {
 }
 
 #[test]
+fn the_tunnel_offers_tls_1_3_alone_and_post_quantum_keys_first() {
+    let pods = Pods::start("mtls hello");
+    // From before the first tunnel on.
+    let wire = Wire::listen(&pods.lab);
+    let mesh = pods.enrol(&[]);
+    assert_eq!(mesh.get("/").status, 200);
+    let crossed = wire.stop();
+    let hellos = crossed
+        .streams
+        .iter()
+        .filter(|(name, _)| name.ends_with(":15008"));
+    let hellos: Vec<_> = hellos.map(|(_, stream)| stream).collect();
+    assert!(!hellos.is_empty());
+    for hello in hellos {
+        let has = |wanted: &[u8]| hello.windows(wanted.len()).any(|window| window == wanted);
+        // Extension supported_versions with one entry, 0x0304 (RFC 8446, 4.2.1).
+        assert!(has(&[0x00, 0x2b, 0x00, 0x03, 0x02, 0x03, 0x04]));
+        // Extension supported_groups: the first is X25519MLKEM768, 0x11ec.
+        let groups = hello
+            .windows(8)
+            .any(|window| matches!(window, [0x00, 0x0a, 0x00, _, 0x00, _, 0x11, 0xec]));
+        assert!(groups, "no supported_groups that begin with X25519MLKEM768");
+    }
+}
+
+#[test]
 fn a_client_cannot_speak_plaintext_to_the_tunnel_port() {
     let (mesh, outsider) = with_outsider("mtls tunnel port");
     let address = format!("{}:15008", mesh.v1.v4);

@@ -26,35 +26,42 @@ fn ninety_nine_one_is_exact_on_one_connection() {
 }
 
 #[test]
-fn ninety_ten_is_exact_over_fifty_connections() {
+fn weights_are_exact_over_fifty_connections() {
     let mesh = Mesh::with("routes fifty", &["--threads", "2"], &split(90, 10));
     let address = mesh.service("recommendations", 80);
-    let answers: Vec<Response> = mesh.client.run(|| {
-        thread::scope(|scope| {
-            let connections = (0..50).map(|_| {
-                scope.spawn(|| {
-                    let mut http = Http1::connect(&address, "recommendations").unwrap();
-                    (0..20).map(|_| http.get("/").unwrap()).collect::<Vec<_>>()
-                })
-            });
-            let connections: Vec<_> = connections.collect();
-            connections
-                .into_iter()
-                .flat_map(|connection| connection.join().unwrap())
-                .collect()
+    let ask = || -> Vec<Response> {
+        mesh.client.run(|| {
+            thread::scope(|scope| {
+                let connections = (0..50).map(|_| {
+                    scope.spawn(|| {
+                        let mut http = Http1::connect(&address, "recommendations").unwrap();
+                        (0..20).map(|_| http.get("/").unwrap()).collect::<Vec<_>>()
+                    })
+                });
+                let connections: Vec<_> = connections.collect();
+                let answers = connections
+                    .into_iter()
+                    .map(|connection| connection.join().unwrap());
+                answers.flatten().collect()
+            })
         })
-    });
-    assert_eq!(versions(&answers), counts(900, 100));
+    };
+    assert_eq!(versions(&ask()), counts(900, 100));
+    mesh.apply(&split(99, 1));
+    assert_eq!(versions(&ask()), counts(990, 10));
 }
 
 #[test]
-fn ninety_ten_is_exact_over_http2() {
+fn weights_are_exact_over_http2() {
     let mesh = Mesh::with("routes http2", &[], &split(90, 10));
     let address = mesh.service("recommendations", 80);
-    let answers = mesh
-        .client
-        .run(|| http2::get_many(&address, "recommendations", "/", 1000, 20));
-    assert_eq!(versions(&answers), counts(900, 100));
+    let ask = || {
+        mesh.client
+            .run(|| http2::get_many(&address, "recommendations", "/", 1000, 20))
+    };
+    assert_eq!(versions(&ask()), counts(900, 100));
+    mesh.apply(&split(99, 1));
+    assert_eq!(versions(&ask()), counts(990, 10));
 }
 
 #[test]
