@@ -167,3 +167,24 @@ fn a_captured_socket_never_falls_back_to_the_wire() {
     assert!(written.count() < 100, "the connection ends with its agent");
     assert!(client.sent_packets() < before + 10, "packets went out");
 }
+
+#[test]
+fn a_thousand_connections_at_once_do_not_collide() {
+    mesh_agent::datapath::raise_open_files();
+    let (client, server) = (Pod::new(), Pod::new());
+    server.app(PORT);
+    let mut node = Node::new(OnAgentDeath::Closed);
+    node.apply([client.workload(), server.workload()]);
+    let mut echoes = Vec::new();
+    for _ in 0..500 {
+        echoes.extend(both(&server, PORT).map(|to| Echo::open(client.connect(to))));
+    }
+    for echo in &mut echoes {
+        echo.check();
+    }
+    assert_eq!(node.datapath().observe().expected, 1000);
+    drop(echoes);
+    eventually("no tuple is expected", || {
+        node.datapath().observe().expected == 0
+    });
+}
