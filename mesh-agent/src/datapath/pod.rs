@@ -31,6 +31,7 @@ use super::{
     connect::ConnectorMaps,
     load::{self, LoadError},
     maps::{self, PodMaps},
+    netlink,
     netns::Netns,
     observe::PodObservation,
     pins::{self, Pins},
@@ -46,6 +47,9 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
 const OUTBOUND_PORT: u16 = 15_001;
 const INBOUND_PORT: u16 = 15_006;
 const BACKLOG: i32 = 4096;
+
+/// Listener choice, guard and capture.
+const PROGRAMS_PER_POD: usize = 3;
 
 /// What capturing a pod needs of the node.
 pub(super) struct Node<'a> {
@@ -109,10 +113,17 @@ impl Pod {
         let directory = node.pins.pod(&workload.uid);
         let is_new = !directory.exists();
         let inside = netns.enter().map_err(PodError::Enter)?;
-        let result = Self::capture_inside(node, workload, &netns, path, directory.clone());
+        let accept_local_was_off = !route::is_accept_local_on().map_err(PodError::Route)?;
+        let fresh = PodConfig {
+            accept_local_was_off: u8::from(accept_local_was_off),
+            ..PodConfig::default()
+        };
+        let result = Self::capture_inside(node, workload, &netns, path, fresh);
         if result.is_err() && is_new {
             pins::remove_tree(&directory);
-            drop(route::remove(false));
+            if let Err(error) = undo(accept_local_was_off) {
+                tracing::debug!(pod = %workload.uid, %error, "cannot undo a capture");
+            }
         }
         drop(inside);
         result
@@ -123,24 +134,22 @@ impl Pod {
         workload: &Arc<Workload>,
         netns: &Netns,
         path: PathBuf,
-        directory: PathBuf,
+        fresh: PodConfig,
     ) -> Result<(Self, PodSockets), PodError> {
+        let directory = node.pins.pod(&workload.uid);
         let addresses = Addresses::read().map_err(PodError::Interface)?;
         let interface = addresses
             .interface_of(&workload.addresses)
             .map_err(PodError::Interface)?;
-        let accept_local_was_off = !route::is_accept_local_on().map_err(PodError::Route)?;
         route::ensure().map_err(PodError::Route)?;
         let mut instance = load::load_pod(node.pins, &directory, node.debug_log)?;
         let mut maps = PodMaps::take(&mut instance.ebpf)?;
         write_entries(&mut maps, workload, &addresses)?;
-        let earlier = maps.config()?;
-        let mut config = config_of(node, workload, PodState::ACTIVE);
-        config.accept_local_was_off = if earlier.state == 0 {
-            u8::from(accept_local_was_off)
-        } else {
-            earlier.accept_local_was_off
-        };
+        let mut earlier = maps.config()?;
+        if earlier.state == 0 {
+            earlier = fresh;
+        }
+        let config = config_of(node, workload, PodState::ACTIVE, &earlier);
         let sockets = listen(node.connector, workload, netns, &mut maps)?;
         maps.set_config(config)?;
         let attachment = Attachment::attach(node.pins, &directory, netns, interface, instance)?;
@@ -188,8 +197,7 @@ impl Pod {
             .map_err(PodError::Interface)?;
         write_entries(&mut self.maps, workload, &addresses)?;
         let earlier = self.maps.config()?;
-        let mut config = config_of(node, workload, PodState(earlier.state));
-        config.accept_local_was_off = earlier.accept_local_was_off;
+        let config = config_of(node, workload, PodState(earlier.state), &earlier);
         if config != earlier {
             self.maps.set_config(config)?;
         }
@@ -220,6 +228,11 @@ impl Pod {
             Ok::<_, io::Error>(ends.iter().any(foreign))
         });
         matches!(ours, Ok(Ok(false)))
+    }
+
+    /// Whether every program is still attached: an interface that was replaced took its own along.
+    pub(super) fn is_whole(&self) -> bool {
+        self.attachment.attached().len() == PROGRAMS_PER_POD
     }
 
     /// Puts back what the pod removed; returns how much. Keeps the error for [`Pod::observe`].
@@ -291,15 +304,18 @@ pub(super) fn sweep(directory: &Path, netns: Option<&Path>) {
     let Some(netns) = netns.and_then(|path| Netns::open(path).ok()) else {
         return;
     };
-    let removed = netns.within(|| {
-        for interface in Addresses::read()?.interfaces() {
-            super::netlink::remove_filters(interface)?;
-        }
-        route::remove(false)
-    });
+    let removed = netns.within(|| undo(false));
     if let Err(error) = removed.and_then(|inner| inner) {
         tracing::debug!(path = %directory.display(), %error, "cannot sweep a namespace");
     }
+}
+
+/// Removes filters, rules and routes, whoever added them. In the pod's namespace.
+fn undo(accept_local_was_off: bool) -> io::Result<()> {
+    for interface in Addresses::read()?.interfaces() {
+        netlink::remove_filters(interface)?;
+    }
+    route::remove(accept_local_was_off)
 }
 
 fn write_entries(
@@ -314,12 +330,17 @@ fn write_entries(
         .set(&maps::port_mode_entries(&workload.inbound))
 }
 
-fn config_of(node: &Node<'_>, workload: &Workload, state: PodState) -> PodConfig {
+fn config_of(
+    node: &Node<'_>,
+    workload: &Workload,
+    state: PodState,
+    earlier: &PodConfig,
+) -> PodConfig {
     PodConfig {
         state: state.0,
         on_death: node.on_death.0,
         default_mode: maps::inbound_mode(workload.inbound.default).0,
-        accept_local_was_off: 0,
+        accept_local_was_off: earlier.accept_local_was_off,
         reserved: [0; 4],
     }
 }

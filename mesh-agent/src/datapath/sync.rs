@@ -141,6 +141,7 @@ impl Pods {
     pub(super) fn reconcile(&mut self, node: &Node<'_>) -> (Vec<Change>, u64) {
         let mut changes = Vec::new();
         let mut repairs = 0;
+        let mut broken = Vec::new();
         let uids: Vec<WorkloadUid> = self.captured.keys().cloned().collect();
         for uid in uids {
             let Some(pod) = self.captured.get_mut(&uid) else {
@@ -158,6 +159,12 @@ impl Pods {
                 }
                 continue;
             }
+            if pod.is_active() && !pod.is_whole() {
+                tracing::warn!(pod = %pod.workload.dotted_name(), "its interface was replaced");
+                broken.push(Arc::clone(&pod.workload));
+                repairs += 1;
+                continue;
+            }
             let put_back = pod.reconcile();
             if put_back > 0 {
                 let pod = pod.workload.dotted_name();
@@ -165,12 +172,9 @@ impl Pods {
             }
             repairs += put_back;
         }
-        let failed: Vec<_> = self
-            .failed
-            .values()
-            .map(|failed| Arc::clone(&failed.workload))
-            .collect();
-        for workload in failed {
+        let failed = self.failed.values();
+        broken.extend(failed.map(|failed| Arc::clone(&failed.workload)));
+        for workload in broken {
             self.capture(node, &workload, &mut changes);
         }
         (changes, repairs)

@@ -14,7 +14,7 @@ use mesh_agent::datapath::{Datapath, DatapathError, OnAgentDeath, Stop};
 
 use super::{
     Echo, Node, PORT, ask, both,
-    pods::{Pod, counter, eventually, output},
+    pods::{Pod, counter, eventually, output, snapshot},
     try_ask,
 };
 
@@ -272,4 +272,37 @@ fn another_versions_links_are_taken_over() {
     let [to, _] = both(&server, PORT);
     assert!(ask(client.connect(to)).port() < 32_768, "captured");
     assert_eq!(node.relay().seen().len(), 2);
+}
+
+#[test]
+fn an_interface_that_is_replaced_is_captured_anew() {
+    let (client, server) = (Pod::new(), Pod::new());
+    server.app(PORT);
+    let mut node = Node::new(OnAgentDeath::Closed);
+    node.apply([client.workload(), server.workload()]);
+    client.replace_interface();
+    node.reconcile();
+    for to in both(&server, PORT) {
+        assert!(ask(client.connect(to)).port() < 32_768, "captured");
+    }
+}
+
+#[test]
+fn a_pod_that_cannot_be_captured_is_left_as_it_was() {
+    let (client, server) = (Pod::new(), Pod::new());
+    server.app(PORT);
+    client.ip("link set lo down");
+    let mut node = Node::new(OnAgentDeath::Closed);
+    let changes = node.datapath().apply(&snapshot([client.workload()]));
+    assert!(changes.is_empty());
+    let observation = node.datapath().observe();
+    assert!(observation.pods[0].error.is_some());
+    assert_eq!(rules(&client), "");
+    assert_eq!(accept_local(&client), "0\n");
+    check_tcx(&client, &[]);
+    client.ip("link set lo up");
+    node.reconcile();
+    let observation = node.datapath().observe();
+    assert_eq!(observation.pods[0].error, None, "tried again");
+    check_tcx(&client, BOTH);
 }

@@ -77,13 +77,26 @@ impl Pod {
 
     /// Makes the namespace and what is in it.
     fn make(mut self) -> Self {
+        run(&format!("ip netns add {}", self.name));
+        self.add_interface();
+        self.ip("link set lo up");
+        self.netns = Netns::open(&self.path()).expect("the namespace was just made");
+        self
+    }
+
+    /// Takes the interface away and gives the pod a new one.
+    pub(crate) fn replace_interface(&self) {
+        run(&format!("ip link del {}", self.host));
+        self.add_interface();
+    }
+
+    fn add_interface(&self) {
         let Self {
             name, host, v4, v6, ..
-        } = &self;
+        } = self;
         let host_v4 = "169.254.77.1";
         // A node that has no address but a link's own cannot be a peer of pods.
         let host_v6 = format!("{v6}0");
-        run(&format!("ip netns add {name}"));
         run(&format!(
             "ip link add {host} type veth peer name eth0 netns {name}"
         ));
@@ -95,7 +108,6 @@ impl Pod {
         run(&format!("ip -6 route replace {v6}/128 dev {host}"));
         run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         for command in [
-            "link set lo up".to_owned(),
             "link set eth0 up".to_owned(),
             format!("addr add {v4}/32 dev eth0"),
             format!("-6 addr add {v6}/128 dev eth0 nodad"),
@@ -104,8 +116,6 @@ impl Pod {
         ] {
             run(&format!("ip -n {name} {command}"));
         }
-        self.netns = Netns::open(&self.path()).expect("the namespace was just made");
-        self
     }
 
     /// Replaces the namespace by a new one under the same path.
