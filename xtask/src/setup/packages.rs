@@ -89,6 +89,12 @@ const PACKAGES: &[Package] = &[
         "applications and clients of another making",
     ),
     package(
+        "openssl",
+        "openssl",
+        Scope::Applications,
+        "certificates for foreign programs that speak HBONE",
+    ),
+    package(
         "iproute2",
         "ip",
         Scope::Kernels,
