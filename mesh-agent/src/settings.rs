@@ -92,7 +92,7 @@ pub struct RunSettings {
     #[arg(long, value_name = "N", value_parser = value::threads)]
     pub threads: Option<NonZeroUsize>,
 
-    /// Where the admin socket is made [default: /run/mesh-agent/<node>.sock].
+    /// Where the admin socket is made [default: /run/mesh-agent/NODE.sock].
     #[arg(long, value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
 
@@ -101,7 +101,7 @@ pub struct RunSettings {
     pub metrics_address: SocketAddr,
 
     /// Directory on a bpf file system that keeps kernel programs over a restart
-    /// [default: /sys/fs/bpf/mesh-agent/<node>].
+    /// [default: /sys/fs/bpf/mesh-agent/NODE].
     #[arg(long, value_name = "DIR")]
     pub pin_dir: Option<PathBuf>,
 

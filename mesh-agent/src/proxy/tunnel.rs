@@ -5,7 +5,7 @@
 //! Owns the pool: which connection a stream goes to, when another one is made. A connection is
 //! shared only by streams with the same source pod, destination pod (UID and address) and source
 //! certificate: neither an address that was reused nor a rotated certificate ever gets an old
-//! tunnel. What happens on a connection: [`super::tunnel_link`].
+//! tunnel. What happens on a connection: `tunnel_link.rs`.
 //!
 //! Invariant: at most one handshake per key is under way; who comes meanwhile waits for it.
 //! Reference: HBONE as ztunnel speaks it; RFC 9113 sections 5.1.2, 6.8 and 8.5.
