@@ -46,7 +46,7 @@ use self::{
     connect::ConnectorMaps, flows::FlowLog, maps::NodeMaps, pins::Pins, pod::Node, sync::Pods,
 };
 pub use self::{
-    connect::{Connector, Leg, Upstream, reset},
+    connect::{Connector, Leg, Upstream, break_when_closed, end_when_closed, reset},
     netns::{Entered, Netns, NetnsId},
     observe::{FlowObservation, Hook, Observation, PodObservation},
 };

@@ -22,7 +22,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -134,6 +134,10 @@ impl Connector {
         }
         if let Some(error) = stream.take_error()? {
             return Err(error);
+        }
+        if leg != Leg::Tunnel {
+            // A tunnel's truncation shows in TLS; what else is cut short must show in TCP.
+            break_when_closed(&stream);
         }
         Ok(Upstream {
             stream,
@@ -294,8 +298,20 @@ impl Drop for Expected {
 
 /// Closes a connection with a reset instead of an orderly end.
 pub fn reset(stream: impl AsFd) {
+    break_when_closed(&stream);
+}
+
+/// From now on closing `stream`, be it by the death of this process, resets the connection: its
+/// peer must not take what was carried so far for everything. Until [`end_when_closed`].
+pub fn break_when_closed(stream: impl AsFd) {
     // Without the option it is closed in the ordinary way, which is all there is left to do.
     drop(SockRef::from(&stream).set_linger(Some(Duration::ZERO)));
+}
+
+/// From now on closing `stream` still delivers what was written: our side has ended in order.
+pub fn end_when_closed(stream: impl AsFd) {
+    // If it fails the socket is gone already.
+    drop(SockRef::from(&stream).set_linger(None));
 }
 
 impl Deref for Upstream {
@@ -354,7 +370,9 @@ impl AsyncWrite for Upstream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let ended = ready!(Pin::new(&mut self.stream).poll_shutdown(context));
+        end_when_closed(&self.stream);
+        Poll::Ready(ended)
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 
 use super::{
     Outcome,
+    client_stream::ClientStream,
     copy::{Abort, Broken, Carried, Side},
     inbound,
     listen::{self, Way},
@@ -66,7 +67,10 @@ pub(crate) fn spawn(thread: &Rc<Thread>, stream: TcpStream, accepted: Accepted) 
     }
     let tasks = &thread.shared.tasks;
     match way {
-        Way::Outbound => tasks.spawn_local("outbound", outbound::serve(connection, stream)),
+        Way::Outbound => {
+            let client = ClientStream::new(stream);
+            tasks.spawn_local("outbound", outbound::serve(connection, client));
+        }
         Way::Inbound => tasks.spawn_local("inbound", inbound::serve(connection, stream)),
     }
 }
@@ -115,7 +119,7 @@ impl Connection {
     }
 
     /// Resets a connection of which nothing was carried, and says so.
-    pub(crate) fn refuse(&self, stream: TcpStream, outcome: Outcome, reporter: Reporter) {
+    pub(crate) fn refuse(&self, stream: impl Abort, outcome: Outcome, reporter: Reporter) {
         stream.abort();
         let own = Some(self.workload());
         let ends = match reporter {

@@ -26,10 +26,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::sync::Notify;
 
 use super::{
     Outcome,
+    client_stream::ClientStream,
     connection::Connection,
     copy::Abort,
     http_body::{ReplyBody, RequestBody, Streaming},
@@ -59,7 +60,7 @@ struct ClientLeft;
 /// Serves HTTP to a client whose first bytes were judged to be `first`.
 pub(crate) async fn serve(
     connection: Rc<Connection>,
-    client: Prefixed<TcpStream>,
+    client: Prefixed<ClientStream>,
     service: Arc<Service>,
     first: First,
 ) {
@@ -80,7 +81,7 @@ pub(crate) async fn serve(
     }
 }
 
-async fn serve_http1(front: Rc<Front>, client: Prefixed<TcpStream>) {
+async fn serve_http1(front: Rc<Front>, client: Prefixed<ClientStream>) {
     let service = {
         let front = Rc::clone(&front);
         service_fn(move |request| accept(&front, request))
@@ -116,7 +117,7 @@ async fn serve_http1(front: Rc<Front>, client: Prefixed<TcpStream>) {
     }
 }
 
-async fn serve_http2(front: Rc<Front>, client: Prefixed<TcpStream>) {
+async fn serve_http2(front: Rc<Front>, client: Prefixed<ClientStream>) {
     let tasks = front.connection.thread.shared.tasks.clone();
     let service = {
         let front = Rc::clone(&front);

@@ -21,11 +21,11 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::Sleep,
 };
 
 use super::{
+    client_stream::ClientStream,
     http_body::Progress,
     stream::{Prefixed, Upstream},
 };
@@ -61,7 +61,7 @@ pub(crate) struct Ending {
 
 /// The client's socket as hyper sees it.
 pub(crate) struct ClientEnd {
-    inner: Prefixed<TcpStream>,
+    inner: Prefixed<ClientStream>,
     waiting: Rc<Waiting>,
     standstill: Option<(Pin<Box<Sleep>>, u64)>,
 }
@@ -153,7 +153,7 @@ impl Ending {
 
 impl ClientEnd {
     /// Wraps the client's stream.
-    pub(crate) fn new(inner: Prefixed<TcpStream>, waiting: Rc<Waiting>) -> Self {
+    pub(crate) fn new(inner: Prefixed<ClientStream>, waiting: Rc<Waiting>) -> Self {
         Self {
             inner,
             waiting,
@@ -162,7 +162,7 @@ impl ClientEnd {
     }
 
     /// The client's stream.
-    pub(crate) fn into_inner(self) -> Prefixed<TcpStream> {
+    pub(crate) fn into_inner(self) -> Prefixed<ClientStream> {
         self.inner
     }
 

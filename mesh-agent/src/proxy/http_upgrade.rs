@@ -6,10 +6,11 @@
 //! the bytes have ended, not before.
 
 use bytes::Bytes;
-use tokio::{net::TcpStream, sync::oneshot};
+use tokio::sync::oneshot;
 
 use super::{
     Outcome,
+    client_stream::ClientStream,
     connection::finish,
     copy::{Abort, Carried, copy},
     http_exchange::Exchange,
@@ -23,7 +24,7 @@ pub(crate) struct Switched {
 }
 
 /// Carries bytes between the client, which sent `ahead` already, and the endpoint.
-pub(crate) async fn run(client: Prefixed<TcpStream>, ahead: Bytes, switched: Switched) {
+pub(crate) async fn run(client: Prefixed<ClientStream>, ahead: Bytes, switched: Switched) {
     let Switched {
         mut exchange,
         upstream,

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Outcome,
+    client_stream::ClientStream,
     connection::{Connection, Ended, Ends, finish},
     copy::{Abort, Carried, copy},
     dial,
@@ -41,7 +42,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream) {
     } else if is_denied(&connection) {
         connection.refuse(stream, Outcome::PolicyDenied, Reporter::Destination);
     } else {
-        plaintext(&connection, stream).await;
+        plaintext(&connection, ClientStream::new(stream)).await;
     }
 }
 
@@ -54,7 +55,7 @@ fn is_denied(connection: &Connection) -> bool {
     }
 }
 
-async fn plaintext(connection: &Rc<Connection>, mut client: TcpStream) {
+async fn plaintext(connection: &Rc<Connection>, mut client: ClientStream) {
     let ends = Ends {
         source: known(connection, connection.peer),
         destination: Some(connection.workload()),

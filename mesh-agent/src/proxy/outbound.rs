@@ -9,16 +9,17 @@
 use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::io::AsyncReadExt;
 
 use super::{
     Outcome,
+    client_stream::ClientStream,
     connection::{Connection, Ended, Ends, finish},
     copy::{Abort, Carried, copy},
     dial::{self, Dialed},
     http, http_upstream,
     sniff::{self, First},
-    stream::{Prefixed, Upstream},
+    stream::{self, Prefixed, Upstream},
 };
 use crate::{
     model::{Destination, Endpoint, LoadGuard, Protocol, Service, ServicePort},
@@ -55,7 +56,7 @@ impl Reached {
 }
 
 /// Serves a connection from the pod's application to its end.
-pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream) {
+pub(crate) async fn serve(connection: Rc<Connection>, stream: ClientStream) {
     let destination = connection
         .thread
         .snapshot()
@@ -73,7 +74,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream) {
 }
 
 /// Opaque bytes to an address that is no Service's.
-async fn to_address(connection: &Connection, stream: TcpStream) {
+async fn to_address(connection: &Connection, stream: ClientStream) {
     let address = connection.orig_dst;
     let found = connection
         .thread
@@ -106,7 +107,7 @@ async fn to_address(connection: &Connection, stream: TcpStream) {
 /// Opaque bytes to an endpoint of the Service port.
 async fn to_service(
     connection: &Connection,
-    stream: TcpStream,
+    stream: ClientStream,
     service: Arc<Service>,
     port: &ServicePort,
 ) {
@@ -116,12 +117,16 @@ async fn to_service(
 }
 
 /// HTTP by declaration: the client's first bytes say which.
-async fn declared_http(connection: Rc<Connection>, mut stream: TcpStream, service: Arc<Service>) {
+async fn declared_http(
+    connection: Rc<Connection>,
+    mut stream: ClientStream,
+    service: Arc<Service>,
+) {
     let mut ahead = BytesMut::with_capacity(READ_AHEAD);
     let version = loop {
         match sniff::first(&ahead) {
             First::Undecided => match stream.read_buf(&mut ahead).await {
-                Ok(0) if ahead.is_empty() => return,
+                Ok(0) if ahead.is_empty() => return stream::linger(stream).await,
                 // Whatever it is, it gets hyper's answer to a broken request.
                 Ok(0) => break First::Http1,
                 Ok(_) => {}
@@ -138,7 +143,7 @@ async fn declared_http(connection: Rc<Connection>, mut stream: TcpStream, servic
 /// No protocol declared: the upstream is opened at once, and whoever speaks first decides.
 async fn undeclared(
     connection: Rc<Connection>,
-    mut stream: TcpStream,
+    mut stream: ClientStream,
     service: Arc<Service>,
     port: Arc<ServicePort>,
 ) {
@@ -226,7 +231,7 @@ fn source(connection: &Connection) -> Ends {
 /// Carries bytes if the upstream was reached, else gives the client up.
 async fn opaque(
     connection: &Connection,
-    client: Prefixed<TcpStream>,
+    client: Prefixed<ClientStream>,
     service: Arc<Service>,
     reached: Result<Reached, Outcome>,
     back: Bytes,
@@ -246,7 +251,7 @@ async fn opaque(
 /// Copies both ways to the end; `back` is what the upstream has sent already.
 async fn carry(
     connection: &Connection,
-    mut client: Prefixed<TcpStream>,
+    mut client: Prefixed<ClientStream>,
     reached: Reached,
     back: Bytes,
 ) {
