@@ -110,6 +110,23 @@ fn after_a_crash_permissive_pods_follow_the_declared_choice() {
 }
 
 #[test]
+fn a_crash_resets_what_the_agent_carried() {
+    let mut mesh = Mesh::start("lifecycle reset");
+    let address = mesh.service("recommendations", 80);
+    let reading = mesh.client.spawn(move || {
+        let mut stream = std::net::TcpStream::connect(&address)?;
+        stream.write_all(b"GET /slow?ms=60000 HTTP/1.1\r\nHost: recommendations\r\n\r\n")?;
+        stream.read(&mut [0; 16])
+    });
+    wait::until_true("the request to be under way", wait::PATIENCE, || {
+        mesh.apps.iter().any(|app| app.work() > 0)
+    });
+    mesh.a.kill();
+    let error = reading.join().unwrap().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
 fn connections_opened_while_the_agent_restarts_are_served_by_the_next() {
     let mut mesh = Mesh::start("lifecycle gap");
     assert_eq!(mesh.get("/").status, 200);
