@@ -15,6 +15,10 @@ use crate::{
 ///
 /// Reads the kernel, so it may block for milliseconds.
 pub fn missing(views: &Views) -> Vec<String> {
+    let observation = (views.datapath)();
+    if let Some(reason) = observation.unfit {
+        return vec![format!("this node cannot be part of the mesh: {reason}")];
+    }
     let snapshot = views.snapshot.borrow().clone();
     if snapshot.generation == 0 {
         return vec!["the configuration is not loaded".to_owned()];
@@ -27,7 +31,6 @@ pub fn missing(views: &Views) -> Vec<String> {
     for (number, _) in proxy.threads.iter().enumerate().filter(|(_, it)| !it.alive) {
         missing.push(format!("data thread {number} has ended"));
     }
-    let observation = (views.datapath)();
     for (part, applied) in [
         ("the kernel works", observation.generation),
         ("data threads work", proxy.applied_generation),

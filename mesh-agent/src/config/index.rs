@@ -95,7 +95,8 @@ impl Index {
             shelves: Shelves::default(),
             front_end: Vec::new(),
             carried: Carried::default(),
-            change: Change::Nothing,
+            // Even an empty configuration is published once: the agent then knows that it is empty.
+            change: Change::Facts,
             between: Vec::new(),
             snapshots: watch::Sender::new(Arc::new(empty)),
             reports: watch::Sender::new(Arc::default()),

@@ -184,3 +184,11 @@ fn kinds_without_bearing_are_noted_and_policies_that_are_not_enforced_are_errors
         "Warning [MESH0003] (GRPCRoute default/x test.yaml:12) not supported yet",
     ]);
 }
+
+#[test]
+fn an_empty_configuration_is_published_once() {
+    let mut mesh = Mesh::new("");
+    assert_eq!(mesh.snapshot().generation, 1);
+    mesh.apply("");
+    assert_eq!(mesh.snapshot().generation, 1);
+}
