@@ -9,6 +9,7 @@
 //! Invariant: whatever fails at the start leaves the node as it was.
 
 mod sync;
+mod unfit;
 
 use std::{
     path::{Path, PathBuf},
@@ -29,7 +30,7 @@ use crate::{
     config::{self, Index, IndexSettings},
     datapath::{self, Datapath, DatapathSettings, Stop},
     identity::{CertificateAuthority, Identities},
-    proxy::{Proxy, ProxySettings, Shared},
+    proxy::{Proxy, ProxySettings, ProxyView, Shared},
     settings::{AccessLog, LogForm, OnAgentDeath, RunSettings},
     tasks::Tasks,
     telemetry::{
@@ -77,6 +78,10 @@ struct Agent {
 }
 
 impl Agent {
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the parts in the order in which they depend on each other"
+    )]
     async fn start(
         settings: &RunSettings,
         log: &LogLevel,
@@ -94,7 +99,23 @@ impl Agent {
         let authority = authority(settings.ca_dir.as_deref(), &settings.trust_domain)?;
         let identities = Identities::new(authority, settings.cert_ttl, tasks.clone());
 
-        let datapath = Datapath::start(&datapath_settings(settings)).context("kernel programs")?;
+        let datapath = match Datapath::start(&datapath_settings(settings)) {
+            Ok(datapath) => datapath,
+            Err(error) if error.is_lasting() => {
+                let views = Views {
+                    snapshot,
+                    report,
+                    identities,
+                    telemetry: telemetry.clone(),
+                    datapath: unfit::observe(&error),
+                    proxy: Arc::new(ProxyView::default),
+                    log: log.clone(),
+                };
+                serve_admin(settings, &views, &tasks).await?;
+                return Err(unfit::stand_by(error, signals).await);
+            }
+            Err(error) => return Err(anyhow::Error::new(error).context("kernel programs")),
+        };
         let connector = datapath.connector();
         let datapath = Arc::new(Mutex::new(datapath));
 
@@ -125,14 +146,7 @@ impl Agent {
             },
             log: log.clone(),
         };
-        let socket = settings.admin_socket();
-        admin::serve(&socket, views.clone(), &tasks)
-            .await
-            .with_context(|| format!("admin socket {}", socket.display()))?;
-        admin::serve_metrics(settings.metrics_address, views.clone(), &tasks)
-            .await
-            .with_context(|| format!("metrics on {}", settings.metrics_address))?;
-
+        serve_admin(settings, &views, &tasks).await?;
         announce_ready(&tasks, views, &settings.node);
         Ok(Self {
             sync: Sync {
@@ -188,6 +202,18 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+}
+
+/// Lets operators and Prometheus look inside.
+async fn serve_admin(settings: &RunSettings, views: &Views, tasks: &Tasks) -> anyhow::Result<()> {
+    let socket = settings.admin_socket();
+    admin::serve(&socket, views.clone(), tasks)
+        .await
+        .with_context(|| format!("admin socket {}", socket.display()))?;
+    admin::serve_metrics(settings.metrics_address, views.clone(), tasks)
+        .await
+        .with_context(|| format!("metrics on {}", settings.metrics_address))?;
+    Ok(())
 }
 
 /// Logs `ready` once everything the first configuration asked for is in place.

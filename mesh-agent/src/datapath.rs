@@ -184,6 +184,23 @@ pub enum DatapathError {
     },
 }
 
+impl DatapathError {
+    /// Whether starting again cannot help: the kernel, or the agent's build, lacks something.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::NoPrograms
+            | Self::KernelTooOld { .. }
+            | Self::Object { .. }
+            | Self::Refused { .. } => true,
+            Self::NotPrivileged
+            | Self::Pins { .. }
+            | Self::InUse { .. }
+            | Self::Cgroup { .. }
+            | Self::System { .. } => false,
+        }
+    }
+}
+
 /// The kernel side of this node.
 pub struct Datapath {
     pins: Pins,
@@ -315,6 +332,7 @@ impl Datapath {
         self.read_flows();
         let maps = lock(&self.maps);
         Observation {
+            unfit: None,
             generation: self.generation,
             kernel: load::kernel_release(),
             notes_sockets: sys::link_is_attached(&self.sockets_link).unwrap_or(false),

@@ -13,6 +13,8 @@ use crate::model::WorkloadUid;
 /// The state of the datapath.
 #[derive(Clone, Debug, Default)]
 pub struct Observation {
+    /// Why the kernel programs cannot work on this node at all, if they cannot.
+    pub unfit: Option<String>,
     /// The generation of the snapshot that was applied last; 0 before the first.
     pub generation: u64,
     /// The running kernel, for example `6.18.44`.
