@@ -82,14 +82,11 @@ fn unit(filter: Option<&str>) -> Result<()> {
     command::run(&mut test)
 }
 
-/// The test targets that need root: real agents on nodes, and the kernel programs by themselves.
-const ROOT_TESTS: [&str; 4] = ["--test", "scenarios", "--test", "datapath"];
-
 /// Builds outside, where cargo's directories are, then goes on inside.
 fn netns(filter: Option<&str>) -> Result<()> {
     artefacts::agent()?;
-    let mut build = scenarios("build");
-    command::run(build.arg("--bins").args(ROOT_TESTS))?;
+    command::run(scenarios().arg("--no-run"))?;
+    command::run(kernel_side().arg("--no-run"))?;
     let own = env::current_exe().context("find our own program")?;
     let mut again = program("unshare");
     again
@@ -108,14 +105,18 @@ fn inside(filter: Option<&str>) -> Result<()> {
     let agent = command::target()
         .join(artefacts::PROFILE)
         .join("mesh-agent");
-    let mut test = scenarios("test");
-    test.args(ROOT_TESTS)
-        .args(["--no-fail-fast", "--"])
-        .args(filter);
-    command::run(
-        test.env("MESH_AGENT_BIN", agent)
-            .env("PATH", path_with_go()?),
-    )
+    let mut steps = Steps::new("test netns");
+    steps.step("scenarios", || {
+        let mut test = scenarios();
+        test.args(["--no-fail-fast", "--"]).args(filter);
+        test.env("MESH_AGENT_BIN", agent);
+        command::run(test.env("PATH", path_with_go()?))
+    });
+    steps.step("kernel side", || {
+        let mut test = kernel_side();
+        command::run(test.args(["--no-fail-fast", "--"]).args(filter))
+    });
+    steps.finish()
 }
 
 /// Our `PATH`, with the Go that is new enough before any other.
@@ -127,19 +128,20 @@ fn path_with_go() -> Result<OsString> {
     env::join_paths(places).context("put Go into PATH")
 }
 
-/// Scenarios of real agents, and the agent's own tests that need namespaces and kernel programs.
-fn scenarios(verb: &str) -> std::process::Command {
+/// Real agents on real nodes. One package at a time: what others ask of shared dependencies
+/// would have everything built once more.
+fn scenarios() -> std::process::Command {
     let mut command = cargo(&pins::STABLE);
-    command.args([
-        verb,
-        "--locked",
-        "--profile",
-        artefacts::PROFILE,
-        "--package",
-        "mesh-tests",
-        "--package",
-        "mesh-agent",
-    ]);
+    command.args(["test", "--locked", "--profile", artefacts::PROFILE]);
+    command.args(["--package", "mesh-tests", "--test", "scenarios"]);
+    command
+}
+
+/// The kernel programs and what attaches them; of what the unit tests were built from.
+fn kernel_side() -> std::process::Command {
+    let mut command = cargo(&pins::STABLE);
+    command.args(["test", "--locked", "--workspace", "--exclude", "mesh-ebpf"]);
+    command.args(["--test", "datapath"]);
     command
 }
 
