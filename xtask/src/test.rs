@@ -6,7 +6,7 @@
 //! silently; all kinds run, whatever the first ones say. The scenarios run in a mount namespace
 //! of their own, with their own bpffs and `/run/netns`, so whatever they leave behind goes with it.
 
-use std::{env, ffi::OsString, fs};
+use std::{env, ffi::OsString, fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
@@ -19,6 +19,9 @@ use crate::{
 
 /// The scenarios' own mounts: kind and place.
 const PRIVATE: &[(&str, &str)] = &[("bpf", "/sys/fs/bpf"), ("tmpfs", "/run/netns")];
+
+/// Tells the inner half of `test netns` which mount namespace the outer half is in.
+const OUTER_MOUNTS: &str = "XTASK_OUTER_MOUNTS";
 
 /// The command itself.
 pub(crate) fn run(words: &[String]) -> Result<()> {
@@ -92,12 +95,14 @@ fn netns(filter: Option<&str>) -> Result<()> {
     again
         .args(["--mount", "--propagation", "private", "--"])
         .arg(own);
+    again.env(OUTER_MOUNTS, mounts()?);
     command::run(again.args(["test", "inside"]).args(filter))
 }
 
 /// Runs the scenarios, in the mount namespace that [`netns`] made.
 fn inside(filter: Option<&str>) -> Result<()> {
-    ensure!(is_private()?, "`test inside` is for `test netns` to call");
+    let outer = env::var_os(OUTER_MOUNTS).context("`test inside` is for `test netns` to call")?;
+    ensure!(outer != mounts()?, "the mount namespace is not a new one");
     for (kind, place) in PRIVATE {
         fs::create_dir_all(place).with_context(|| format!("make {place}"))?;
         command::run(program("mount").args(["-t", kind, kind, place]))?;
@@ -145,9 +150,7 @@ fn kernel_side() -> std::process::Command {
     command
 }
 
-/// Whether our mounts are not those of our parent's parent: `cargo`, or a shell.
-fn is_private() -> Result<bool> {
-    let ours = fs::read_link("/proc/self/ns/mnt").context("read our mount namespace")?;
-    let first = fs::read_link("/proc/1/ns/mnt").context("read the first mount namespace")?;
-    Ok(ours != first)
+/// Which mount namespace we are in.
+fn mounts() -> Result<PathBuf> {
+    fs::read_link("/proc/self/ns/mnt").context("read our mount namespace")
 }
