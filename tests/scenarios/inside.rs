@@ -133,13 +133,17 @@ fn requests_are_counted_with_the_standard_labels() {
         &[("reporter", "source")],
     );
     assert!((count - 100.0).abs() < f64::EPSILON, "{count}");
-    // One line per request.
-    let log = mesh.a.wait_log("\"response_code\"");
-    let lines = log
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let requests = lines.filter(|line| line["response_code"] == 200);
-    assert_eq!(requests.count(), 100, "{log}");
+    // One line per request; a thread of its own writes them, a little later.
+    wait::until("a line per request", wait::PATIENCE, || {
+        let log = mesh.a.log();
+        let lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        match lines.filter(|line| line["response_code"] == 200).count() {
+            100 => Ok(()),
+            other => Err(other),
+        }
+    });
 }
 
 #[test]
