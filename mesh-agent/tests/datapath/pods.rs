@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mesh_agent::{
@@ -231,14 +231,27 @@ impl Pod {
     }
 
     /// Connects from the pod and a port of it.
+    /// Connects from `port`, as soon as the last connection from there is over: its last packets may
+    /// still be on their way.
     pub(crate) fn connect_from(&self, port: u16, to: SocketAddr) -> std::io::Result<TcpStream> {
         let own = if to.is_ipv6() { self.v6 } else { self.v4 };
+        let start = Instant::now();
         self.within(|| {
-            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-            socket.set_reuse_address(true)?;
-            socket.bind(&SocketAddr::new(own, port).into())?;
-            socket.connect_timeout(&to.into(), Duration::from_secs(3))?;
-            Ok(socket.into())
+            loop {
+                let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+                socket.set_reuse_address(true)?;
+                socket.bind(&SocketAddr::new(own, port).into())?;
+                match socket.connect_timeout(&to.into(), Duration::from_secs(3)) {
+                    Ok(()) => return Ok(socket.into()),
+                    Err(error)
+                        if error.kind() == std::io::ErrorKind::AddrNotAvailable
+                            && start.elapsed() < Duration::from_millis(500) =>
+                    {
+                        std::thread::yield_now();
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         })
     }
 
