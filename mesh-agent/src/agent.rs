@@ -8,6 +8,8 @@
 //!
 //! Invariant: whatever fails at the start leaves the node as it was.
 
+mod authority;
+mod source;
 mod sync;
 mod unfit;
 
@@ -24,12 +26,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::sync::Sync;
+use self::{source::Source, sync::Sync};
 use crate::{
     admin::{self, Views},
-    config::{self, Index, IndexSettings},
     datapath::{self, Datapath, DatapathSettings, Stop},
-    identity::{CertificateAuthority, Identities},
     proxy::{Proxy, ProxySettings, ProxyView, Shared},
     settings::{AccessLog, LogForm, OnAgentDeath, RunSettings},
     tasks::Tasks,
@@ -47,9 +47,6 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How often the start looks whether everything is in place.
 const READY_INTERVAL: Duration = Duration::from_millis(10);
-
-/// Where Istio keeps mesh-wide policies.
-const ROOT_NAMESPACE: &str = "istio-system";
 
 /// Runs the agent of one node until SIGTERM or SIGINT.
 ///
@@ -91,13 +88,8 @@ impl Agent {
         let tasks = Tasks::new();
         datapath::raise_open_files();
 
-        let index = Index::new(index_settings(settings));
-        let (snapshot, report) = (index.subscribe(), index.report());
-        config::file::watch(&settings.config_dir, index, &tasks)
-            .with_context(|| format!("configuration from {}", settings.config_dir.display()))?;
-
-        let authority = authority(settings.ca_dir.as_deref(), &settings.trust_domain)?;
-        let identities = Identities::new(authority, settings.cert_ttl, tasks.clone());
+        let Source { snapshot, report } = source::start(settings, &tasks).await?;
+        let identities = authority::start(settings, &tasks).await?;
 
         let datapath = match Datapath::start(&datapath_settings(settings)) {
             Ok(datapath) => datapath,
@@ -253,23 +245,6 @@ fn control_runtime() -> anyhow::Result<Runtime> {
         .enable_all()
         .build()
         .context("control threads")
-}
-
-fn authority(dir: Option<&Path>, trust_domain: &str) -> anyhow::Result<CertificateAuthority> {
-    match dir {
-        Some(dir) => CertificateAuthority::open(dir, trust_domain)
-            .with_context(|| format!("certificate authority in {}", dir.display())),
-        None => CertificateAuthority::in_memory(trust_domain).context("certificate authority"),
-    }
-}
-
-fn index_settings(settings: &RunSettings) -> IndexSettings {
-    IndexSettings {
-        node: settings.node.clone(),
-        trust_domain: settings.trust_domain.clone(),
-        cluster_domain: settings.cluster_domain.clone(),
-        root_namespace: ROOT_NAMESPACE.to_owned(),
-    }
 }
 
 fn datapath_settings(settings: &RunSettings) -> DatapathSettings {

@@ -5,6 +5,8 @@
 //! The only reader of the command line and the environment. Knows nothing of the rest of the
 //! system. Invariant: settings that exist are in range; an error names the flag.
 
+mod authority;
+mod source;
 pub mod value;
 
 use std::{
@@ -16,6 +18,8 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use self::{authority::AuthoritySettings, source::SourceSettings};
 
 /// Captures, authenticates, routes and counts the TCP traffic of this node's enrolled pods.
 #[derive(Debug, Parser)]
@@ -67,26 +71,13 @@ pub struct RunSettings {
     #[arg(long, env = "MESH_AGENT_NODE", value_name = "NAME", value_parser = value::node_name)]
     pub node: String,
 
-    /// Directory of Kubernetes manifests (YAML, JSON; nested folders); reloaded when it changes.
-    #[arg(long, value_name = "DIR")]
-    pub config_dir: PathBuf,
+    /// Where configuration comes from.
+    #[command(flatten)]
+    pub source: SourceSettings,
 
-    /// Directory with the root key and certificate that the agents of one installation share;
-    /// created if absent. Without it the root lives in memory, for this agent alone.
-    #[arg(long, value_name = "DIR")]
-    pub ca_dir: Option<PathBuf>,
-
-    /// Trust domain of workload identities.
-    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = value::domain)]
-    pub trust_domain: String,
-
-    /// Domain of Services' host names.
-    #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = value::domain)]
-    pub cluster_domain: String,
-
-    /// How long workload certificates are valid (units: ms, s, m, h, d); renewed at half of it.
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = value::cert_ttl)]
-    pub cert_ttl: Duration,
+    /// Who signs certificates.
+    #[command(flatten)]
+    pub authority: AuthoritySettings,
 
     /// Number of data threads, 1 to 256 [default: the number of cores, at most 4].
     #[arg(long, value_name = "N", value_parser = value::threads)]

@@ -30,9 +30,9 @@ fn the_definition_of_the_command_line_is_consistent() {
 #[test]
 fn defaults_are_those_that_the_help_promises() {
     let settings = run(&[]).unwrap();
-    assert_eq!(settings.cert_ttl, Duration::from_secs(24 * 3600));
+    assert_eq!(settings.authority.cert_ttl, Duration::from_secs(24 * 3600));
     assert_eq!(settings.drain_deadline, Duration::from_secs(10));
-    assert_eq!(settings.trust_domain, "cluster.local");
+    assert_eq!(settings.authority.trust_domain, "cluster.local");
     assert_eq!(
         settings.admin_socket(),
         PathBuf::from("/run/mesh-agent/n1.sock")
@@ -76,7 +76,7 @@ fn every_flag_is_taken() {
         "1m30s",
     ])
     .unwrap();
-    assert_eq!(settings.cert_ttl, Duration::from_secs(2));
+    assert_eq!(settings.authority.cert_ttl, Duration::from_secs(2));
     assert_eq!(settings.thread_count(), 3);
     assert_eq!(settings.drain_deadline, Duration::from_secs(90));
     assert_eq!(settings.on_agent_death, OnAgentDeath::Open);

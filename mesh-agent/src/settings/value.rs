@@ -57,6 +57,18 @@ pub(super) fn cert_ttl(text: &str) -> Result<Duration, String> {
     Ok(ttl)
 }
 
+/// A host name or address with a port, as in `ca.example:15012` or `[::1]:15012`.
+pub(super) fn host_port(text: &str) -> Result<String, String> {
+    let wrong = || "expected HOST:PORT, such as mesh-agent-ca.mesh-system.svc:15012".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let is_bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+    let port_is_good = port.parse::<u16>().is_ok_and(|port| port > 0);
+    if host.is_empty() || is_bare_v6 || !port_is_good {
+        return Err(wrong());
+    }
+    Ok(text.to_owned())
+}
+
 /// A node's name: also part of paths, so nothing but what Kubernetes allows.
 pub(super) fn node_name(text: &str) -> Result<String, String> {
     name(text).map(|()| text.to_owned())
