@@ -13,11 +13,15 @@ use anyhow::Result;
 
 mod artefacts;
 mod check;
+mod cluster;
 mod command;
 mod demo;
+mod image;
 mod kernels;
+mod linked;
 mod lint;
 mod pins;
+mod programs;
 mod setup;
 mod test;
 
@@ -29,6 +33,10 @@ cargo xtask COMMAND
   lint                                    only the rules of layout and module direction
   test [unit|netns|kernels|all] [FILTER]  all tests (default), or one kind; FILTER as for cargo test
   demo [--keep] [--json]                  two nodes, real traffic, the story in a table
+  cluster up|down                         a real Kubernetes of two nodes on this machine
+  cluster load IMAGE.tar...               gives its nodes images
+  cluster kubectl ARGUMENTS...            talks to it
+  image [--out FILE] [--release]          the agent as a container image, for `cluster load`
   help                                    this
 
   unit     beside the code; needs no root
@@ -63,6 +71,8 @@ fn dispatch(words: &[String]) -> Result<()> {
         "lint" => lint::run(rest),
         "test" => test::run(rest),
         "demo" => demo::run(rest),
+        "cluster" => cluster::run(rest),
+        "image" => image::run(rest),
         "help" | "--help" | "-h" => {
             help();
             Ok(())

@@ -41,6 +41,8 @@ pub(crate) enum Scope {
     Applications,
     /// Boot other kernels.
     Kernels,
+    /// Run a real Kubernetes.
+    Cluster,
 }
 
 /// One thing that the machine lacks.
@@ -106,6 +108,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         Scope::Nodes,
         Scope::Applications,
         Scope::Kernels,
+        Scope::Cluster,
     ])
 }
 
@@ -139,7 +142,7 @@ fn survey(scopes: &[Scope]) -> Vec<Need> {
     tools::survey_tools(scopes, &mut building);
     packages::survey(scopes, building.iter().any(Need::is_linker), &mut needs);
     needs.append(&mut building);
-    if scopes.contains(&Scope::Applications) {
+    if scopes.contains(&Scope::Applications) || scopes.contains(&Scope::Cluster) {
         go::survey(&mut needs);
     }
     if scopes.contains(&Scope::Nodes) {

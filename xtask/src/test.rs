@@ -108,7 +108,7 @@ fn inside(filter: Option<&str>) -> Result<()> {
         command::run(program("mount").args(["-t", kind, kind, place]))?;
     }
     let agent = command::target()
-        .join(artefacts::PROFILE)
+        .join(artefacts::PROFILE.name())
         .join("mesh-agent");
     let mut steps = Steps::new("test netns");
     steps.step("scenarios", || {
@@ -137,7 +137,7 @@ fn path_with_go() -> Result<OsString> {
 /// would have everything built once more.
 fn scenarios() -> std::process::Command {
     let mut command = cargo(&pins::STABLE);
-    command.args(["test", "--locked", "--profile", artefacts::PROFILE]);
+    command.args(["test", "--locked", "--profile", artefacts::PROFILE.name()]);
     command.args(["--package", "mesh-tests", "--test", "scenarios"]);
     command
 }

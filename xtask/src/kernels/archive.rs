@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context, Result};
 
-use crate::command;
+use crate::linked;
 
 const DIRECTORY: u32 = 0o040_755;
 const LINK: u32 = 0o120_777;
@@ -52,10 +52,11 @@ impl Archive {
     pub(super) fn program(&mut self, path: &Path, name: &str) -> Result<()> {
         let content = fs::read(path).with_context(|| format!("read {}", path.display()))?;
         self.file(name, 0o755, &content);
-        let linked = command::output(command::program("ldd").arg(path)).unwrap_or_default();
-        for library in libraries(&linked) {
-            let content = fs::read(library).with_context(|| format!("read {library}"))?;
-            self.file(library.trim_start_matches('/'), 0o755, &content);
+        for library in linked::libraries(path) {
+            let content =
+                fs::read(&library).with_context(|| format!("read {}", library.display()))?;
+            let place = library.to_string_lossy();
+            self.file(place.trim_start_matches('/'), 0o755, &content);
         }
         Ok(())
     }
@@ -109,13 +110,6 @@ impl Archive {
     }
 }
 
-/// The paths in what `ldd` prints: `name => path (address)` or `path (address)`.
-fn libraries(linked: &str) -> impl Iterator<Item = &str> {
-    linked
-        .lines()
-        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,13 +134,5 @@ mod tests {
         let length = archive.bytes.len();
         archive.file("lib/x", 0o755, b"1");
         assert_eq!(archive.bytes.len(), length);
-    }
-
-    #[test]
-    fn libraries_are_read_from_ldd() {
-        let linked = "\tlinux-vdso.so.1 (0x7ffc)\n\tlibc.so.6 => /lib/libc.so.6 (0x7f)\n\
-                      \t/lib64/ld-linux-x86-64.so.2 (0x7f)\n";
-        let found: Vec<_> = libraries(linked).collect();
-        assert_eq!(found, ["/lib/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]);
     }
 }

@@ -119,6 +119,49 @@ const PACKAGES: &[Package] = &[
         Scope::Kernels,
         "makes programs small enough to boot with",
     ),
+    package(
+        "iproute2",
+        "ip",
+        Scope::Cluster,
+        "makes nodes out of network namespaces",
+    ),
+    package(
+        "containerd",
+        "containerd",
+        Scope::Cluster,
+        "runs the containers of pods",
+    ),
+    package("runc", "runc", Scope::Cluster, "starts their programs"),
+    package(
+        "containernetworking-plugins",
+        "/usr/lib/cni/bridge",
+        Scope::Cluster,
+        "gives pods their network",
+    ),
+    package(
+        "iptables",
+        "iptables",
+        Scope::Cluster,
+        "kube-proxy leads Services to pods with it",
+    ),
+    package(
+        "conntrack",
+        "conntrack",
+        Scope::Cluster,
+        "kube-proxy forgets the connections of pods that are gone with it",
+    ),
+    package(
+        "openssl",
+        "openssl",
+        Scope::Cluster,
+        "certificates of the control plane and the nodes",
+    ),
+    package(
+        "binutils",
+        "strip",
+        Scope::Cluster,
+        "makes programs small enough to copy into every pod",
+    ),
 ];
 
 const fn package(
