@@ -88,7 +88,12 @@ impl Agent {
         let tasks = Tasks::new();
         datapath::raise_open_files();
 
-        let Source { snapshot, report } = source::start(settings, &tasks).await?;
+        let Source {
+            snapshot,
+            report,
+            state: source,
+            ..
+        } = source::start(settings, &tasks).await?;
         let identities = authority::start(settings, &tasks).await?;
 
         let datapath = match Datapath::start(&datapath_settings(settings)) {
@@ -97,6 +102,7 @@ impl Agent {
                 let views = Views {
                     snapshot,
                     report,
+                    source,
                     identities,
                     telemetry: telemetry.clone(),
                     datapath: unfit::observe(&error),
@@ -129,6 +135,7 @@ impl Agent {
         let views = Views {
             snapshot: snapshot.clone(),
             report,
+            source,
             identities: identities.clone(),
             telemetry: telemetry.clone(),
             datapath: observe_datapath(&datapath),

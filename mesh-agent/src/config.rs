@@ -2,7 +2,7 @@
 
 //! Objects in, one [`model::Snapshot`](crate::model::Snapshot) out.
 //!
-//! Front ends (a directory of manifests; later the Kubernetes API) hand typed objects to an
+//! Front ends (a directory of manifests, the Kubernetes API) hand typed objects to an
 //! [`Index`], which checks them, joins them and publishes an immutable snapshot together with a
 //! [`Report`] of everything that is wrong. Nothing below this module knows Kubernetes; this module
 //! knows nothing of sockets, the kernel or certificates.
@@ -12,9 +12,12 @@
 use std::path::Path;
 
 pub mod file;
+pub mod frontier;
 pub mod index;
+pub mod kube;
 pub mod object;
 pub mod problem;
+pub mod source;
 
 mod build;
 mod compile;
@@ -39,9 +42,11 @@ mod tree;
 mod virtual_service;
 
 pub use self::{
+    frontier::Frontier,
     index::{Index, IndexSettings},
     object::{Kind, Object, ObjectKey},
     problem::{Origin, Problem, Report, Severity},
+    source::{KindState, SourceKind, SourceState},
 };
 
 /// Loads the manifests below `dir` and says what is wrong with them, without running anything.

@@ -8,7 +8,7 @@ use super::{pods, readiness, views::Views};
 use crate::{
     datapath::FlowObservation,
     tasks::Tasks,
-    telemetry::metrics::{AgentState, PodState},
+    telemetry::metrics::{AgentState, KindState, PodState, SourceState},
 };
 
 /// What is true now.
@@ -37,6 +37,7 @@ pub(super) fn read(views: &Views, tasks: &Tasks) -> AgentState {
             .duration_since(report.loaded_at)
             .ok()
             .map(|age| age.as_secs_f64()),
+        source: source(views),
         problems: problems
             .into_iter()
             .map(|(severity, count)| (severity.to_lowercase(), count))
@@ -63,6 +64,27 @@ pub(super) fn read(views: &Views, tasks: &Tasks) -> AgentState {
         tasks: tasks.live(),
         task_panics: tasks.panics(),
         log_dropped: views.log.dropped(),
+    }
+}
+
+fn source(views: &Views) -> SourceState {
+    let (source, now) = (views.source.borrow().clone(), SystemTime::now());
+    let kinds = source.kinds.iter().map(|kind| KindState {
+        kind: kind.kind,
+        watching: kind.watching,
+        objects: kind.objects,
+        restarts: kind.restarts,
+        errors: kind.errors,
+    });
+    SourceState {
+        kind: source.kind.as_str(),
+        synced: source.synced,
+        from_disk_age_seconds: source.from_disk_age(now).map(|age| age.as_secs_f64()),
+        last_event_age_seconds: source
+            .last_event
+            .map(|at| now.duration_since(at).unwrap_or_default().as_secs_f64()),
+        disk_errors: source.disk_errors,
+        kinds: kinds.collect(),
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::views::Views;
 use crate::{
-    config::{Origin, Problem, Report, Severity},
+    config::{KindState, Origin, Problem, Report, Severity, SourceKind, SourceState},
     datapath::{Hook, NetnsId, Observation, PodObservation},
     identity::{CertificateAuthority, Identities},
     model::{
@@ -91,6 +91,7 @@ impl Sample {
         let views = Views {
             snapshot: snapshot.subscribe(),
             report: report.subscribe(),
+            source: watch::Sender::new(Arc::new(source())).subscribe(),
             identities: Identities::new(authority, Duration::from_secs(3600), tasks.clone()),
             telemetry: Telemetry::new(AccessLogFormat::Off),
             datapath: reader(&observation),
@@ -112,6 +113,26 @@ impl Sample {
 fn reader<T: Clone + Send + 'static>(shared: &Arc<Mutex<T>>) -> Arc<dyn Fn() -> T + Send + Sync> {
     let shared = Arc::clone(shared);
     Arc::new(move || shared.lock().unwrap().clone())
+}
+
+/// An API server that stopped answering.
+fn source() -> SourceState {
+    SourceState {
+        since: SystemTime::now() - Duration::from_secs(61),
+        last_event: Some(SystemTime::now() - Duration::from_secs(62)),
+        disk_as_of: Some(SystemTime::now() - Duration::from_secs(3600)),
+        kinds: vec![KindState {
+            kind: "Pod",
+            listed: true,
+            objects: 2,
+            lists: 1,
+            restarts: 3,
+            errors: 3,
+            error: Some("no answer: connection refused".to_owned()),
+            ..KindState::default()
+        }],
+        ..SourceState::new(SourceKind::Kubernetes)
+    }
 }
 
 fn report() -> Report {

@@ -15,7 +15,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{pods, readiness, views::Views};
 use crate::{
-    config::Severity,
+    config::{Severity, SourceState},
     datapath::{Observation, PodObservation},
     identity::{CertificateState, CertificateView},
     model::{Snapshot, Workload, WorkloadUid},
@@ -67,6 +67,7 @@ fn node(
             "ageSeconds": age(report.loaded_at, now).as_secs(),
             "errors": problems(Severity::Error),
             "warnings": problems(Severity::Warning),
+            "source": source(&views.source.borrow().clone(), now),
         },
         "threads": {
             "count": proxy.threads.len(),
@@ -85,6 +86,32 @@ fn node(
         "logLevel": views.log.get(),
         "droppedLogLines": views.log.dropped(),
         "droppedAccessLogLines": views.telemetry.access_log_dropped(),
+    })
+}
+
+/// Where configuration comes from, and how old that is.
+fn source(source: &SourceState, now: SystemTime) -> Value {
+    let kinds = source.kinds.iter().map(|kind| {
+        json!({
+            "kind": kind.kind,
+            "listed": kind.listed,
+            "watching": kind.watching,
+            "objects": kind.objects,
+            "lists": kind.lists,
+            "restarts": kind.restarts,
+            "errors": kind.errors,
+            "error": kind.error,
+        })
+    });
+    json!({
+        "kind": source.kind.as_str(),
+        "synced": source.synced,
+        "since": stamp(source.since),
+        "sinceSeconds": age(source.since, now).as_secs(),
+        "fromDiskAgeSeconds": source.from_disk_age(now).map(|age| age.as_secs()),
+        "lastEventSeconds": source.last_event.map(|at| age(at, now).as_secs()),
+        "diskErrors": source.disk_errors,
+        "kinds": kinds.collect::<Vec<_>>(),
     })
 }
 

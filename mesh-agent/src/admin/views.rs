@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 use tokio::sync::watch;
 
 use crate::{
-    config::Report,
+    config::{Report, SourceState},
     datapath::Observation,
     identity::Identities,
     model::Snapshot,
@@ -23,6 +23,8 @@ pub struct Views {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// What is wrong with it.
     pub report: watch::Receiver<Arc<Report>>,
+    /// Where it comes from, and whether that answers.
+    pub source: watch::Receiver<Arc<SourceState>>,
     /// Certificates.
     pub identities: Identities,
     /// Metrics.

@@ -7,11 +7,13 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::sync::watch;
 
 use crate::{
-    config::{self, Index, IndexSettings, Report},
+    config::{
+        self, Frontier, Index, IndexSettings, Report, SourceKind, SourceState, kube::KubeSettings,
+    },
     model::Snapshot,
     settings::RunSettings,
     tasks::Tasks,
@@ -24,21 +26,42 @@ const ROOT_NAMESPACE: &str = "istio-system";
 pub(super) struct Source {
     pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
     pub(super) report: watch::Receiver<Arc<Report>>,
+    /// Whether it answers, and how old its word is.
+    pub(super) state: watch::Receiver<Arc<SourceState>>,
+    /// How much of what the API server has is in the snapshot; stays empty for a directory.
+    #[expect(dead_code, reason = "what reports to the control plane reads it")]
+    pub(super) frontier: watch::Receiver<Frontier>,
 }
 
 /// Starts it.
 ///
 /// # Errors
-/// The directory cannot be read or watched; the Kubernetes API is not configured.
+/// The directory cannot be read or watched; nothing says how to reach the Kubernetes API. That it
+/// does not answer is no error.
 pub(super) async fn start(settings: &RunSettings, tasks: &Tasks) -> anyhow::Result<Source> {
     let index = Index::new(index_settings(settings));
     let (snapshot, report) = (index.subscribe(), index.report());
-    match &settings.source.config_dir {
-        Some(dir) => config::file::watch(dir, index, tasks)
-            .with_context(|| format!("configuration from {}", dir.display()))?,
-        None => bail!("--config-dir is missing"),
-    }
-    Ok(Source { snapshot, report })
+    let (state, frontier) = match &settings.source.config_dir {
+        Some(dir) => {
+            config::file::watch(dir, index, tasks)
+                .with_context(|| format!("configuration from {}", dir.display()))?;
+            let state = SourceState::new(SourceKind::Files);
+            let state = watch::Sender::new(Arc::new(state)).subscribe();
+            (state, watch::Sender::new(Frontier::default()).subscribe())
+        }
+        None => {
+            let source = config::kube::follow(&kube_settings(settings), index, tasks)
+                .await
+                .context("configuration from the Kubernetes API")?;
+            (source.state, source.frontier)
+        }
+    };
+    Ok(Source {
+        snapshot,
+        report,
+        state,
+        frontier,
+    })
 }
 
 fn index_settings(settings: &RunSettings) -> IndexSettings {
@@ -47,5 +70,13 @@ fn index_settings(settings: &RunSettings) -> IndexSettings {
         trust_domain: settings.authority.trust_domain.clone(),
         cluster_domain: settings.source.cluster_domain.clone(),
         root_namespace: ROOT_NAMESPACE.to_owned(),
+    }
+}
+
+fn kube_settings(settings: &RunSettings) -> KubeSettings {
+    KubeSettings {
+        node: settings.node.clone(),
+        kubeconfig: settings.source.kubeconfig.clone(),
+        state_dir: settings.source.state_dir.clone(),
     }
 }

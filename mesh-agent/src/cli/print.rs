@@ -139,6 +139,32 @@ pub(super) fn endpoints(answer: &Value) -> String {
     )
 }
 
+/// Where configuration comes from, and how old that is; what is wrong with it.
+fn source(source: &Value) -> String {
+    let state = if source["synced"] == true {
+        "in step"
+    } else {
+        "NOT in step"
+    };
+    let mut text = format!(
+        "Source:   {}, {state} for {}, last heard of {} ago\n",
+        cell(&source["kind"]),
+        seconds(&source["sinceSeconds"]),
+        seconds(&source["lastEventSeconds"]),
+    );
+    if source["fromDiskAgeSeconds"].is_number() {
+        let age = seconds(&source["fromDiskAgeSeconds"]);
+        text.push_str(&format!("          - from disk, {age} old\n"));
+    }
+    for kind in source["kinds"].as_array().into_iter().flatten() {
+        if !kind["error"].is_null() {
+            let (name, error) = (cell(&kind["kind"]), cell(&kind["error"]));
+            text.push_str(&format!("          - {name}: {error}\n"));
+        }
+    }
+    text
+}
+
 /// `status`.
 pub(super) fn status(answer: &Value) -> String {
     let node = &answer["node"];
@@ -167,6 +193,7 @@ pub(super) fn status(answer: &Value) -> String {
         cell(&config["errors"]),
         cell(&config["warnings"]),
     ));
+    text.push_str(&source(&config["source"]));
     text.push_str(&format!(
         "Threads:  {} of {} alive, connections {}\n",
         cell(&threads["alive"]),

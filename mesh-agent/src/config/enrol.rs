@@ -30,11 +30,11 @@ pub(super) struct NamespaceFacts {
 }
 
 /// A label or annotation and what its value means.
-const INJECTION: &str = "istio-injection";
+pub(super) const INJECTION: &str = "istio-injection";
 const REVISION: &str = "istio.io/rev";
-const SIDECAR: &str = "sidecar.istio.io/inject";
-const DATAPLANE: &str = "istio.io/dataplane-mode";
-const OWN: &str = "mesh-agent.io/enrolled";
+pub(super) const SIDECAR: &str = "sidecar.istio.io/inject";
+pub(super) const DATAPLANE: &str = "istio.io/dataplane-mode";
+pub(super) const OWN: &str = "mesh-agent.io/enrolled";
 
 type Texts = BTreeMap<String, String>;
 

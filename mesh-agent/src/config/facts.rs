@@ -200,6 +200,11 @@ impl<T: PartialEq> Shelf<T> {
         self.0.values().flat_map(|stored| &stored.problems)
     }
 
+    /// Namespace and name of every object, good or not.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        self.0.keys().map(|(namespace, name)| (namespace, name))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }

@@ -103,8 +103,9 @@ impl Index {
         }
     }
 
-    /// Takes in the new state of an object; readers see it after [`publish`](Self::publish).
-    pub fn apply(&mut self, object: Object, origin: Origin) {
+    /// Takes in the new state of an object; readers see it after [`publish`](Self::publish). Returns
+    /// whether it is another state, and a good one.
+    pub fn apply(&mut self, object: Object, origin: Origin) -> bool {
         let key = object.key();
         let mut findings = Findings::new(key.to_ref(), origin);
         let Self {
@@ -159,10 +160,12 @@ impl Index {
             }
         };
         self.change = self.change.max(change);
+        change == Change::Facts
     }
 
-    /// Forgets an object; readers see that after [`publish`](Self::publish).
-    pub fn delete(&mut self, key: &ObjectKey) {
+    /// Forgets an object; readers see that after [`publish`](Self::publish). Returns whether it was
+    /// there.
+    pub fn delete(&mut self, key: &ObjectKey) -> bool {
         let (namespace, name) = (key.namespace.as_str(), key.name.as_str());
         let shelves = &mut self.shelves;
         let removed = match key.kind {
@@ -184,6 +187,29 @@ impl Index {
         if removed {
             self.change = Change::Facts;
         }
+        removed
+    }
+
+    /// Whether anything changed since the last [`publish`](Self::publish).
+    pub fn is_changed(&self) -> bool {
+        self.change != Change::Nothing
+    }
+
+    /// The objects of a kind, with or without a good state.
+    pub(super) fn keys(&self, kind: Kind) -> Vec<ObjectKey> {
+        let names = self.shelves.names(kind);
+        names
+            .map(|(namespace, name)| ObjectKey {
+                kind,
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            })
+            .collect()
+    }
+
+    /// How many objects of a kind there are.
+    pub(super) fn count(&self, kind: Kind) -> usize {
+        self.shelves.names(kind).count()
     }
 
     /// Replaces what a front end has to say about what it could not hand over as objects.
@@ -239,6 +265,32 @@ impl Index {
 }
 
 impl Shelves {
+    /// Namespace and name of all objects of a kind.
+    fn names(&self, kind: Kind) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
+        fn plain<'a>((namespace, name): (&'a Arc<str>, &'a Arc<str>)) -> (&'a str, &'a str) {
+            (namespace, name)
+        }
+        match kind {
+            Kind::Namespace => Box::new(self.namespaces.keys().map(plain)),
+            Kind::Pod => Box::new(self.pods.keys().map(plain)),
+            Kind::Service => Box::new(self.services.keys().map(plain)),
+            Kind::EndpointSlice => Box::new(self.slices.keys().map(plain)),
+            Kind::VirtualService => Box::new(self.virtual_services.keys().map(plain)),
+            Kind::DestinationRule => Box::new(self.destination_rules.keys().map(plain)),
+            Kind::PeerAuthentication => Box::new(self.peer_authentications.keys().map(plain)),
+            Kind::Policy => Box::new(self.policies.keys().map(plain)),
+            Kind::MeshPolicy => Box::new(self.mesh_policies.keys().map(plain)),
+            Kind::HttpRoute => Box::new(self.http_routes.keys().map(plain)),
+            Kind::Node | Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => {
+                let others = self.others.keys();
+                Box::new(others.filter_map(move |(namespace, name)| {
+                    let name = name.strip_prefix(kind.as_str())?.strip_prefix(' ')?;
+                    Some((&**namespace, name))
+                }))
+            }
+        }
+    }
+
     fn put_other(&mut self, key: ObjectKey, mut findings: Findings) -> Change {
         let (namespace, name) = other_place(&key);
         findings.object.namespace = namespace;

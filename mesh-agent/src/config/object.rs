@@ -147,6 +147,34 @@ impl Kind {
         }
     }
 
+    /// All of them with their group and the versions that are read, best first; of kinds without
+    /// effect any version will do.
+    pub(super) fn all() -> impl Iterator<Item = (&'static str, &'static [&'static str], Self)> {
+        let unenforced = UNENFORCED.iter();
+        let unsupported = UNSUPPORTED.iter();
+        let inert = unenforced
+            .map(|(group, name)| (*group, Self::Unenforced(name)))
+            .chain(unsupported.map(|(group, name)| (*group, Self::Unsupported(name))));
+        let none: &'static [&'static str] = &[];
+        SUPPORTED
+            .iter()
+            .copied()
+            .chain(inert.map(move |(group, kind)| (group, none, kind)))
+    }
+
+    /// Whether it is one of Kubernetes' own.
+    pub(super) fn is_built_in(self) -> bool {
+        matches!(
+            self,
+            Self::Namespace
+                | Self::Node
+                | Self::ServiceAccount
+                | Self::Pod
+                | Self::Service
+                | Self::EndpointSlice
+        )
+    }
+
     /// As manifests write it.
     pub fn as_str(self) -> &'static str {
         match self {

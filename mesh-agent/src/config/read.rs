@@ -207,18 +207,7 @@ impl Reader {
     }
 
     fn fault(&self, key: &ObjectKey, path: &str, fault: Fault) -> Problem {
-        Problem {
-            severity: Severity::Error,
-            code: code::SCHEMA,
-            object: Some(key.to_ref()),
-            origin: self.origin(),
-            field: join(path, &fault.field),
-            text: format!(
-                "{}; the last good state of the object stays in force",
-                fault.text
-            ),
-            fix: fault.fix,
-        }
+        fault.problem(key, self.origin(), path)
     }
 
     fn broken(&mut self, key: Option<ObjectKey>, field: &str, text: &str, fix: &str) {
@@ -253,10 +242,44 @@ impl Reader {
 }
 
 /// What is wrong with one field.
-struct Fault {
-    field: String,
-    text: String,
-    fix: String,
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) field: String,
+    pub(super) text: String,
+    pub(super) fix: String,
+}
+
+impl Fault {
+    /// The same as a problem of an object whose last good state stays.
+    pub(super) fn problem(self, key: &ObjectKey, origin: Origin, path: &str) -> Problem {
+        Problem {
+            severity: Severity::Error,
+            code: code::SCHEMA,
+            object: Some(key.to_ref()),
+            origin,
+            field: join(path, &self.field),
+            text: format!(
+                "{}; the last good state of the object stays in force",
+                self.text
+            ),
+            fix: self.fix,
+        }
+    }
+}
+
+/// Reads what an API server handed over. Fields of Kubernetes' own kinds that are not known here
+/// are new there; in other kinds they are something that was asked for.
+pub(super) fn from_server(kind: Kind, key: &ObjectKey, value: Value) -> Result<Object, Vec<Fault>> {
+    Ok(match kind {
+        Kind::Namespace => Object::Namespace(known(value)?),
+        Kind::Node => Object::Node(known(value)?),
+        Kind::ServiceAccount => Object::ServiceAccount(known(value)?),
+        Kind::Pod => Object::Pod(known(value)?),
+        Kind::Service => Object::Service(known(value)?),
+        Kind::EndpointSlice => Object::EndpointSlice(known(value)?),
+        Kind::Unenforced(_) | Kind::Unsupported(_) => Object::Inert(key.clone()),
+        _ => return typed(kind, key, value),
+    })
 }
 
 /// Reads the object that `value` is.
@@ -282,19 +305,29 @@ fn typed(kind: Kind, key: &ObjectKey, value: Value) -> Result<Object, Vec<Fault>
     })
 }
 
+/// Deserializes what is known of `value`.
+fn known<T: DeserializeOwned>(value: Value) -> Result<Box<T>, Vec<Fault>> {
+    let object = serde_path_to_error::deserialize(value);
+    object
+        .map(Box::new)
+        .map_err(|error| vec![malformed(&error)])
+}
+
+fn malformed(error: &serde_path_to_error::Error<serde_json::Error>) -> Fault {
+    Fault {
+        field: error.path().to_string().trim_start_matches('.').to_owned(),
+        text: error.inner().to_string(),
+        fix: "give the field a value of that form".to_owned(),
+    }
+}
+
 /// Deserializes all of `value`: what is left over is a fault.
 fn exact<T: DeserializeOwned>(value: Value) -> Result<Box<T>, Vec<Fault>> {
     let mut unknown = Vec::new();
     let mut note = |path: serde_ignored::Path<'_>| unknown.push(field_path(&path));
     let outcome =
         serde_path_to_error::deserialize(serde_ignored::Deserializer::new(value, &mut note));
-    let object = outcome.map_err(|error| {
-        vec![Fault {
-            field: error.path().to_string().trim_start_matches('.').to_owned(),
-            text: error.inner().to_string(),
-            fix: "give the field a value of that form".to_owned(),
-        }]
-    })?;
+    let object = outcome.map_err(|error| vec![malformed(&error)])?;
     if unknown.is_empty() {
         return Ok(Box::new(object));
     }

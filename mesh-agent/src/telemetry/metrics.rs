@@ -246,6 +246,7 @@ impl Exposition {
     /// What was read from the rest of the agent.
     pub fn agent(&mut self, state: &AgentState) {
         self.agent_config(state);
+        self.agent_source(&state.source);
         self.agent_identity(state);
         self.agent_traffic(state);
         self.agent_flows(state);
@@ -313,6 +314,90 @@ impl Exposition {
                 .problems
                 .iter()
                 .map(|(severity, count)| ([severity.clone()], count)),
+        );
+    }
+
+    fn agent_source(&mut self, source: &SourceState) {
+        self.list(
+            (
+                "mesh_agent_config_synced",
+                "gauge",
+                "Whether every change of the source of configuration arrives.",
+            ),
+            ["source"],
+            [([source.kind.to_owned()], u8::from(source.synced))],
+        );
+        if let Some(seconds) = source.from_disk_age_seconds {
+            self.single(
+                (
+                    "mesh_agent_config_from_disk_age_seconds",
+                    "gauge",
+                    "Age of the configuration while it is only that from disk.",
+                ),
+                seconds,
+            );
+        }
+        if let Some(seconds) = source.last_event_age_seconds {
+            self.single(
+                (
+                    "mesh_agent_config_last_event_age_seconds",
+                    "gauge",
+                    "Time since the source of configuration was last heard of.",
+                ),
+                seconds,
+            );
+        }
+        self.single(
+            (
+                "mesh_agent_config_disk_errors_total",
+                "counter",
+                "Times that the last good configuration could not be written to disk.",
+            ),
+            source.disk_errors,
+        );
+        self.agent_kinds(&source.kinds);
+    }
+
+    fn agent_kinds(&mut self, kinds: &[KindState]) {
+        let of_kinds = |value: fn(&KindState) -> u64| {
+            let kinds = kinds.iter();
+            kinds.map(move |kind| ([kind.kind.to_owned()], value(kind)))
+        };
+        self.list(
+            (
+                "mesh_agent_config_objects",
+                "gauge",
+                "Objects in force that were read from the Kubernetes API.",
+            ),
+            ["kind"],
+            of_kinds(|kind| u64::try_from(kind.objects).unwrap_or(u64::MAX)),
+        );
+        self.list(
+            (
+                "mesh_agent_config_watching",
+                "gauge",
+                "Whether changes of a kind arrive from the Kubernetes API.",
+            ),
+            ["kind"],
+            of_kinds(|kind| u64::from(kind.watching)),
+        );
+        self.list(
+            (
+                "mesh_agent_config_watch_restarts_total",
+                "counter",
+                "Watches of the Kubernetes API that ended and began again.",
+            ),
+            ["kind"],
+            of_kinds(|kind| kind.restarts),
+        );
+        self.list(
+            (
+                "mesh_agent_config_watch_errors_total",
+                "counter",
+                "Requests to the Kubernetes API that went wrong.",
+            ),
+            ["kind"],
+            of_kinds(|kind| kind.errors),
         );
     }
 
@@ -407,6 +492,8 @@ pub struct AgentState {
     pub applied_generation: u64,
     /// Time since the configuration was loaded.
     pub config_age_seconds: Option<f64>,
+    /// Where configuration comes from.
+    pub source: SourceState,
     /// Number of problems by severity.
     pub problems: Vec<(String, usize)>,
     /// Expiry of the live certificates, in seconds since 1970, by identity.
@@ -425,6 +512,38 @@ pub struct AgentState {
     pub task_panics: u64,
     /// Dropped lines of the agent's log.
     pub log_dropped: u64,
+}
+
+/// What the agent's own metrics show about the source of configuration.
+#[derive(Clone, Debug, Default)]
+pub struct SourceState {
+    /// Its name.
+    pub kind: &'static str,
+    /// Whether every change of it arrives now.
+    pub synced: bool,
+    /// How old the configuration is, if it was only read from disk.
+    pub from_disk_age_seconds: Option<f64>,
+    /// Time since it was last heard of.
+    pub last_event_age_seconds: Option<f64>,
+    /// How often the configuration could not be written to disk.
+    pub disk_errors: u64,
+    /// What is read from it.
+    pub kinds: Vec<KindState>,
+}
+
+/// What the agent's own metrics show about one kind of objects.
+#[derive(Clone, Debug, Default)]
+pub struct KindState {
+    /// The kind.
+    pub kind: &'static str,
+    /// Whether changes arrive now.
+    pub watching: bool,
+    /// Number of objects in force.
+    pub objects: usize,
+    /// How often following it began again.
+    pub restarts: u64,
+    /// How often that was because something went wrong.
+    pub errors: u64,
 }
 
 /// What the agent's own metrics show about one pod.

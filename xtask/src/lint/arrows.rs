@@ -56,7 +56,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 
 /// Foreign crates that belong to some modules only.
 const ONLY_IN: &[(&[&str], &[&str])] = &[
-    (&["kube", "k8s_openapi", "notify"], &["config"]),
+    (&["kube", "k8s_openapi"], &["config", "control"]),
+    (&["notify"], &["config"]),
     (&["serde_yaml_ng"], &["config", "cli"]),
     (&["aya", "aya_log", "mesh_common"], &["datapath"]),
     (&["h2", "hyper", "hyper_util"], &["proxy", "admin", "cli"]),

@@ -37,7 +37,9 @@ impl Mesh {
     pub(super) fn apply(&mut self, yaml: &str) {
         for entry in read::read("test.yaml", yaml, Format::Yaml) {
             match entry {
-                Entry::Good(object, origin) => self.index.apply(object, origin),
+                Entry::Good(object, origin) => {
+                    self.index.apply(object, origin);
+                }
                 Entry::Broken(_, problems) => self.broken.extend(problems),
                 Entry::Foreign(problem) => self.broken.push(problem),
             }

@@ -59,6 +59,20 @@ fn every_line_of_a_scrape_is_valid() {
     let mut text = telemetry.exposition();
     text.agent(&AgentState {
         config_age_seconds: Some(1.25),
+        source: SourceState {
+            kind: "kubernetes",
+            synced: true,
+            from_disk_age_seconds: Some(3.5),
+            last_event_age_seconds: Some(0.5),
+            disk_errors: 1,
+            kinds: vec![KindState {
+                kind: "Pod",
+                watching: true,
+                objects: 3,
+                restarts: 2,
+                errors: 1,
+            }],
+        },
         problems: vec![("error".to_owned(), 2)],
         certificates: vec![("spiffe://td/ns/a/sa/b".to_owned(), 1_700_000_000)],
         pods: vec![PodState {
