@@ -12,6 +12,7 @@ pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod datapath;
+pub mod grpc;
 pub mod identity;
 pub mod model;
 pub mod proxy;
