@@ -17,6 +17,7 @@ pub mod object;
 pub mod problem;
 
 mod build;
+mod client;
 mod compile;
 mod destination_rule;
 mod endpoints;
@@ -32,6 +33,7 @@ mod policy;
 mod read;
 mod references;
 mod resolve;
+mod roots;
 mod routes;
 mod security;
 mod service;
@@ -39,9 +41,11 @@ mod tree;
 mod virtual_service;
 
 pub use self::{
+    client::{ClientError, client},
     index::{Index, IndexSettings},
     object::{Kind, Object, ObjectKey},
     problem::{Origin, Problem, Report, Severity},
+    roots::watch_roots,
 };
 
 /// Loads the manifests below `dir` and says what is wrong with them, without running anything.

@@ -21,7 +21,7 @@ mod tests;
 
 pub use self::{
     client::{Client, Endpoint, TlsSource},
-    server::{Call, Limits, Router, serve},
+    server::{Acceptor, Call, Limits, Router, serve},
     status::{Code, Status},
 };
 

@@ -19,6 +19,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use super::report::AppliedState;
 use crate::{
     datapath::{Change, Datapath, Stop},
     identity::Identities,
@@ -40,6 +41,7 @@ pub(super) struct Sync {
     pub(super) datapath: Arc<Mutex<Datapath>>,
     pub(super) proxy: Arc<Proxy>,
     pub(super) telemetry: Telemetry,
+    pub(super) applied: watch::Sender<AppliedState>,
 }
 
 impl Sync {
@@ -88,6 +90,7 @@ impl Sync {
         self.identities.want(identities.iter().cloned());
         self.certificates(&identities).await;
         self.carry_out(block_in_place(|| self.datapath().apply(snapshot)));
+        self.note_applied(snapshot.generation);
         self.telemetry.forget_gone(snapshot, Instant::now());
     }
 
@@ -108,6 +111,23 @@ impl Sync {
         self.carry_out(block_in_place(|| self.datapath().reconcile()));
         self.telemetry
             .forget_gone(&self.snapshot.borrow(), Instant::now());
+    }
+
+    /// What control is told; a snapshot counts once the kernel has it.
+    fn note_applied(&self, generation: u64) {
+        let pods = block_in_place(|| self.datapath().observe()).pods;
+        let failed_pods = pods.iter().filter(|pod| pod.error.is_some()).count();
+        self.applied.send_if_modified(|known| {
+            let now = AppliedState {
+                generation,
+                captured_pods: pods.len() - failed_pods,
+                failed_pods,
+                ..AppliedState::default()
+            };
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
     }
 
     fn carry_out(&self, changes: Vec<Change>) {

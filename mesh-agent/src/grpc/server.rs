@@ -29,6 +29,9 @@ use super::{
 };
 use crate::tasks::{Drain, Tasks};
 
+/// TLS of a server.
+pub type Acceptor = TlsAcceptor;
+
 /// What a client costs at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
