@@ -9,6 +9,7 @@
 //! Invariant: whatever fails at the start leaves the node as it was.
 
 mod authority;
+mod report;
 mod source;
 mod sync;
 mod unfit;
@@ -23,10 +24,11 @@ use anyhow::Context;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
 };
 use tracing::{info, warn};
 
-use self::{source::Source, sync::Sync};
+use self::{authority::Started, report::AppliedState, source::Source, sync::Sync};
 use crate::{
     admin::{self, Views},
     datapath::{self, Datapath, DatapathSettings, Stop},
@@ -92,9 +94,9 @@ impl Agent {
             snapshot,
             report,
             state: source,
-            ..
+            frontier,
         } = source::start(settings, &tasks).await?;
-        let identities = authority::start(settings, &tasks).await?;
+        let Started { identities, remote } = authority::start(settings, &tasks).await?;
 
         let datapath = match Datapath::start(&datapath_settings(settings)) {
             Ok(datapath) => datapath,
@@ -114,6 +116,10 @@ impl Agent {
             }
             Err(error) => return Err(anyhow::Error::new(error).context("kernel programs")),
         };
+        let (applied, state) = watch::channel(AppliedState::default());
+        if let Some(authority) = remote {
+            report::start(authority, identities.clone(), state, &tasks);
+        }
         let connector = datapath.connector();
         let datapath = Arc::new(Mutex::new(datapath));
 
@@ -154,6 +160,8 @@ impl Agent {
                 datapath,
                 proxy,
                 telemetry: telemetry.clone(),
+                frontier,
+                applied,
             },
             signals,
             drain_deadline: settings.drain_deadline,

@@ -20,6 +20,7 @@ pub mod problem;
 pub mod source;
 
 mod build;
+mod client;
 mod compile;
 mod destination_rule;
 mod endpoints;
@@ -35,6 +36,7 @@ mod policy;
 mod read;
 mod references;
 mod resolve;
+mod roots;
 mod routes;
 mod security;
 mod service;
@@ -42,10 +44,12 @@ mod tree;
 mod virtual_service;
 
 pub use self::{
+    client::{ClientError, client},
     frontier::Frontier,
     index::{Index, IndexSettings},
     object::{Kind, Object, ObjectKey},
     problem::{Origin, Problem, Report, Severity},
+    roots::watch_roots,
     source::{KindState, SourceKind, SourceState},
 };
 

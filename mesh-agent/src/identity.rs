@@ -12,10 +12,10 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustls::{
@@ -27,18 +27,29 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 mod ca;
 mod custody;
 mod issue;
+mod keep;
+mod remote;
+mod roots;
 mod rotate;
+mod signer;
 mod tls;
 mod verify;
 
-use self::issue::Issued;
+use self::issue::{Fresh, Issued};
 pub use self::{
     ca::{AuthorityError, CertificateAuthority},
     issue::{Answer, Authority, Chain, IssueError},
+    keep::Keep,
+    remote::{RemoteAuthority, RemoteError, RemoteSettings},
+    roots::{RootsError, fingerprint, parse_roots},
+    signer::{RootPem, SignError, Signer, SignerPem, certificate_facts},
     tls::Alpn,
     verify::{PeerError, peer, refusal},
 };
 use crate::{model::SpiffeId, tasks::Tasks};
+
+/// A certificate that survived a restart is deleted if nobody wants it for this long.
+const UNWANTED_FOR: Duration = Duration::from_secs(600);
 
 /// Why there is no TLS for an identity, or none with a peer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -116,6 +127,11 @@ struct Core {
     provider: Arc<CryptoProvider>,
     table: watch::Sender<Table>,
     last_generation: AtomicU64,
+    tasks: Tasks,
+    keep: Option<Keep>,
+    /// What survived the last restart and was not wanted yet.
+    kept: Mutex<BTreeMap<SpiffeId, Issued>>,
+    started: Instant,
 }
 
 #[derive(Clone)]
@@ -159,15 +175,34 @@ impl Identities {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn new(authority: impl Authority, ttl: Duration, tasks: Tasks) -> Self {
+        Self::with_keep(authority, ttl, tasks, None)
+    }
+
+    /// As [`Identities::new`]; certificates and roots survive restarts in `keep`.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn with_keep(
+        authority: impl Authority,
+        ttl: Duration,
+        tasks: Tasks,
+        keep: Option<Keep>,
+    ) -> Self {
+        let kept = keep.as_ref().map(|keep| keep.load(authority.trust_domain()));
+        let kept = kept.unwrap_or_default();
         let core = Arc::new(Core {
             ttl,
             provider: tls::provider(),
             table: watch::Sender::new(Table {
                 entries: BTreeMap::new(),
-                trust: Trust::new(Vec::new(), authority.roots()),
+                trust: Trust::new(kept.roots, authority.roots()),
             }),
             authority: Box::new(authority),
             last_generation: AtomicU64::new(0),
+            tasks: tasks.clone(),
+            keep,
+            kept: Mutex::new(kept.certificates),
+            started: Instant::now(),
         });
         let wanted = watch::Sender::new(BTreeSet::new());
         let rotation = rotate::run(Arc::clone(&core), wanted.subscribe(), tasks.drain());
@@ -315,9 +350,72 @@ impl Core {
         });
     }
 
+    /// Makes what was kept of `identity` the live one; returns how long it is valid.
+    fn restore(&self, identity: &SpiffeId) -> Option<Duration> {
+        let issued = self.kept().remove(identity)?;
+        let left = issued.not_after.duration_since(SystemTime::now()).ok()?;
+        let store = Arc::clone(&self.table.borrow().trust.store);
+        match self.live(identity, issued, store) {
+            Ok(live) => {
+                tracing::info!(%identity, serial = live.issued.serial, "certificate kept over the restart");
+                self.table.send_modify(|table| {
+                    let entry = table.entries.entry(identity.clone()).or_default();
+                    entry.live = Some(Arc::new(live));
+                });
+                Some(left)
+            }
+            Err(error) => {
+                tracing::warn!(%identity, %error, "a kept certificate is of no use");
+                None
+            }
+        }
+    }
+
+    /// Keeps a new certificate, if anything is kept at all.
+    async fn keep(&self, identity: &SpiffeId, fresh: Fresh) -> Issued {
+        let Fresh { issued, pkcs8 } = fresh;
+        if let Some(keep) = &self.keep {
+            let (keep, of) = (keep.clone(), identity.clone());
+            let key = Arc::clone(&issued.key);
+            let store = move || keep.store(&of, &key.cert, &pkcs8);
+            let stored = self.tasks.blocking("keep certificate", store).await;
+            if let Some(Err(error)) = stored {
+                tracing::warn!(%identity, %error, "the certificate cannot be kept over a restart");
+            }
+        }
+        issued
+    }
+
+    /// Deletes what is kept of an identity that nobody wants any more.
+    fn unkeep(&self, identity: &SpiffeId) {
+        self.kept().remove(identity);
+        if let Some(keep) = &self.keep {
+            keep.remove(identity);
+        }
+    }
+
+    /// Deletes what survived a restart and nobody wanted for a while.
+    fn sweep_kept(&self) {
+        if self.started.elapsed() < UNWANTED_FOR {
+            return;
+        }
+        let unwanted = std::mem::take(&mut *self.kept());
+        for identity in unwanted.keys() {
+            self.unkeep(identity);
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<SpiffeId, Issued>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_certificate(&self, identity: &SpiffeId) -> bool {
+        self.table.borrow().live(identity).is_ok()
+    }
+
     /// Changes the roots; what is live is made anew with them.
     fn change_trust(&self, change: impl FnOnce(&mut Trust)) {
-        self.table.send_if_modified(|table| {
+        let changed = self.table.send_if_modified(|table| {
             let before = (table.trust.added.clone(), table.trust.issuers.clone());
             change(&mut table.trust);
             if before == (table.trust.added.clone(), table.trust.issuers.clone()) {
@@ -339,6 +437,14 @@ impl Core {
             }
             true
         });
+        if let Some(keep) = self.keep.as_ref().filter(|_| changed) {
+            let Trust { added, issuers, .. } = self.table.borrow().trust.clone();
+            let mut roots = added;
+            roots.extend(issuers);
+            if let Err(error) = keep.store_roots(&roots) {
+                tracing::warn!(%error, "the roots cannot be kept over a restart");
+            }
+        }
     }
 
     fn live(

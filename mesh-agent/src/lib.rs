@@ -3,15 +3,18 @@
 //! The node agent: takes the TCP traffic of enrolled pods into one proxy per node.
 //!
 //! The arrow of dependencies only points down this list (checked by `cargo xtask check`):
-//! [`settings`] and [`agent`] compose; [`admin`] reads; [`config`] turns objects into a
+//! [`settings`], [`agent`] and [`control`] compose; [`admin`] reads; [`config`] turns objects into a
 //! [`model::Snapshot`]; [`proxy`] carries out what the model decides; [`datapath`] owns the
-//! kernel side; [`identity`] owns keys and certificates; [`telemetry`] and [`tasks`] are leaves.
+//! kernel side; [`identity`] owns keys and certificates; [`telemetry`], [`grpc`] and
+//! [`tasks`] are leaves.
 
 pub mod admin;
 pub mod agent;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod datapath;
+pub mod grpc;
 pub mod identity;
 pub mod model;
 pub mod proxy;

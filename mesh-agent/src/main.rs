@@ -8,13 +8,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mesh_agent::{
-    agent, cli,
+    agent, cli, control,
     settings::{Command, Settings},
 };
 
 fn main() -> ExitCode {
     let outcome = match Settings::parse().command {
         Command::Run(settings) => agent::run(*settings).map(|()| ExitCode::SUCCESS),
+        Command::Control(settings) => control::run(&settings).map(|()| ExitCode::SUCCESS),
         command => cli::run(command).map_err(anyhow::Error::from),
     };
     outcome.unwrap_or_else(|error| {

@@ -6,6 +6,7 @@
 //! system. Invariant: settings that exist are in range; an error names the flag.
 
 mod authority;
+mod control;
 mod source;
 pub mod value;
 
@@ -19,7 +20,9 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use self::{authority::AuthoritySettings, source::SourceSettings};
+pub use self::{
+    authority::AuthoritySettings, control::ControlSettings, source::SourceSettings,
+};
 
 /// Captures, authenticates, routes and counts the TCP traffic of this node's enrolled pods.
 #[derive(Debug, Parser)]
@@ -35,6 +38,9 @@ pub struct Settings {
 pub enum Command {
     /// Run the agent of one node, in the foreground, until SIGTERM or SIGINT.
     Run(Box<RunSettings>),
+    /// Run what a cluster needs once, in the foreground, until SIGTERM or SIGINT: the certificate
+    /// authority, and what nodes have applied.
+    Control(Box<ControlSettings>),
     /// Check a directory of manifests without running; exit 1 if there are errors.
     Analyze(AnalyzeSettings),
     /// Show capture, certificates and configuration of the running agent.

@@ -29,7 +29,6 @@ pub(super) struct Source {
     /// Whether it answers, and how old its word is.
     pub(super) state: watch::Receiver<Arc<SourceState>>,
     /// How much of what the API server has is in the snapshot; stays empty for a directory.
-    #[expect(dead_code, reason = "what reports to the control plane reads it")]
     pub(super) frontier: watch::Receiver<Frontier>,
 }
 

@@ -19,7 +19,9 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use super::report::AppliedState;
 use crate::{
+    config::Frontier,
     datapath::{Change, Datapath, Stop},
     identity::Identities,
     model::{Snapshot, SpiffeId},
@@ -40,6 +42,9 @@ pub(super) struct Sync {
     pub(super) datapath: Arc<Mutex<Datapath>>,
     pub(super) proxy: Arc<Proxy>,
     pub(super) telemetry: Telemetry,
+    /// How much of the API server's objects each snapshot holds.
+    pub(super) frontier: watch::Receiver<Frontier>,
+    pub(super) applied: watch::Sender<AppliedState>,
 }
 
 impl Sync {
@@ -57,7 +62,11 @@ impl Sync {
                     let snapshot = Arc::clone(&self.snapshot.borrow_and_update());
                     self.apply(&snapshot).await;
                 }
-                _ = tick.tick() => self.reconcile(),
+                _ = tick.tick() => {
+                    self.reconcile();
+                    // Also what changed nothing here counts as applied.
+                    self.note_applied();
+                }
             }
         }
     }
@@ -88,6 +97,7 @@ impl Sync {
         self.identities.want(identities.iter().cloned());
         self.certificates(&identities).await;
         self.carry_out(block_in_place(|| self.datapath().apply(snapshot)));
+        self.note_applied();
         self.telemetry.forget_gone(snapshot, Instant::now());
     }
 
@@ -108,6 +118,29 @@ impl Sync {
         self.carry_out(block_in_place(|| self.datapath().reconcile()));
         self.telemetry
             .forget_gone(&self.snapshot.borrow(), Instant::now());
+    }
+
+    /// What control is told; a snapshot counts once the kernel has it.
+    fn note_applied(&self) {
+        let observed = block_in_place(|| self.datapath().observe());
+        let failed_pods = observed.pods.iter().filter(|pod| pod.error.is_some()).count();
+        let frontier = self.frontier.borrow().clone();
+        self.applied.send_if_modified(|known| {
+            let mut now = AppliedState {
+                generation: observed.generation,
+                captured_pods: observed.pods.len() - failed_pods,
+                failed_pods,
+                frontier: known.frontier.clone(),
+            };
+            // The frontier of a snapshot that the kernel does not have yet says nothing.
+            if frontier.generation <= observed.generation {
+                let versions = frontier.versions.into_iter();
+                now.frontier = versions.map(|(kind, at)| (kind.to_owned(), at)).collect();
+            }
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
     }
 
     fn carry_out(&self, changes: Vec<Change>) {

@@ -65,7 +65,7 @@ pub enum AuthorityError {
         source: std::io::Error,
     },
     /// Others than the owner may read the key, or the owner is someone else.
-    #[error("{}: {problem}; the root key must be the agent's alone: {fix}", path.display())]
+    #[error("{}: {problem}; keys must be the agent's alone: {fix}", path.display())]
     Exposed {
         /// The directory or file.
         path: PathBuf,
@@ -148,23 +148,7 @@ impl CertificateAuthority {
         key: &impl PublicKeyData,
         ttl: Duration,
     ) -> Result<CertificateDer<'static>, AuthorityError> {
-        let now = SystemTime::now();
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(identity.as_str())?)];
-        params.serial_number = Some(random_serial());
-        params.not_before = (now - CLOCK_SKEW).into();
-        params.not_after = whole_second_after((now + ttl).min(self.0.not_after));
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.use_authority_key_identifier_extension = true;
+        let params = workload_params(identity, ttl, self.0.not_after)?;
         Ok(params.signed_by(key, &self.0.issuer)?.der().clone())
     }
 
@@ -190,20 +174,57 @@ impl fmt::Debug for CertificateAuthority {
 
 fn new_root(trust_domain: &str) -> Result<RootMaterial, AuthorityError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let now = SystemTime::now();
+    let params = root_params(trust_domain, ROOT_LIFETIME);
+    let certificate = params.self_signed(&key)?.der().clone();
+    Ok(RootMaterial { key, certificate })
+}
+
+/// What a root says, valid for `lifetime` from now.
+pub(super) fn root_params(trust_domain: &str, lifetime: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(
         DnType::OrganizationName,
         DnValue::Utf8String(trust_domain.to_owned()),
     );
+    let now = SystemTime::now();
     params.serial_number = Some(random_serial());
     params.not_before = (now - CLOCK_SKEW).into();
-    params.not_after = whole_second_after(now + ROOT_LIFETIME);
+    params.not_after = whole_second_after(now + lifetime);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let certificate = params.self_signed(&key)?.der().clone();
-    Ok(RootMaterial { key, certificate })
+    params
+}
+
+/// What a workload's certificate says, valid for `ttl` from now, not beyond `issuer_end`.
+pub(super) fn workload_params(
+    identity: &SpiffeId,
+    ttl: Duration,
+    issuer_end: SystemTime,
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(identity.as_str())?)];
+    validity(&mut params, ttl, issuer_end);
+    params.key_usages = vec![
+        KeyUsagePurpose::DigitalSignature,
+        KeyUsagePurpose::KeyEncipherment,
+    ];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+/// A serial number of its own, and validity for `ttl` from now, not beyond `issuer_end`.
+pub(super) fn validity(params: &mut CertificateParams, ttl: Duration, issuer_end: SystemTime) {
+    let now = SystemTime::now();
+    params.serial_number = Some(random_serial());
+    params.not_before = (now - CLOCK_SKEW).into();
+    params.not_after = whole_second_after((now + ttl).min(issuer_end));
 }
 
 /// Checks that a root that was read can sign; returns the trust domain that it was made for.

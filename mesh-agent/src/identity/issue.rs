@@ -102,44 +102,64 @@ pub(super) struct Issued {
     pub(super) roots: Vec<CertificateDer<'static>>,
 }
 
+/// A new certificate, with its key as it can be kept.
+pub(super) struct Fresh {
+    /// What is used.
+    pub(super) issued: Issued,
+    /// The private key.
+    pub(super) pkcs8: Vec<u8>,
+}
+
 /// Makes a key and has it certified.
 pub(super) async fn issue(
     authority: &dyn Authority,
     identity: &SpiffeId,
     ttl: Duration,
-) -> Result<Issued, IssueError> {
+) -> Result<Fresh, IssueError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::Key)?;
     let chain = authority.issue(identity, &key, ttl).await?;
-    let der = PrivateKeyDer::Pkcs8(key.serialized_der().to_vec().into());
-    let signing = any_ecdsa_type(&der).map_err(IssueError::UseKey)?;
-    let certified = CertifiedKey::new(chain.certificates, signing);
-    let leaf = certified
-        .end_entity_cert()
-        .map_err(|_empty| IssueError::WrongAnswer("no certificate at all".to_owned()))?;
-    let named =
-        verify::identity_of(leaf).map_err(|error| IssueError::WrongAnswer(error.to_string()))?;
-    if named != *identity {
-        return Err(IssueError::WrongAnswer(format!(
-            "asked for {identity}, the certificate names {named}"
-        )));
+    let pkcs8 = key.serialized_der().to_vec();
+    let der = PrivateKeyDer::Pkcs8(pkcs8.clone().into());
+    let issued = Issued::new(identity, chain.certificates, chain.roots, &der)?;
+    Ok(Fresh { issued, pkcs8 })
+}
+
+impl Issued {
+    /// Joins a key with its chain, if they are `identity`'s, belong together and are still valid.
+    pub(super) fn new(
+        identity: &SpiffeId,
+        chain: Vec<CertificateDer<'static>>,
+        roots: Vec<CertificateDer<'static>>,
+        key: &PrivateKeyDer<'static>,
+    ) -> Result<Self, IssueError> {
+        let wrong = IssueError::WrongAnswer;
+        let signing = any_ecdsa_type(key).map_err(IssueError::UseKey)?;
+        let certified = CertifiedKey::new(chain, signing);
+        let leaf = certified
+            .end_entity_cert()
+            .map_err(|_empty| wrong("no certificate at all".to_owned()))?;
+        let named = verify::identity_of(leaf).map_err(|error| wrong(error.to_string()))?;
+        if named != *identity {
+            return Err(wrong(format!(
+                "asked for {identity}, the certificate names {named}"
+            )));
+        }
+        certified
+            .keys_match()
+            .map_err(|error| wrong(error.to_string()))?;
+        let (not_before, not_after) =
+            verify::validity_of(leaf).map_err(|error| wrong(error.to_string()))?;
+        if not_after <= SystemTime::now() {
+            return Err(wrong("the certificate is expired already".to_owned()));
+        }
+        Ok(Self {
+            serial: serial_of(leaf),
+            not_before,
+            not_after,
+            roots,
+            key: Arc::new(certified),
+        })
     }
-    certified
-        .keys_match()
-        .map_err(|error| IssueError::WrongAnswer(error.to_string()))?;
-    let (not_before, not_after) =
-        verify::validity_of(leaf).map_err(|error| IssueError::WrongAnswer(error.to_string()))?;
-    if not_after <= SystemTime::now() {
-        return Err(IssueError::WrongAnswer(
-            "the certificate is expired already".to_owned(),
-        ));
-    }
-    Ok(Issued {
-        serial: serial_of(leaf),
-        not_before,
-        not_after,
-        roots: chain.roots,
-        key: Arc::new(certified),
-    })
 }
 
 pub(super) fn serial_of(certificate: &CertificateDer<'_>) -> String {

@@ -28,6 +28,12 @@ use crate::{model::SpiffeId, tasks::Drain};
 /// The longest wait between two attempts.
 const MAX_BACKOFF: Duration = Duration::from_secs(150);
 
+/// The longest wait between two attempts for an identity that has no certificate yet.
+const MAX_FIRST_BACKOFF: Duration = Duration::from_secs(10);
+
+/// A certificate that survived a restart is renewed within this time, at a random moment.
+const RENEW_RESTORED: Duration = Duration::from_secs(60);
+
 /// The wall clock is looked at this often: the monotonic one stands still while suspended.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
 
@@ -55,8 +61,9 @@ pub(super) async fn run(
     let mut attempts: FuturesUnordered<Attempt> = FuturesUnordered::new();
     loop {
         let identities = wanted.borrow_and_update().clone();
-        reconcile(&mut plans, &identities);
+        reconcile(&core, &mut plans, &identities);
         core.keep_only(&identities);
+        core.sweep_kept();
         start_due(&core, &mut plans, &attempts);
         // Each arm is cancel-safe: attempts stay in their set, the others hold nothing.
         tokio::select! {
@@ -70,15 +77,32 @@ pub(super) async fn run(
     }
 }
 
-fn reconcile(plans: &mut HashMap<SpiffeId, Plan>, identities: &BTreeSet<SpiffeId>) {
-    plans.retain(|identity, _| identities.contains(identity));
+fn reconcile(
+    core: &Core,
+    plans: &mut HashMap<SpiffeId, Plan>,
+    identities: &BTreeSet<SpiffeId>,
+) {
+    plans.retain(|identity, _| {
+        let wanted = identities.contains(identity);
+        if !wanted {
+            core.unkeep(identity);
+        }
+        wanted
+    });
     for identity in identities {
         if !plans.contains_key(identity) {
+            // What was kept is good for now; who signed it, and what is trusted, may have changed
+            // meanwhile, so it is renewed soon.
+            let restored = core.restore(identity);
+            let wait = match restored {
+                Some(left) => (left / 2).min(RENEW_RESTORED).mul_f64(fastrand::f64()),
+                None => Duration::ZERO,
+            };
             plans.insert(
                 identity.clone(),
                 Plan {
-                    due: Instant::now(),
-                    due_by_clock: None,
+                    due: Instant::now() + wait,
+                    due_by_clock: restored.map(|_| SystemTime::now() + wait),
                     failures: 0,
                     busy: false,
                 },
@@ -102,6 +126,10 @@ fn start_due(
         let (core, identity) = (Arc::clone(core), identity.clone());
         attempts.push(Box::pin(async move {
             let outcome = issue::issue(&*core.authority, &identity, core.ttl).await;
+            let outcome = match outcome {
+                Ok(fresh) => Ok(core.keep(&identity, fresh).await),
+                Err(error) => Err(error),
+            };
             (identity, outcome)
         }));
     }
@@ -116,6 +144,7 @@ fn settle(
 ) {
     // No longer wanted: what was issued is dropped with its key.
     let Some(plan) = plans.get_mut(identity) else {
+        core.unkeep(identity);
         return;
     };
     plan.busy = false;
@@ -136,7 +165,11 @@ fn settle(
         }
         Err(error) => {
             plan.failures = plan.failures.saturating_add(1);
-            plan.due = Instant::now() + jittered(backoff(core.ttl, plan.failures));
+            let mut wait = backoff(core.ttl, plan.failures);
+            if !core.has_certificate(identity) {
+                wait = wait.min(MAX_FIRST_BACKOFF);
+            }
+            plan.due = Instant::now() + jittered(wait);
             plan.due_by_clock = None;
             core.note_failure(identity, &error, plan.failures);
         }

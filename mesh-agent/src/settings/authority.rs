@@ -37,6 +37,20 @@ pub struct AuthoritySettings {
     )]
     pub ca_token: PathBuf,
 
+    /// Namespace of the ConfigMap that `mesh-agent control` keeps.
+    #[arg(
+        long,
+        env = "MESH_AGENT_NAMESPACE",
+        value_name = "NAME",
+        default_value = "mesh-system",
+        value_parser = value::node_name
+    )]
+    pub ca_namespace: String,
+
+    /// Name of this cluster, as the authority knows it.
+    #[arg(long, value_name = "NAME", default_value = "Kubernetes", requires = "ca_address")]
+    pub cluster_id: String,
+
     /// Trust domain of workload identities.
     #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = value::domain)]
     pub trust_domain: String,

@@ -74,6 +74,15 @@ pub(super) fn node_name(text: &str) -> Result<String, String> {
     name(text).map(|()| text.to_owned())
 }
 
+/// A service account: `NAMESPACE/NAME`.
+pub(super) fn service_account(text: &str) -> Result<(String, String), String> {
+    let wrong = || "expected NAMESPACE/NAME, such as mesh-system/mesh-agent".to_owned();
+    let (namespace, account) = text.split_once('/').ok_or_else(wrong)?;
+    name(namespace)?;
+    name(account)?;
+    Ok((namespace.to_owned(), account.to_owned()))
+}
+
 /// A DNS domain without a final dot.
 pub(super) fn domain(text: &str) -> Result<String, String> {
     name(text).map(|()| text.to_owned())

@@ -11,9 +11,9 @@ use super::{
     source::{Source, is_word},
 };
 
-/// What each module may name of ours. `agent` composes the whole and is named by `main` only.
+/// What each module may name of ours. `agent` and `control` compose and are named by `main` only.
 const MAY_NAME: &[(&str, &[&str])] = &[
-    ("main", &["settings", "cli", "agent", "telemetry"]),
+    ("main", &["settings", "cli", "agent", "control", "telemetry"]),
     ("settings", &["model", "telemetry"]),
     ("cli", &["settings", "config", "model"]),
     (
@@ -25,6 +25,20 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "proxy",
             "datapath",
             "identity",
+            "grpc",
+            "telemetry",
+            "tasks",
+            "model",
+        ],
+    ),
+    (
+        "control",
+        &[
+            "settings",
+            "admin",
+            "config",
+            "identity",
+            "grpc",
             "telemetry",
             "tasks",
             "model",
@@ -48,7 +62,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         &["datapath", "identity", "telemetry", "tasks", "model"],
     ),
     ("datapath", &["telemetry", "tasks", "model"]),
-    ("identity", &["telemetry", "tasks", "model"]),
+    ("identity", &["grpc", "telemetry", "tasks", "model"]),
+    ("grpc", &["tasks"]),
     ("telemetry", &["model"]),
     ("tasks", &[]),
     ("model", &[]),
@@ -60,11 +75,16 @@ const ONLY_IN: &[(&[&str], &[&str])] = &[
     (&["notify"], &["config"]),
     (&["serde_yaml_ng"], &["config", "cli"]),
     (&["aya", "aya_log", "mesh_common"], &["datapath"]),
-    (&["h2", "hyper", "hyper_util"], &["proxy", "admin", "cli"]),
-    (&["rustls", "tokio_rustls"], &["identity", "proxy"]),
+    (&["h2"], &["proxy"]),
+    (
+        &["hyper", "hyper_util"],
+        &["proxy", "admin", "cli", "control", "grpc"],
+    ),
+    (&["prost"], &["grpc"]),
+    (&["rustls", "tokio_rustls"], &["identity", "proxy", "grpc"]),
     (&["rcgen", "x509_parser", "aws_lc_rs"], &["identity"]),
     (&["clap"], &["main", "settings", "cli"]),
-    (&["anyhow"], &["main", "agent", "cli"]),
+    (&["anyhow"], &["main", "agent", "cli", "control"]),
     (&["prometheus_client", "tracing_subscriber"], &["telemetry"]),
 ];
 

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a cluster needs once: the certificate authority, and what the nodes have applied.
+//!
+//! The composition root of `mesh-agent control`. All replicas sign; one leads, and it alone writes.
+//! Knows nothing of pods' traffic. Invariant: nodes need this to renew certificates and for
+//! nothing else; what they have goes on working while no replica runs.
+
+mod authorize;
+mod calls;
+mod keeper;
+mod lease;
+mod nodes;
+mod pods;
+mod rotation;
+mod serving;
+mod status;
+mod store;
+mod tokens;
+
+use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    net::TcpListener,
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+};
+use tracing::info;
+
+pub use self::nodes::Applied;
+use self::{
+    authorize::{Account, Rules},
+    calls::{Calls, Counts},
+    keeper::Terms,
+    nodes::Nodes,
+    pods::Pods,
+    status::Views,
+    store::Store,
+    tokens::Tokens,
+};
+use crate::{
+    config,
+    grpc::{self, Limits},
+    settings::{ControlSettings, LogForm},
+    tasks::Tasks,
+    telemetry::log::{self, LogFormat},
+};
+
+/// Name of the Lease that leaders hold.
+const LEASE: &str = "mesh-agent-control";
+
+/// Requests wait for the API server most of the time.
+const THREADS: usize = 2;
+
+/// How long calls may take to end.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long the last lines of the log may take to be written.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
+
+/// What a client of the authority costs at most.
+const LIMITS: Limits = Limits {
+    connections: 4096,
+    calls: 256,
+    message_max_bytes: 64 * 1024,
+    call_deadline: Duration::from_secs(15),
+};
+
+/// Runs one replica until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from starting: no way to the API, an address that is taken.
+pub fn run(settings: &ControlSettings) -> anyhow::Result<()> {
+    let form = match settings.log_format {
+        LogForm::Text => LogFormat::Text,
+        LogForm::Json => LogFormat::Json,
+    };
+    let log = log::start(form, &settings.log_level)?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("threads")?;
+    let ended = runtime.block_on(serve(settings));
+    runtime.shutdown_timeout(FLUSH_DEADLINE);
+    log.flush(FLUSH_DEADLINE);
+    ended
+}
+
+async fn serve(settings: &ControlSettings) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let tasks = Tasks::new();
+    start(settings, &tasks).await?;
+    // Cancel-safe: a signal that arrived stays noted until it is taken.
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    info!(signal = name, "stopping");
+    tasks.begin_drain();
+    let left = tasks.drained(DRAIN_DEADLINE).await;
+    info!(?left, "stopped");
+    Ok(())
+}
+
+/// Joins the parts.
+async fn start(settings: &ControlSettings, tasks: &Tasks) -> anyhow::Result<()> {
+    let client = config::client(settings.kubeconfig.as_deref()).await?;
+    let grpc = listen(settings.listen).await.context("--listen")?;
+    let plain = listen(settings.status_address)
+        .await
+        .context("--status-address")?;
+    let namespace = &settings.namespace;
+    let me = format!("{}_{}", settings.pod_name, settings.pod_ip);
+    let accounts = settings.trusted_node_accounts.iter();
+    let node_accounts: Vec<Account> = accounts
+        .map(|(namespace, name)| Account {
+            namespace: namespace.clone(),
+            name: name.clone(),
+        })
+        .collect();
+
+    let leadership = lease::elect(client.clone(), namespace, LEASE, me.clone(), tasks);
+    let pods = Pods::watch(client.clone(), tasks);
+    let nodes = Nodes::new(pods.clone(), node_accounts.clone());
+    let terms = Terms {
+        trust_domain: settings.trust_domain.clone(),
+        root_ttl: settings.root_ttl,
+        cert_ttl_max: settings.cert_ttl_max,
+    };
+    let store = Store::new(client.clone(), namespace);
+    let current = keeper::keep(store, terms, leadership.clone(), nodes.clone(), tasks);
+    let tls = serving::keep(names(settings), current.clone(), tasks);
+    let counts = Arc::new(Counts::default());
+
+    let calls = Calls {
+        tokens: Tokens::new(client),
+        pods: pods.clone(),
+        rules: Rules {
+            trust_domain: settings.trust_domain.clone(),
+            node_accounts,
+        },
+        current: current.clone(),
+        leadership: leadership.clone(),
+        nodes: nodes.clone(),
+        cert_ttl_max: settings.cert_ttl_max,
+        counts: Arc::clone(&counts),
+    };
+    let router = calls::router(calls);
+    tasks.spawn("grpc", grpc::serve(grpc, tls, router, LIMITS, tasks.clone()));
+    let views = Views {
+        current,
+        leadership,
+        nodes,
+        pods,
+        counts,
+        me,
+    };
+    tasks.spawn("status", status::serve(plain, views, tasks.clone()));
+    info!(listen = %settings.listen, status = %settings.status_address, "started");
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening at {address}"))
+}
+
+/// The names by which agents may call the Service.
+fn names(settings: &ControlSettings) -> Vec<String> {
+    let (service, namespace) = (&settings.service, &settings.namespace);
+    let domain = &settings.cluster_domain;
+    vec![
+        format!("{service}.{namespace}.svc"),
+        format!("{service}.{namespace}.svc.{domain}"),
+        format!("{service}.{namespace}"),
+    ]
+}
+
+/// An error and its sources in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.ends_with(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        source = inner.source();
+    }
+    text
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Keeps the signer that all replicas use in step with what is kept, and moves rotation on.
+//!
+//! Every replica reads; only the leader writes. Invariant: what cannot be read changes nothing: the
+//! last good signer goes on signing.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{sync::watch, time::timeout};
+
+use super::{
+    lease::Leadership,
+    nodes::Nodes,
+    rotation::{Now, Roots},
+    store::{Found, Own, Store, StoreError},
+};
+use crate::{
+    identity::{RootPem, SignError, Signer},
+    tasks::{Drain, Tasks},
+};
+
+/// How often what is kept is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// One look, with what follows from it.
+const LOOK_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What signs now.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub(super) signer: Signer,
+    /// Where the issuer comes from, for people.
+    pub(super) origin: &'static str,
+    /// In which part of a rotation it is.
+    pub(super) rotation: &'static str,
+}
+
+/// How roots are made and used.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    pub(super) trust_domain: String,
+    pub(super) root_ttl: Duration,
+    pub(super) cert_ttl_max: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum KeeperError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the issuer cannot be used")]
+    Sign(#[from] SignError),
+}
+
+struct Keeper {
+    store: Store,
+    terms: Terms,
+    leadership: watch::Receiver<Leadership>,
+    nodes: Nodes,
+    current: watch::Sender<Option<Arc<Current>>>,
+}
+
+/// Keeps it as a task of `tasks`; there is none until a root was read.
+pub(super) fn keep(
+    store: Store,
+    terms: Terms,
+    leadership: watch::Receiver<Leadership>,
+    nodes: Nodes,
+    tasks: &Tasks,
+) -> watch::Receiver<Option<Arc<Current>>> {
+    let (current, receiver) = watch::channel(None);
+    let keeper = Keeper {
+        store,
+        terms,
+        leadership,
+        nodes,
+        current,
+    };
+    tasks.spawn("keep roots", keeper.run(tasks.drain()));
+    receiver
+}
+
+impl Keeper {
+    async fn run(mut self, drain: Drain) {
+        let mut problem = String::new();
+        loop {
+            let text = match timeout(LOOK_DEADLINE, self.look()).await {
+                Ok(Ok(())) => String::new(),
+                Ok(Err(error)) => super::chain(&error),
+                Err(_elapsed) => "the API server does not answer".to_owned(),
+            };
+            // Said once, not every two seconds.
+            if text != problem && !text.is_empty() {
+                tracing::warn!(problem = text, "roots");
+            }
+            problem = text;
+            // Cancel-safe: all only wait.
+            tokio::select! {
+                () = tokio::time::sleep(LOOK.mul_f64(0.9 + 0.2 * fastrand::f64())) => {}
+                changed = self.leadership.changed() => if changed.is_err() { return },
+                () = drain.requested() => return,
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), KeeperError> {
+        let leading = self.leadership.borrow_and_update().leading;
+        match self.store.load().await? {
+            Found::Plugged(pem) => {
+                let signer = Signer::from_pem(&pem)?;
+                self.adopt(signer, "Secret cacerts", "none");
+            }
+            Found::Own(own) => {
+                let signer = Signer::from_pem(&own.roots.signer())?;
+                self.adopt(signer, "Secret mesh-agent-ca", own.roots.phase());
+                if leading {
+                    self.advance(&own).await?;
+                }
+            }
+            Found::Nothing if leading => {
+                let roots = Roots::first(self.new_root()?);
+                self.store.create(&roots).await?;
+                tracing::info!("made a root, kept in Secret mesh-agent-ca");
+                // Read back at the next look: another replica may have been faster.
+                self.leadership.mark_changed();
+                return Ok(());
+            }
+            Found::Nothing => return Ok(()),
+        }
+        let roots = self.current.borrow().as_ref().map(|it| it.signer.roots_pem());
+        if let Some(roots) = roots.filter(|_| leading)
+            && self.store.publish(&roots).await?
+        {
+            tracing::info!("published the roots in ConfigMap mesh-agent-ca-roots");
+        }
+        Ok(())
+    }
+
+    /// The next step of a rotation, if it is time.
+    async fn advance(&mut self, own: &Own) -> Result<(), KeeperError> {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        let trusted_by_all = |fingerprint: &str| self.nodes.all_trust(fingerprint);
+        let now = Now {
+            time: since_1970.unwrap_or_default().as_secs(),
+            asked: own.asked.as_deref(),
+            trusted_by_all: &trusted_by_all,
+            cert_ttl_max: self.terms.cert_ttl_max,
+        };
+        let Some((roots, happened)) = own.roots.step(now, || self.new_root())? else {
+            return Ok(());
+        };
+        // Checked before it is kept.
+        let signer = Signer::from_pem(&roots.signer())?;
+        self.store.replace(&roots, &own.version).await?;
+        tracing::info!(root = signer.fingerprint(), "root rotation: {happened}");
+        self.adopt(signer, "Secret mesh-agent-ca", roots.phase());
+        Ok(())
+    }
+
+    fn adopt(&self, signer: Signer, origin: &'static str, rotation: &'static str) {
+        self.current.send_if_modified(|current| {
+            let same = current.as_ref().is_some_and(|it| {
+                it.signer.fingerprint() == signer.fingerprint()
+                    && it.signer.roots_pem() == signer.roots_pem()
+                    && (it.origin, it.rotation) == (origin, rotation)
+            });
+            if !same {
+                tracing::info!(issuer = signer.fingerprint(), origin, "certificates are signed by");
+                *current = Some(Arc::new(Current {
+                    signer,
+                    origin,
+                    rotation,
+                }));
+            }
+            !same
+        });
+    }
+
+    fn new_root(&self) -> Result<RootPem, SignError> {
+        RootPem::generate(&self.terms.trust_domain, self.terms.root_ttl)
+    }
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Unary gRPC over HTTP/2 and TLS: a server that dispatches by path, a client that keeps one
+//! connection, and the messages of the two services that are spoken.
+//!
+//! Just as much of gRPC as these need: one message each way, no compression, deadlines, status in
+//! trailers. Knows nothing of certificates and nodes; TLS configurations are handed in.
+//!
+//! Invariant: what the other side sends costs a bounded amount of memory and time, and every call
+//! ends in a message or a [`Status`].
+//! Reference: gRPC over HTTP/2 (PROTOCOL-HTTP2.md of grpc/grpc).
+
+mod client;
+mod frame;
+pub mod messages;
+mod server;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    client::{Client, Endpoint, TlsSource},
+    server::{Acceptor, Call, Limits, Router, serve},
+    status::{Code, Status},
+};
+
+use crate::tasks::Tasks;
+
+/// Runs HTTP/2's own tasks.
+#[derive(Clone)]
+struct Executor(Tasks);
+
+impl<F> hyper::rt::Executor<F> for Executor
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.0.spawn("grpc http/2", task);
+    }
+}
