@@ -15,14 +15,18 @@ pub mod file;
 pub mod index;
 pub mod object;
 pub mod problem;
+pub mod status;
 
+mod attachment;
 mod build;
 mod compile;
 mod destination_rule;
 mod endpoints;
 mod enrol;
 mod facts;
+mod filters;
 mod gateway;
+mod grpc_route;
 mod headers;
 mod http_route;
 mod istio;
@@ -32,6 +36,7 @@ mod policy;
 mod read;
 mod references;
 mod resolve;
+mod route;
 mod routes;
 mod security;
 mod service;
@@ -40,8 +45,9 @@ mod virtual_service;
 
 pub use self::{
     index::{Index, IndexSettings},
-    object::{Kind, Object, ObjectKey},
+    object::{Kind, Object, ObjectKey, Revision},
     problem::{Origin, Problem, Report, Severity},
+    status::{Condition, Conditions, ObjectStatus, ParentStatus},
 };
 
 /// Loads the manifests below `dir` and says what is wrong with them, without running anything.

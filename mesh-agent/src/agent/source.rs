@@ -47,5 +47,6 @@ fn index_settings(settings: &RunSettings) -> IndexSettings {
         trust_domain: settings.authority.trust_domain.clone(),
         cluster_domain: settings.source.cluster_domain.clone(),
         root_namespace: ROOT_NAMESPACE.to_owned(),
+        statuses: false,
     }
 }
