@@ -18,7 +18,9 @@ pub mod kube;
 pub mod object;
 pub mod problem;
 pub mod source;
+pub mod status;
 
+mod attachment;
 mod build;
 mod client;
 mod compile;
@@ -26,7 +28,9 @@ mod destination_rule;
 mod endpoints;
 mod enrol;
 mod facts;
+mod filters;
 mod gateway;
+mod grpc_route;
 mod headers;
 mod http_route;
 mod istio;
@@ -37,6 +41,7 @@ mod read;
 mod references;
 mod resolve;
 mod roots;
+mod route;
 mod routes;
 mod security;
 mod service;
@@ -47,10 +52,11 @@ pub use self::{
     client::{ClientError, client},
     frontier::Frontier,
     index::{Index, IndexSettings},
-    object::{Kind, Object, ObjectKey},
+    object::{Kind, Object, ObjectKey, Revision},
     problem::{Origin, Problem, Report, Severity},
     roots::watch_roots,
     source::{KindState, SourceKind, SourceState},
+    status::{Condition, Conditions, ObjectStatus, ParentStatus},
 };
 
 /// Loads the manifests below `dir` and says what is wrong with them, without running anything.

@@ -11,6 +11,7 @@ pub mod condition;
 pub mod edits;
 pub mod path;
 pub mod policy;
+pub mod rewrite;
 pub mod route;
 pub mod service;
 pub mod snapshot;
@@ -24,6 +25,7 @@ pub use self::{
     edits::{HeaderEdit, HeaderEdits},
     path::PathMatch,
     policy::{InboundPolicy, MtlsMode},
+    rewrite::{PathEdit, Redirect, Rewritten, UrlRewrite},
     route::{Backend, Client, Decision, HttpRoutes, HttpRule, Refusal, RequestHead, ResponseFlag},
     service::{Cluster, Endpoint, ObjectRef, Protocol, Service, ServiceName, ServicePort},
     snapshot::{Destination, Snapshot},

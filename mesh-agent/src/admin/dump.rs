@@ -132,11 +132,20 @@ fn rule(rule: &HttpRule) -> Value {
         .iter()
         .zip(&rule.weights)
         .map(|(backend, weight)| match backend {
-            Backend::Cluster { cluster, edits } => json!({
+            Backend::Cluster {
+                cluster,
+                edits,
+                rewrite,
+            } => json!({
                 "weight": weight,
                 "cluster": cluster.istio_name(),
                 "endpoints": cluster.endpoints.len(),
                 "editsHeaders": edits.is_some(),
+                "rewritesUrl": rewrite.is_some(),
+            }),
+            Backend::Redirect(redirect) => json!({
+                "weight": weight,
+                "redirect": redirect.status,
             }),
             Backend::Refused(refusal) => json!({
                 "weight": weight,

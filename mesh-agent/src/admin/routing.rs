@@ -153,7 +153,7 @@ fn reachable<'a>(
             .flat_map(|rule| &rule.backends)
             .filter_map(|backend| match backend {
                 Backend::Cluster { cluster, .. } => Some(cluster),
-                Backend::Refused(_) => None,
+                Backend::Redirect(_) | Backend::Refused(_) => None,
             });
         for cluster in [&port.cluster]
             .into_iter()
@@ -222,6 +222,13 @@ fn destinations(rule: &HttpRule) -> Vec<Value> {
             Backend::Cluster { cluster, .. } => {
                 json!({ "cluster": cluster.istio_name(), "weight": weight })
             }
+            Backend::Redirect(redirect) => json!({
+                "redirect": redirect.status,
+                "scheme": redirect.scheme,
+                "host": redirect.host,
+                "port": redirect.port,
+                "weight": weight,
+            }),
             Backend::Refused(refusal) => json!({
                 "answer": refusal.status,
                 "flag": refusal.flag.as_str(),

@@ -230,6 +230,7 @@ fn service(endpoint: &Arc<Workload>) -> Service {
         backends: vec![Backend::Cluster {
             cluster: Arc::clone(&v2),
             edits: None,
+            rewrite: None,
         }],
         weights: vec![100],
         schedule: Schedule::new(&[100], Default::default()),

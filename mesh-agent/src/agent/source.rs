@@ -69,6 +69,7 @@ fn index_settings(settings: &RunSettings) -> IndexSettings {
         trust_domain: settings.authority.trust_domain.clone(),
         cluster_domain: settings.source.cluster_domain.clone(),
         root_namespace: ROOT_NAMESPACE.to_owned(),
+        statuses: false,
     }
 }
 

@@ -67,7 +67,7 @@ pub(super) fn build(
     };
     let mut router = Router::new(
         &shelves.virtual_services,
-        &shelves.http_routes,
+        shelves.http_routes.iter().chain(shelves.grpc_routes.iter()),
         rules(),
         domain,
         &last.positions,

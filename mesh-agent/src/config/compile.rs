@@ -11,9 +11,9 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use super::{
     endpoints::{Catalog, Family},
     facts::Meta,
-    http_route::{BackendFacts, RouteRuleFacts},
     problem::{Origin, Problem, Severity, code},
     resolve,
+    route::{BackendFacts, RouteKind, RouteRuleFacts},
     routes::Router,
     virtual_service::{DestinationFacts, RuleFacts},
 };
@@ -67,7 +67,10 @@ impl Compiler<'_, '_> {
         let backends = drawn()
             .map(|one| self.destination(one, meta, &rule.name))
             .collect();
-        let (backends, weights) = or_refused(rule.refused.as_ref(), &rule.name, backends, weights);
+        let (backends, weights) = match &rule.refused {
+            Some(reason) => refused(500, reason, &rule.name),
+            None => (backends, weights),
+        };
         Some(self.rule(
             rule.index,
             &rule.name,
@@ -78,14 +81,31 @@ impl Compiler<'_, '_> {
         ))
     }
 
-    pub(super) fn gateway(&mut self, index: usize, rule: &RouteRuleFacts) -> HttpRule {
-        let weights: Vec<u32> = rule.backends.iter().map(|one| one.weight).collect();
-        let backends = rule
-            .backends
-            .iter()
-            .map(|one| self.backend(one, &rule.name))
-            .collect();
-        let (backends, weights) = or_refused(rule.refused.as_ref(), &rule.name, backends, weights);
+    pub(super) fn gateway(
+        &mut self,
+        index: usize,
+        rule: &RouteRuleFacts,
+        kind: RouteKind,
+    ) -> HttpRule {
+        let status = kind.broken_status();
+        let unweighted = rule.backends.iter().all(|one| one.weight == 0);
+        let (backends, weights) = if let Some(reason) = &rule.refused {
+            refused(status, reason, &rule.name)
+        } else if let Some(redirect) = &rule.redirect {
+            let redirect = redirect.at(self.place.port);
+            (vec![Backend::Redirect(Arc::new(redirect))], vec![1])
+        } else if unweighted && kind == RouteKind::Grpc {
+            let reason = format!(
+                "{}: no backend of the rule has a weight above 0",
+                self.origin
+            );
+            refused(status, &reason.into(), &rule.name)
+        } else {
+            let weights = rule.backends.iter().map(|one| one.weight).collect();
+            let all = rule.backends.iter();
+            let compile = |one| self.backend(one, &rule.name, status);
+            (all.map(compile).collect(), weights)
+        };
         self.rule(
             index,
             &rule.name,
@@ -184,16 +204,18 @@ impl Compiler<'_, '_> {
             Some(cluster) => Backend::Cluster {
                 cluster,
                 edits: destination.edits.clone(),
+                rewrite: None,
             },
             None => self.missing(503, field.clone(), "there is no such cluster", "", rule),
         }
     }
 
-    fn backend(&mut self, backend: &BackendFacts, rule: &Arc<str>) -> Backend {
+    fn backend(&mut self, backend: &BackendFacts, rule: &Arc<str>, status: u16) -> Backend {
         let (service, port) = match &backend.target {
             Ok(target) => target,
             Err(reason) => {
-                return Backend::Refused(self.refusal(500, &backend.field, reason, rule));
+                let text = reason.text();
+                return Backend::Refused(self.refusal(status, &backend.field, &text, rule));
             }
         };
         let hostname = resolve::hostname(&service.namespace, &service.name, self.router.domain);
@@ -204,6 +226,7 @@ impl Compiler<'_, '_> {
             Some(cluster) => Backend::Cluster {
                 cluster,
                 edits: backend.edits.clone(),
+                rewrite: backend.rewrite.clone(),
             },
             None => {
                 let text = match self.catalog.services.contains_key(&hostname) {
@@ -211,10 +234,10 @@ impl Compiler<'_, '_> {
                     false => format!("there is no Service {service}"),
                 };
                 if backend.weight == 0 {
-                    return Backend::Refused(self.refusal(500, &backend.field, &text, rule));
+                    return Backend::Refused(self.refusal(status, &backend.field, &text, rule));
                 }
                 self.missing(
-                    500,
+                    status,
                     backend.field.clone(),
                     &text,
                     "name an existing Service and port",
@@ -269,23 +292,13 @@ impl Compiler<'_, '_> {
     }
 }
 
-/// Replaces the backends of a rule that cannot be carried out.
-fn or_refused(
-    refused: Option<&Arc<str>>,
-    rule: &Arc<str>,
-    backends: Vec<Backend>,
-    weights: Vec<u32>,
-) -> (Vec<Backend>, Vec<u32>) {
-    match refused {
-        None => (backends, weights),
-        Some(reason) => {
-            let refusal = Refusal {
-                status: 500,
-                flag: ResponseFlag::None,
-                reason: Arc::clone(reason),
-                route: Arc::clone(rule),
-            };
-            (vec![Backend::Refused(refusal)], vec![1])
-        }
-    }
+/// The backends of a rule that cannot be carried out.
+fn refused(status: u16, reason: &Arc<str>, rule: &Arc<str>) -> (Vec<Backend>, Vec<u32>) {
+    let refusal = Refusal {
+        status,
+        flag: ResponseFlag::None,
+        reason: Arc::clone(reason),
+        route: Arc::clone(rule),
+    };
+    (vec![Backend::Refused(refusal)], vec![1])
 }

@@ -10,8 +10,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
 
 use super::{
-    object::Present,
+    object::{Present, Revision},
     problem::{Origin, Problem, Severity, code},
+    route::ParentFacts,
 };
 use crate::model::ObjectRef;
 
@@ -56,6 +57,10 @@ pub(super) struct Findings {
     pub(super) problems: Vec<Problem>,
     /// The object cannot be honoured at all: its last good state stays.
     pub(super) rejected: bool,
+    /// The state that was read.
+    pub(super) revision: Revision,
+    /// The Services that it names as parents, if it is a route.
+    pub(super) parents: Vec<ParentFacts>,
 }
 
 impl Findings {
@@ -65,6 +70,8 @@ impl Findings {
             origin,
             problems: Vec::new(),
             rejected: false,
+            revision: Revision::default(),
+            parents: Vec::new(),
         }
     }
 
@@ -136,6 +143,12 @@ pub(super) struct Stored<T> {
     pub(super) origin: Origin,
     /// Of the state that was applied last, good or not.
     pub(super) problems: Vec<Problem>,
+    /// The state that was applied last, good or not. Nothing that the mesh does follows from it.
+    pub(super) revision: Revision,
+    /// The parents of that state, if it is a route's.
+    pub(super) parents: Vec<ParentFacts>,
+    /// That state was rejected.
+    pub(super) rejected: bool,
 }
 
 /// All objects of one kind, by namespace and name.
@@ -160,6 +173,9 @@ impl<T: PartialEq> Shelf<T> {
             facts: None,
             origin: Origin::default(),
             problems: Vec::new(),
+            revision: Revision::default(),
+            parents: Vec::new(),
+            rejected: false,
         });
         let words = stored.problems != findings.problems || stored.origin != findings.origin;
         let mut change = if words {
@@ -173,6 +189,9 @@ impl<T: PartialEq> Shelf<T> {
         }
         stored.origin = findings.origin;
         stored.problems = findings.problems;
+        stored.revision = findings.revision;
+        stored.parents = findings.parents;
+        stored.rejected = findings.rejected;
         change
     }
 
@@ -194,6 +213,13 @@ impl<T: PartialEq> Shelf<T> {
         self.0
             .values()
             .filter_map(|stored| Some((stored.facts.as_ref()?, &stored.origin)))
+    }
+
+    /// All objects, good or not, with their namespace and name.
+    pub(super) fn stored(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, &Stored<T>)> {
+        self.0
+            .iter()
+            .map(|((namespace, name), stored)| (namespace, name, stored))
     }
 
     pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `gateway.networking.k8s.io` HTTPRoute as it is written.
+//! `gateway.networking.k8s.io` HTTPRoute and GRPCRoute as they are written.
 //!
-//! Reference: kubernetes-sigs/gateway-api `apis/v1/httproute_types.go`.
+//! Reference: kubernetes-sigs/gateway-api `apis/v1/httproute_types.go`, `grpcroute_types.go`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::object::{Present, null_default};
 
@@ -21,16 +21,67 @@ pub struct HttpRouteSpec {
     pub use_default_gateways: Present,
 }
 
+/// `GRPCRoute.spec`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GrpcRouteSpec {
+    #[serde(deserialize_with = "null_default")]
+    pub parent_refs: Vec<ParentRef>,
+    #[serde(deserialize_with = "null_default")]
+    pub hostnames: Vec<String>,
+    /// One rule for all requests if not written.
+    pub rules: Option<Vec<GrpcRule>>,
+    pub use_default_gateways: Present,
+}
+
 /// What a route is attached to.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ParentRef {
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub section_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+}
+
+/// One rule of a GRPCRoute.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GrpcRule {
+    pub name: Option<String>,
+    #[serde(deserialize_with = "null_default")]
+    pub matches: Vec<GrpcMatch>,
+    #[serde(deserialize_with = "null_default")]
+    pub filters: Vec<Filter>,
+    #[serde(deserialize_with = "null_default")]
+    pub backend_refs: Vec<BackendRef>,
+    pub session_persistence: Present,
+}
+
+/// Conditions on a gRPC request, all of which must hold.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct GrpcMatch {
+    pub method: Option<GrpcMethod>,
+    #[serde(deserialize_with = "null_default")]
+    pub headers: Vec<NamedCondition>,
+}
+
+/// A condition on what is called.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct GrpcMethod {
+    #[serde(rename = "type")]
+    pub kind: Option<TextKind>,
+    pub service: Option<String>,
+    pub method: Option<String>,
 }
 
 /// One rule.
@@ -135,11 +186,47 @@ pub struct Filter {
     pub request_header_modifier: Option<HeaderModifier>,
     pub response_header_modifier: Option<HeaderModifier>,
     pub request_mirror: Present,
-    pub request_redirect: Present,
-    pub url_rewrite: Present,
+    pub request_redirect: Option<RequestRedirect>,
+    pub url_rewrite: Option<UrlRewriteFilter>,
     pub cors: Present,
     pub external_auth: Present,
     pub extension_ref: Present,
+}
+
+/// Where the client is sent.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RequestRedirect {
+    pub scheme: Option<String>,
+    pub hostname: Option<String>,
+    pub path: Option<PathModifier>,
+    pub port: Option<u16>,
+    pub status_code: Option<u16>,
+}
+
+/// What the endpoint sees.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct UrlRewriteFilter {
+    pub hostname: Option<String>,
+    pub path: Option<PathModifier>,
+}
+
+/// What becomes of a path.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PathModifier {
+    #[serde(rename = "type")]
+    pub kind: PathModifierKind,
+    pub replace_full_path: Option<String>,
+    pub replace_prefix_match: Option<String>,
+}
+
+/// `path.type` of a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum PathModifierKind {
+    ReplaceFullPath,
+    ReplacePrefixMatch,
 }
 
 /// What to do with headers of one direction.

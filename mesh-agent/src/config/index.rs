@@ -17,12 +17,14 @@ use super::{
     destination_rule::DestinationRuleFacts,
     enrol::NamespaceFacts,
     facts::{Change, Findings, Shelf},
-    http_route::HttpRouteFacts,
+    grpc_route, http_route,
     object::{Kind, Object, ObjectKey},
     pod::PodFacts,
     policy::{PeerAuthenticationFacts, PolicyFacts},
     problem::{Origin, Problem, Report, Severity, code},
+    route::RouteFacts,
     service::{ServiceFacts, SliceFacts},
+    status::{self, ObjectStatus},
     virtual_service::VirtualServiceFacts,
 };
 use crate::model::Snapshot;
@@ -38,6 +40,8 @@ pub struct IndexSettings {
     pub cluster_domain: String,
     /// The namespace whose policies are for the whole mesh.
     pub root_namespace: String,
+    /// Whether [`Index::statuses`] are made: that is for the one who writes them.
+    pub statuses: bool,
 }
 
 impl Default for IndexSettings {
@@ -47,6 +51,7 @@ impl Default for IndexSettings {
             trust_domain: "cluster.local".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
             root_namespace: "istio-system".to_owned(),
+            statuses: false,
         }
     }
 }
@@ -63,9 +68,10 @@ pub(super) struct Shelves {
     pub(super) peer_authentications: Shelf<PeerAuthenticationFacts>,
     pub(super) policies: Shelf<PolicyFacts>,
     pub(super) mesh_policies: Shelf<PolicyFacts>,
-    pub(super) http_routes: Shelf<HttpRouteFacts>,
+    pub(super) http_routes: Shelf<RouteFacts>,
+    pub(super) grpc_routes: Shelf<RouteFacts>,
     /// Kinds of which only the existence counts.
-    others: Shelf<Kind>,
+    pub(super) others: Shelf<Kind>,
 }
 
 /// All objects and what follows from them.
@@ -81,6 +87,7 @@ pub struct Index {
     between: Vec<Problem>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     reports: watch::Sender<Arc<Report>>,
+    statuses: watch::Sender<Arc<Vec<ObjectStatus>>>,
 }
 
 impl Index {
@@ -100,6 +107,7 @@ impl Index {
             between: Vec::new(),
             snapshots: watch::Sender::new(Arc::new(empty)),
             reports: watch::Sender::new(Arc::default()),
+            statuses: watch::Sender::new(Arc::default()),
         }
     }
 
@@ -108,6 +116,7 @@ impl Index {
     pub fn apply(&mut self, object: Object, origin: Origin) -> bool {
         let key = object.key();
         let mut findings = Findings::new(key.to_ref(), origin);
+        findings.revision = object.revision();
         let Self {
             shelves, settings, ..
         } = self;
@@ -151,10 +160,14 @@ impl Index {
                 shelves.mesh_policies.put(facts, findings)
             }
             Object::HttpRoute(object) => {
-                let facts = HttpRouteFacts::new(&object, &mut findings);
+                let facts = http_route::read(&object, &mut findings);
                 shelves.http_routes.put(facts, findings)
             }
-            Object::Node(_) | Object::ServiceAccount(_) | Object::Inert(_) => {
+            Object::GrpcRoute(object) => {
+                let facts = grpc_route::read(&object, &mut findings);
+                shelves.grpc_routes.put(facts, findings)
+            }
+            Object::Node(_) | Object::ServiceAccount(_) | Object::Inert(..) => {
                 inert(key.kind, &mut findings);
                 shelves.put_other(key, findings)
             }
@@ -179,6 +192,7 @@ impl Index {
             Kind::Policy => shelves.policies.remove(namespace, name),
             Kind::MeshPolicy => shelves.mesh_policies.remove(namespace, name),
             Kind::HttpRoute => shelves.http_routes.remove(namespace, name),
+            Kind::GrpcRoute => shelves.grpc_routes.remove(namespace, name),
             Kind::Node | Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => {
                 let (namespace, name) = other_place(key);
                 shelves.others.remove(&namespace, &name)
@@ -231,6 +245,16 @@ impl Index {
             }
         }
         let report = self.compile_report();
+        if self.settings.statuses {
+            let fresh = status::build(&self.shelves, &report.problems);
+            self.statuses.send_if_modified(|last| {
+                let differs = **last != fresh;
+                if differs {
+                    *last = Arc::new(fresh);
+                }
+                differs
+            });
+        }
         self.reports.send_replace(Arc::new(report));
     }
 
@@ -261,6 +285,12 @@ impl Index {
     /// The reports that will be published, beginning with the current one.
     pub fn report(&self) -> watch::Receiver<Arc<Report>> {
         self.reports.subscribe()
+    }
+
+    /// What to tell the owners of objects, beginning with the current state; none is ever made
+    /// unless the settings ask for it.
+    pub fn statuses(&self) -> watch::Receiver<Arc<Vec<ObjectStatus>>> {
+        self.statuses.subscribe()
     }
 }
 
@@ -299,7 +329,7 @@ impl Shelves {
     }
 
     fn problems(&self) -> impl Iterator<Item = &Problem> {
-        let parts: [Box<dyn Iterator<Item = &Problem>>; 11] = [
+        let parts: [Box<dyn Iterator<Item = &Problem>>; 12] = [
             Box::new(self.namespaces.problems()),
             Box::new(self.pods.problems()),
             Box::new(self.services.problems()),
@@ -310,6 +340,7 @@ impl Shelves {
             Box::new(self.policies.problems()),
             Box::new(self.mesh_policies.problems()),
             Box::new(self.http_routes.problems()),
+            Box::new(self.grpc_routes.problems()),
             Box::new(self.others.problems()),
         ];
         parts.into_iter().flatten()
@@ -326,6 +357,7 @@ impl Shelves {
             + self.policies.len()
             + self.mesh_policies.len()
             + self.http_routes.len()
+            + self.grpc_routes.len()
             + self.others.len()
     }
 }

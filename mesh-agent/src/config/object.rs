@@ -17,7 +17,7 @@ use k8s_openapi::{
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    gateway::HttpRouteSpec,
+    gateway::{GrpcRouteSpec, HttpRouteSpec},
     istio::{DestinationRuleSpec, VirtualServiceSpec},
     security::{PeerAuthenticationSpec, PolicySpec},
 };
@@ -50,6 +50,8 @@ pub enum Kind {
     MeshPolicy,
     /// `gateway.networking.k8s.io HTTPRoute`.
     HttpRoute,
+    /// `gateway.networking.k8s.io GRPCRoute`.
+    GrpcRoute,
     /// A security policy that is not enforced yet: an error as long as it exists.
     Unenforced(&'static str),
     /// A mesh kind that has no effect yet.
@@ -67,7 +69,7 @@ const UNENFORCED: [(&str, &str); 6] = [
 ];
 
 /// Mesh kinds without effect.
-const UNSUPPORTED: [(&str, &str); 17] = [
+const UNSUPPORTED: [(&str, &str); 16] = [
     ("networking.istio.io", "Gateway"),
     ("networking.istio.io", "ServiceEntry"),
     ("networking.istio.io", "WorkloadEntry"),
@@ -79,7 +81,6 @@ const UNSUPPORTED: [(&str, &str); 17] = [
     ("extensions.istio.io", "WasmPlugin"),
     ("gateway.networking.k8s.io", "Gateway"),
     ("gateway.networking.k8s.io", "GatewayClass"),
-    ("gateway.networking.k8s.io", "GRPCRoute"),
     ("gateway.networking.k8s.io", "TLSRoute"),
     ("gateway.networking.k8s.io", "TCPRoute"),
     ("gateway.networking.k8s.io", "UDPRoute"),
@@ -87,7 +88,7 @@ const UNSUPPORTED: [(&str, &str); 17] = [
     ("gateway.networking.k8s.io", "ListenerSet"),
 ];
 
-const SUPPORTED: [(&str, &[&str], Kind); 12] = [
+const SUPPORTED: [(&str, &[&str], Kind); 13] = [
     ("", &["v1"], Kind::Namespace),
     ("", &["v1"], Kind::Node),
     ("", &["v1"], Kind::ServiceAccount),
@@ -108,6 +109,7 @@ const SUPPORTED: [(&str, &[&str], Kind); 12] = [
         &["v1", "v1beta1"],
         Kind::HttpRoute,
     ),
+    ("gateway.networking.k8s.io", &["v1"], Kind::GrpcRoute),
 ];
 
 const ISTIO_VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
@@ -190,6 +192,7 @@ impl Kind {
             Self::Policy => "Policy",
             Self::MeshPolicy => "MeshPolicy",
             Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
             Self::Unenforced(name) | Self::Unsupported(name) => name,
         }
     }
@@ -235,6 +238,17 @@ impl fmt::Display for ObjectKey {
     }
 }
 
+/// Which state of which incarnation of an object it is; empty where an object was not read from the API.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revision {
+    /// Of this incarnation.
+    pub uid: std::sync::Arc<str>,
+    /// Of what is wanted.
+    pub generation: Option<i64>,
+    /// Of all that is said.
+    pub resource_version: std::sync::Arc<str>,
+}
+
 /// An object of a custom kind.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -271,14 +285,42 @@ pub enum Object {
     Policy(Box<Resource<PolicySpec>>),
     MeshPolicy(Box<Resource<PolicySpec>>),
     HttpRoute(Box<Resource<HttpRouteSpec>>),
-    /// A kind that is known but has no effect; only its name counts.
-    Inert(ObjectKey),
+    GrpcRoute(Box<Resource<GrpcRouteSpec>>),
+    /// A kind that is known but has no effect; only its name and metadata count.
+    Inert(ObjectKey, Box<ObjectMeta>),
 }
 
 impl Object {
     /// What tells this object from all others.
     pub fn key(&self) -> ObjectKey {
-        let (kind, metadata) = match self {
+        let (kind, metadata) = self.parts();
+        ObjectKey {
+            kind,
+            namespace: if kind.is_cluster_scoped() {
+                String::new()
+            } else {
+                metadata.namespace.clone().unwrap_or_default()
+            },
+            name: metadata.name.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Which state of which incarnation this is.
+    pub fn revision(&self) -> Revision {
+        let (_, metadata) = self.parts();
+        Revision {
+            uid: metadata.uid.as_deref().unwrap_or_default().into(),
+            generation: metadata.generation,
+            resource_version: metadata
+                .resource_version
+                .as_deref()
+                .unwrap_or_default()
+                .into(),
+        }
+    }
+
+    fn parts(&self) -> (Kind, &ObjectMeta) {
+        match self {
             Self::Namespace(object) => (Kind::Namespace, &object.metadata),
             Self::Node(object) => (Kind::Node, &object.metadata),
             Self::ServiceAccount(object) => (Kind::ServiceAccount, &object.metadata),
@@ -291,16 +333,8 @@ impl Object {
             Self::Policy(object) => (Kind::Policy, &object.metadata),
             Self::MeshPolicy(object) => (Kind::MeshPolicy, &object.metadata),
             Self::HttpRoute(object) => (Kind::HttpRoute, &object.metadata),
-            Self::Inert(key) => return key.clone(),
-        };
-        ObjectKey {
-            kind,
-            namespace: if kind.is_cluster_scoped() {
-                String::new()
-            } else {
-                metadata.namespace.clone().unwrap_or_default()
-            },
-            name: metadata.name.clone().unwrap_or_default(),
+            Self::GrpcRoute(object) => (Kind::GrpcRoute, &object.metadata),
+            Self::Inert(key, metadata) => (key.kind, metadata),
         }
     }
 }
@@ -357,7 +391,7 @@ mod tests {
         check(
             "gateway.networking.k8s.io/v1",
             "GRPCRoute",
-            Class::Known(Kind::Unsupported("GRPCRoute")),
+            Class::Known(Kind::GrpcRoute),
         );
     }
 }

@@ -297,10 +297,11 @@ fn typed(kind: Kind, key: &ObjectKey, value: Value) -> Result<Object, Vec<Fault>
         Kind::Policy => Object::Policy(exact(spec_or_empty(value))?),
         Kind::MeshPolicy => Object::MeshPolicy(exact(spec_or_empty(value))?),
         Kind::HttpRoute => Object::HttpRoute(exact(value)?),
+        Kind::GrpcRoute => Object::GrpcRoute(exact(value)?),
         Kind::Unenforced(_) | Kind::Unsupported(_) => {
             // Only its name counts, but that must be well formed.
-            exact::<Resource<super::object::Present>>(spec_or_empty(value))?;
-            Object::Inert(key.clone())
+            let object = exact::<Resource<super::object::Present>>(spec_or_empty(value))?;
+            Object::Inert(key.clone(), Box::new(object.metadata))
         }
     })
 }

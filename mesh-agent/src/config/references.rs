@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    attachment,
     endpoints::{Catalog, PodView},
     facts::{Findings, Meta},
     index::{IndexSettings, Shelves},
@@ -149,53 +150,29 @@ impl Checker<'_> {
         }
     }
 
-    /// Parents of HTTPRoutes that do not exist, or that no captured connection names.
+    /// Parents of routes that do not exist, or that no captured connection names.
     fn parents(&mut self, shelves: &Shelves, catalog: &Catalog<'_>) {
         let services: HashMap<_, _> = catalog
             .services
             .values()
             .map(|view| (&view.name, view.facts))
             .collect();
-        for (route, origin) in shelves.http_routes.iter() {
+        let routes = shelves.http_routes.iter().chain(shelves.grpc_routes.iter());
+        for (route, origin) in routes {
             for parent in &route.parents {
-                let found = services.get(&parent.service);
-                let is_at = |port: &super::service::PortFacts| {
-                    parent.port.is_none_or(|number| number == port.number)
-                        && parent
-                            .section
-                            .as_deref()
-                            .is_none_or(|name| *name == *port.name)
-                };
-                let text = match found {
-                    None => format!(
-                        "there is no Service {}: the route is not attached",
-                        parent.service
-                    ),
-                    Some(service) if !service.ports.iter().any(is_at) => {
-                        format!(
-                            "Service {} has no such TCP port: the route is not attached",
-                            parent.service
-                        )
-                    }
-                    Some(service) if service.vips.is_empty() => {
-                        format!(
-                            "Service {} is headless: no connection is opened to an address of its own",
-                            parent.service
-                        )
-                    }
-                    Some(_) => continue,
-                };
-                let fix = "name a Service with a ClusterIP, and one of its ports";
-                self.add(
-                    Severity::Error,
-                    code::REFERENCE,
-                    "HTTPRoute",
-                    &route.meta,
-                    origin,
-                    &parent.field,
-                    text,
-                    fix,
-                );
+                let service = services.get(&parent.service).copied();
+                if let Err(text) = attachment::ports(parent, service) {
+                    self.add(
+                        Severity::Error,
+                        code::REFERENCE,
+                        route.kind.as_str(),
+                        &route.meta,
+                        origin,
+                        &parent.field,
+                        text,
+                        attachment::FIX,
+                    );
+                }
             }
         }
     }

@@ -2,9 +2,9 @@
 
 //! Which HTTP rules decide at a Service's port, for which clients.
 //!
-//! An HTTPRoute beats a VirtualService for the same Service and port. Consumer HTTPRoutes beat
-//! producer ones for the clients of their namespace. Of several VirtualServices the most specific
-//! host wins, then the oldest. Reference: GEP-1294; Istio `pilot/pkg/model/push_context.go` and
+//! A GRPCRoute beats an HTTPRoute for the same Service and port, and that a VirtualService.
+//! Consumer routes beat producer ones for the clients of their namespace. Of several
+//! VirtualServices the most specific host wins, then the oldest. Reference: GEP-1294; Istio `pilot/pkg/model/push_context.go` and
 //! `pilot/pkg/networking/core/route/route.go`.
 
 use std::{
@@ -13,17 +13,18 @@ use std::{
 };
 
 use super::{
+    attachment,
     compile::{Compiler, Place, Positions},
     destination_rule::Rules,
     endpoints::Catalog,
     facts::{Meta, Shelf},
-    http_route::{HttpRouteFacts, ParentFacts, Precedence},
     problem::{Origin, Problem, Severity, code},
     resolve::HostPattern,
+    route::{ParentFacts, Precedence, RouteFacts, RouteKind},
     service::PortFacts,
     virtual_service::VirtualServiceFacts,
 };
-use crate::model::{HttpRoutes, HttpRule, ServiceName};
+use crate::model::{HttpRoutes, HttpRule, ObjectRef, ServiceName};
 
 /// Compiles rules.
 pub(super) struct Router<'a> {
@@ -38,22 +39,21 @@ pub(super) struct Router<'a> {
     pub(super) problems: BTreeSet<Problem>,
 }
 
-/// An HTTPRoute at one of its parents.
+/// A route at one of its parents.
 #[derive(Clone, Copy)]
 struct Attached<'a> {
-    route: &'a HttpRouteFacts,
+    route: &'a RouteFacts,
     parent: &'a ParentFacts,
     origin: &'a Origin,
 }
 
 impl Attached<'_> {
     fn is_at(&self, port: &PortFacts) -> bool {
-        self.parent.port.is_none_or(|number| number == port.number)
-            && self
-                .parent
-                .section
-                .as_deref()
-                .is_none_or(|name| name == &*port.name)
+        attachment::names(self.parent, port)
+    }
+
+    fn origin(&self) -> ObjectRef {
+        self.route.meta.to_ref(self.route.kind.as_str())
     }
 }
 
@@ -109,13 +109,13 @@ impl<'a> VirtualServices<'a> {
 impl<'a> Router<'a> {
     pub(super) fn new(
         virtual_services: &'a Shelf<VirtualServiceFacts>,
-        routes: &'a Shelf<HttpRouteFacts>,
+        routes: impl Iterator<Item = (&'a RouteFacts, &'a Origin)>,
         rules: Rules<'a>,
         domain: &'a str,
         last: &'a Positions,
     ) -> Self {
         let mut by_service: HashMap<&ServiceName, Vec<Attached<'_>>> = HashMap::new();
-        for (route, origin) in routes.iter() {
+        for (route, origin) in routes {
             for parent in &route.parents {
                 let attached = Attached {
                     route,
@@ -178,17 +178,26 @@ impl<'a> Router<'a> {
             .filter(|(facts, _)| facts.visibility.allows(place.client.as_deref()))
             .collect::<Vec<_>>();
         let virtual_service = visible.first().copied();
-        let attached = self.attached(service, port, place.client.as_deref());
-        if !attached.is_empty() {
+        let mut attached = self.attached(service, port, place.client.as_deref());
+        if let Some(winner) = attached.iter().map(|one| one.route.kind).max() {
+            let (decide, overruled) = attached
+                .into_iter()
+                .partition(|one| one.route.kind == winner);
+            attached = decide;
+            let text = format!(
+                "{} decides at port {} of Service {service}",
+                attached[0].origin(),
+                port.number
+            );
             if let Some((facts, origin)) = virtual_service {
-                let winner = attached[0].route.meta.to_ref("HTTPRoute");
-                let text = format!(
-                    "{winner} decides at port {} of Service {service}",
-                    port.number
-                );
-                self.warn(&facts.meta, origin, "spec.hosts", text, "keep one of them");
+                let object = facts.meta.to_ref("VirtualService");
+                self.warn(object, origin, "spec.hosts", text.clone());
             }
-            return Some(self.gateway(catalog, &attached, place));
+            let overruled: Vec<Attached<'_>> = overruled;
+            for one in overruled {
+                self.warn(one.origin(), one.origin, &one.parent.field, text.clone());
+            }
+            return Some(self.gateway(catalog, &attached, winner, place));
         }
         let (facts, origin) = virtual_service?;
         let mut compiler = Compiler {
@@ -209,7 +218,7 @@ impl<'a> Router<'a> {
         })
     }
 
-    /// The HTTPRoutes that decide at a port: those of the client's namespace, else the Service's.
+    /// The routes that are attached to a port: those of the client's namespace, else the Service's.
     fn attached(
         &self,
         service: &ServiceName,
@@ -224,7 +233,7 @@ impl<'a> Router<'a> {
                 })
                 .copied()
                 .collect();
-            found.dedup_by_key(|attached| &attached.route.meta.name);
+            found.dedup_by_key(|attached| (attached.route.kind, &attached.route.meta.name));
             found
         };
         let consumers = client
@@ -236,11 +245,12 @@ impl<'a> Router<'a> {
         }
     }
 
-    /// Merges the rules of all attached HTTPRoutes in the order of the specification.
+    /// Merges the rules of all attached routes of `kind` in the order of the specification.
     fn gateway(
         &mut self,
         catalog: &mut Catalog<'a>,
         attached: &[Attached<'a>],
+        kind: RouteKind,
         place: &Place,
     ) -> HttpRoutes {
         let mut ranked: Vec<(Precedence, &Meta, usize, HttpRule)> = Vec::new();
@@ -249,11 +259,11 @@ impl<'a> Router<'a> {
                 router: self,
                 catalog,
                 place,
-                origin: one.route.meta.to_ref("HTTPRoute"),
+                origin: one.origin(),
                 read_at: one.origin,
             };
             for (index, rule) in one.route.rules.iter().enumerate() {
-                let compiled = compiler.gateway(index, rule);
+                let compiled = compiler.gateway(index, rule, kind);
                 for (precedence, condition) in &rule.matches {
                     let one_match = HttpRule {
                         matches: vec![condition.clone()],
@@ -272,19 +282,19 @@ impl<'a> Router<'a> {
         });
         HttpRoutes {
             rules: ranked.into_iter().map(|(.., rule)| rule).collect(),
-            origin: attached[0].route.meta.to_ref("HTTPRoute"),
+            origin: attached[0].origin(),
         }
     }
 
-    fn warn(&mut self, meta: &Meta, origin: &Origin, field: &str, text: String, fix: &str) {
+    fn warn(&mut self, object: ObjectRef, origin: &Origin, field: &str, text: String) {
         self.problems.insert(Problem {
             severity: Severity::Warning,
             code: code::OVERRULED,
-            object: Some(meta.to_ref("VirtualService")),
+            object: Some(object),
             origin: origin.clone(),
             field: field.to_owned(),
             text,
-            fix: fix.to_owned(),
+            fix: "keep one of them".to_owned(),
         });
     }
 }

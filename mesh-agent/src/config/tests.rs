@@ -4,6 +4,7 @@
 
 mod files;
 mod fixture;
+mod grpc_routes;
 mod http_routes;
 mod manifests;
 mod policies;
@@ -11,4 +12,5 @@ mod routes;
 mod scale;
 mod seeds;
 mod services;
+mod statuses;
 mod workloads;

@@ -99,6 +99,19 @@ impl PathMatch {
         }
     }
 
+    /// What of `path` comes after the prefix, if that is what is described and it has it.
+    pub fn rest<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match &self.kind {
+            Kind::Segments(want) | Kind::Text(want) if self.matches(path) => path.get(want.len()..),
+            Kind::Segments(_) | Kind::Text(_) | Kind::Exact(_) | Kind::Regex(_) => None,
+        }
+    }
+
+    /// Whether a prefix is described.
+    pub fn is_prefix(&self) -> bool {
+        matches!(self.kind, Kind::Segments(_) | Kind::Text(_))
+    }
+
     fn begins(&self, path: &str, want: &str) -> bool {
         path.as_bytes().get(..want.len()).is_some_and(|head| {
             if self.ignore_case {

@@ -4,12 +4,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 
 use super::{
     balance::Schedule,
     condition::HttpMatch,
     edits::HeaderEdits,
+    rewrite::{Redirect, Rewritten, UrlRewrite},
     service::{Cluster, ObjectRef, ServicePort},
     workload::Workload,
 };
@@ -102,7 +103,11 @@ pub enum Backend {
         cluster: Arc<Cluster>,
         /// What the rule, then the backend, changes in headers.
         edits: Option<Arc<HeaderEdits>>,
+        /// What the endpoint sees instead of the request's URL, if that changes.
+        rewrite: Option<Arc<UrlRewrite>>,
     },
+    /// Elsewhere: the client is told where.
+    Redirect(Arc<Redirect>),
     /// Nowhere: answered with this.
     Refused(Refusal),
 }
@@ -133,6 +138,17 @@ pub enum Decision {
         timeout: Option<Duration>,
         /// What to change in the headers of request and response.
         edits: Option<Arc<HeaderEdits>>,
+        /// What to change in the request's URL.
+        rewritten: Option<Box<Rewritten>>,
+    },
+    /// Tell the client to go elsewhere.
+    Redirect {
+        /// HTTP status code.
+        status: u16,
+        /// Where to.
+        location: HeaderValue,
+        /// The rule's name.
+        route: Arc<str>,
     },
     /// Answer it.
     Refuse(Refusal),
@@ -157,6 +173,7 @@ impl ServicePort {
                 route: default_route(),
                 timeout: None,
                 edits: None,
+                rewritten: None,
             },
         }
     }
@@ -170,8 +187,9 @@ fn default_route() -> Arc<str> {
 
 impl HttpRoutes {
     fn decide(&self, client: &Client<'_>, head: &RequestHead<'_>) -> Decision {
-        match self.rules.iter().find(|rule| rule.applies(client, head)) {
-            Some(rule) => rule.decide(),
+        let mut tried = self.rules.iter();
+        match tried.find_map(|rule| Some((rule, rule.applies(client, head)?))) {
+            Some((rule, met)) => rule.decide(head, met),
             None => Decision::Refuse(Refusal {
                 status: 404,
                 flag: ResponseFlag::NoRoute,
@@ -183,32 +201,56 @@ impl HttpRoutes {
 }
 
 impl HttpRule {
-    fn applies(&self, client: &Client<'_>, head: &RequestHead<'_>) -> bool {
-        self.matches.is_empty() || self.matches.iter().any(|one| one.matches(client, head))
+    /// Whether the rule decides, and which of its matches the request met, if it has any.
+    fn applies(&self, client: &Client<'_>, head: &RequestHead<'_>) -> Option<Option<&HttpMatch>> {
+        if self.matches.is_empty() {
+            return Some(None);
+        }
+        let met = self.matches.iter().find(|one| one.matches(client, head))?;
+        Some(Some(met))
     }
 
-    fn decide(&self) -> Decision {
+    fn decide(&self, head: &RequestHead<'_>, met: Option<&HttpMatch>) -> Decision {
         let Some(index) = self.schedule.next() else {
-            return Decision::Refuse(Refusal {
-                status: 500,
-                flag: ResponseFlag::None,
-                reason: format!(
-                    "{}: no backend of the rule has a weight above 0",
-                    self.origin
-                )
-                .into(),
-                route: Arc::clone(&self.name),
-            });
+            let reason = format!(
+                "{}: no backend of the rule has a weight above 0",
+                self.origin
+            );
+            return self.refuse(500, reason);
         };
         match &self.backends[index] {
-            Backend::Cluster { cluster, edits } => Decision::Forward {
+            Backend::Cluster {
+                cluster,
+                edits,
+                rewrite,
+            } => Decision::Forward {
                 cluster: Arc::clone(cluster),
                 route: Arc::clone(&self.name),
                 timeout: self.timeout,
                 edits: edits.clone(),
+                rewritten: rewrite
+                    .as_ref()
+                    .map(|one| Box::new(one.apply(head.uri, met))),
+            },
+            Backend::Redirect(redirect) => match redirect.location(head, met) {
+                Ok(location) => Decision::Redirect {
+                    status: redirect.status,
+                    location,
+                    route: Arc::clone(&self.name),
+                },
+                Err(error) => self.refuse(400, format!("{}: {error}", self.origin)),
             },
             Backend::Refused(refusal) => Decision::Refuse(refusal.clone()),
         }
+    }
+
+    fn refuse(&self, status: u16, reason: String) -> Decision {
+        Decision::Refuse(Refusal {
+            status,
+            flag: ResponseFlag::None,
+            reason: reason.into(),
+            route: Arc::clone(&self.name),
+        })
     }
 }
 

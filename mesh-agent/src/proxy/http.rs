@@ -11,13 +11,13 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{CONTENT_TYPE, TRANSFER_ENCODING},
+    header::{CONTENT_TYPE, LOCATION, TRANSFER_ENCODING},
     request,
 };
 use hyper::{
@@ -44,7 +44,7 @@ use super::{
     sniff::First,
     stream::{self, Prefixed},
 };
-use crate::model::{Client, Decision, HeaderEdits, RequestHead, Service};
+use crate::model::{Client, Cluster, Decision, HeaderEdits, RequestHead, Service};
 
 /// How many requests of one HTTP/2 connection may be under way.
 const MAX_STREAMS: u32 = 1024;
@@ -167,24 +167,13 @@ async fn handle(
     if head.method == Method::CONNECT {
         return Ok(refuse(exchange, Outcome::Unsupported));
     }
-    let decision = match decide(&front, &exchange, &head) {
-        Ok(decision) => decision,
+    let Way {
+        cluster,
+        timeout,
+        edits,
+    } = match decide(&front, &mut exchange, &mut head) {
+        Ok(way) => way,
         Err(outcome) => return Ok(refuse(exchange, outcome)),
-    };
-    let (cluster, timeout, edits) = match decision {
-        Decision::Refuse(refusal) => {
-            exchange.route(Arc::clone(&refusal.route), None);
-            return Ok(refuse(exchange, Outcome::Refused(refusal)));
-        }
-        Decision::Forward {
-            cluster,
-            route,
-            timeout,
-            edits,
-        } => {
-            exchange.route(route, Some(Arc::clone(&cluster)));
-            (cluster, timeout, edits)
-        }
     };
     let switch = http_headers::clean_request(&mut head.headers);
     if let Some(edits) = &edits {
@@ -209,8 +198,19 @@ async fn handle(
     }
 }
 
-/// Asks the model, once.
-fn decide(front: &Front, exchange: &Exchange, head: &request::Parts) -> Result<Decision, Outcome> {
+/// Where a request goes.
+struct Way {
+    cluster: Arc<Cluster>,
+    timeout: Option<Duration>,
+    edits: Option<Arc<HeaderEdits>>,
+}
+
+/// Asks the model, once, and gives the request the URL that it goes on with.
+fn decide(
+    front: &Front,
+    exchange: &mut Exchange,
+    head: &mut request::Parts,
+) -> Result<Way, Outcome> {
     let Some(port) = front.port() else {
         return Err(Outcome::NoEndpoint);
     };
@@ -224,7 +224,37 @@ fn decide(front: &Front, exchange: &Exchange, head: &request::Parts) -> Result<D
         scheme: "http",
         headers: &head.headers,
     };
-    Ok(port.decide(&client, &request))
+    match port.decide(&client, &request) {
+        Decision::Refuse(refusal) => {
+            exchange.route(Arc::clone(&refusal.route), None);
+            Err(Outcome::Refused(refusal))
+        }
+        Decision::Redirect {
+            status,
+            location,
+            route,
+        } => {
+            exchange.route(route, None);
+            Err(Outcome::Redirected { status, location })
+        }
+        Decision::Forward {
+            cluster,
+            route,
+            timeout,
+            edits,
+            rewritten,
+        } => {
+            exchange.route(route, Some(Arc::clone(&cluster)));
+            if let Some(rewritten) = rewritten {
+                http_headers::rewrite(head, *rewritten);
+            }
+            Ok(Way {
+                cluster,
+                timeout,
+                edits,
+            })
+        }
+    }
 }
 
 /// The request as it goes on.
@@ -279,6 +309,10 @@ fn reply(
 /// Our own answer: in gRPC's form to gRPC, else in Envoy's words.
 fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> {
     let (status, text) = (outcome.status(), outcome.body());
+    let location = match &outcome {
+        Outcome::Redirected { location, .. } => Some(location.clone()),
+        _ => None,
+    };
     exchange.end(outcome);
     let mut response = if exchange.is_grpc {
         let grpc = outcome::grpc_status(status);
@@ -302,6 +336,9 @@ fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> 
         response.headers_mut().insert(CONTENT_TYPE, plain);
         response
     };
+    if let Some(location) = location {
+        response.headers_mut().insert(LOCATION, location);
+    }
     exchange.status = response.status().as_u16();
     *response.version_mut() = exchange.version;
     if let ReplyBody::Own { exchange: slot, .. } = response.body_mut() {

@@ -68,7 +68,7 @@ pub(crate) async fn forward(
         }
     };
     if http2 {
-        let request = as_http2(request, exchange)?;
+        let request = as_http2(request, exchange.version)?;
         Box::pin(tries.http2(exchange, cluster, request)).await
     } else {
         tries.http1(exchange, cluster, request, switch).await
@@ -272,15 +272,19 @@ fn copy_of(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
 /// The request in HTTP/2's form: an absolute target, no `Host`, no `Connection`.
 fn as_http2(
     mut request: Request<RequestBody>,
-    exchange: &Exchange,
+    came_as: Version,
 ) -> Result<Request<RequestBody>, Outcome> {
     *request.version_mut() = Version::HTTP_2;
-    if exchange.version == Version::HTTP_2 && request.uri().authority().is_some() {
+    if came_as == Version::HTTP_2 && request.uri().authority().is_some() {
         return Ok(request);
     }
     let mut parts = request.uri().clone().into_parts();
     parts.scheme = Some(Scheme::HTTP);
-    parts.authority = exchange.authority().parse().ok();
+    // The request target's authority comes first (RFC 9112 section 3.2.2).
+    if parts.authority.is_none() {
+        let host = request.headers().get(HOST);
+        parts.authority = host.and_then(|host| host.as_bytes().try_into().ok());
+    }
     if parts.path_and_query.is_none() || request.method() == Method::OPTIONS {
         let path = parts.path_and_query.take();
         parts.path_and_query = path.or_else(|| Some(PathAndQuery::from_static("/")));

@@ -6,9 +6,12 @@
 //! it is. Knows nothing of bodies or sockets. Reference: RFC 9110 section 7.6.1, RFC 9113 8.2.2.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Version,
-    header::{CONNECTION, CONTENT_TYPE, EXPECT, TE, TRANSFER_ENCODING, UPGRADE},
+    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
+    header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    request,
 };
+
+use crate::model::Rewritten;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -40,6 +43,25 @@ pub(crate) fn clean_request(headers: &mut HeaderMap) -> bool {
             false
         }
     }
+}
+
+/// Gives a request the URL that its route wants the endpoint to see.
+pub(crate) fn rewrite(head: &mut request::Parts, rewritten: Rewritten) {
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    if let Some(path) = rewritten.path {
+        parts.path_and_query = Some(path);
+    }
+    if let Some(authority) = rewritten.authority {
+        if parts.authority.is_none() || head.headers.contains_key(HOST) {
+            let host = HeaderValue::from_str(authority.as_str());
+            let host = host.expect("an authority is visible ASCII");
+            head.headers.insert(HOST, host);
+        }
+        if let Some(own) = &mut parts.authority {
+            *own = authority;
+        }
+    }
+    head.uri = Uri::from_parts(parts).expect("scheme and authority are there as they were");
 }
 
 /// Takes out of a response what concerns the endpoint's connection only.
@@ -199,6 +221,36 @@ mod tests {
             false,
             &[("host", "a"), ("content-length", "3")],
         );
+    }
+
+    #[test]
+    fn a_rewritten_request_has_its_host_where_it_had_it() {
+        for (target, host, want_target, want_host) in [
+            ("/a?b", Some("shop"), "/c?b", Some("other")),
+            ("http://shop/a?b", None, "http://other/c?b", None),
+            (
+                "http://shop/a?b",
+                Some("shop"),
+                "http://other/c?b",
+                Some("other"),
+            ),
+        ] {
+            let mut request = http::Request::get(target);
+            if let Some(host) = host {
+                request = request.header(HOST, host);
+            }
+            let (mut head, ()) = request.body(()).unwrap().into_parts();
+            let rewritten = Rewritten {
+                authority: Some("other".parse().unwrap()),
+                path: Some("/c?b".parse().unwrap()),
+            };
+            rewrite(&mut head, rewritten);
+            assert_eq!(head.uri.to_string(), want_target);
+            assert_eq!(
+                head.headers.get(HOST).map(|host| host.as_bytes()),
+                want_host.map(str::as_bytes)
+            );
+        }
     }
 
     #[test]

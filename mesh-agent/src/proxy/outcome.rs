@@ -8,6 +8,8 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use http::HeaderValue;
+
 use crate::model::{Refusal, ResponseFlag};
 
 /// How a connection or a request ended.
@@ -17,6 +19,13 @@ pub enum Outcome {
     Complete,
     /// The route refused it, or answers itself.
     Refused(Refusal),
+    /// The route sends the client elsewhere.
+    Redirected {
+        /// The status of the answer.
+        status: u16,
+        /// Where to.
+        location: HeaderValue,
+    },
     /// The chosen cluster has no ready endpoint.
     NoEndpoint,
     /// No endpoint that was tried could be connected to; why, for the last.
@@ -46,6 +55,7 @@ impl Outcome {
             Self::Complete | Self::ClientGone | Self::Loop => 0,
             Self::PolicyDenied | Self::PolicyChanged => 0,
             Self::Refused(refusal) => refusal.status,
+            Self::Redirected { status, .. } => *status,
             Self::NoEndpoint | Self::ConnectFailed(_) | Self::UpstreamGone(_) => 503,
             Self::TimedOut => 504,
             Self::Malformed(_) => 400,
@@ -56,7 +66,7 @@ impl Outcome {
     /// Envoy's response flags; `-` for none.
     pub fn flags(&self) -> &'static str {
         match self {
-            Self::Complete | Self::Unsupported => "-",
+            Self::Complete | Self::Unsupported | Self::Redirected { .. } => "-",
             Self::Refused(refusal) => refusal.flag.as_str(),
             Self::NoEndpoint => "UH",
             Self::ConnectFailed(_) => "UF",
@@ -71,7 +81,7 @@ impl Outcome {
     /// Why, for the access log; `None` if there is nothing to explain.
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Self::Complete => None,
+            Self::Complete | Self::Redirected { .. } => None,
             Self::Refused(refusal) => Some(&refusal.reason),
             Self::NoEndpoint => Some("no healthy upstream"),
             Self::ConnectFailed(why) | Self::UpstreamGone(why) | Self::Malformed(why) => Some(why),
@@ -88,7 +98,7 @@ impl Outcome {
     pub fn body(&self) -> Cow<'static, str> {
         match self {
             Self::Complete | Self::ClientGone | Self::Loop => Cow::Borrowed(""),
-            Self::PolicyDenied | Self::PolicyChanged => Cow::Borrowed(""),
+            Self::PolicyDenied | Self::PolicyChanged | Self::Redirected { .. } => Cow::Borrowed(""),
             Self::Refused(refusal) => match refusal.flag {
                 ResponseFlag::None | ResponseFlag::NoRoute | ResponseFlag::NoCluster => {
                     Cow::Borrowed("")
@@ -150,6 +160,16 @@ mod tests {
                 (status, flags, body)
             );
         }
+    }
+
+    #[test]
+    fn a_redirect_is_an_answer_without_a_flag() {
+        let outcome = Outcome::Redirected {
+            status: 308,
+            location: HeaderValue::from_static("http://elsewhere/"),
+        };
+        assert_eq!((outcome.status(), outcome.flags()), (308, "-"));
+        assert_eq!((outcome.reason(), &*outcome.body()), (None, ""));
     }
 
     #[test]

@@ -22,9 +22,19 @@ pub(super) struct Mesh {
 
 impl Mesh {
     pub(super) fn new(yaml: &str) -> Self {
+        Self::with(yaml, false)
+    }
+
+    /// The same for one who writes statuses.
+    pub(super) fn with_statuses(yaml: &str) -> Self {
+        Self::with(yaml, true)
+    }
+
+    fn with(yaml: &str, statuses: bool) -> Self {
         let mut mesh = Self {
             index: Index::new(IndexSettings {
                 node: "node-a".to_owned(),
+                statuses,
                 ..IndexSettings::default()
             }),
             broken: Vec::new(),
@@ -137,6 +147,9 @@ impl Mesh {
                 }
                 None => format!("{}@nothing", cluster.subset.as_deref().unwrap_or("*")),
             },
+            Decision::Redirect {
+                status, location, ..
+            } => format!("{status} {}", location.to_str().unwrap()),
             Decision::Refuse(refusal) => format!("{} {}", refusal.status, refusal.flag.as_str()),
         }
     }

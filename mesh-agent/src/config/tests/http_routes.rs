@@ -9,14 +9,14 @@ use super::{
     routes::{WEB, to, virtual_service, web},
 };
 
-fn http_route(place: &str, spec: &str) -> String {
+pub(super) fn http_route(place: &str, spec: &str) -> String {
     format!(
         "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{{place}}}\nspec: {{{spec}}}\n"
     )
 }
 
 /// An HTTPRoute to `web` whose backends are Services `web-v1` and `web-v2`.
-fn gateway(place: &str, rules: &str) -> String {
+pub(super) fn gateway(place: &str, rules: &str) -> String {
     http_route(
         place,
         &format!(
@@ -25,7 +25,7 @@ fn gateway(place: &str, rules: &str) -> String {
     )
 }
 
-fn backends() -> String {
+pub(super) fn backends() -> String {
     let one = |name: &str, address: &str, version: &str| {
         service(name, address).replace(
             &format!("selector: {{app: {name}}}"),
@@ -35,12 +35,12 @@ fn backends() -> String {
     web() + &one("web-v1", "10.0.1.1", "v1") + &one("web-v2", "10.0.1.2", "v2")
 }
 
-fn backend(version: &str) -> String {
+pub(super) fn backend(version: &str) -> String {
     format!("backendRefs: [{{name: web-{version}, namespace: default, port: 80}}]")
 }
 
-const TO_V1: &str = "*@10.1.0.1:8080";
-const TO_V2: &str = "*@10.1.0.2:8080";
+pub(super) const TO_V1: &str = "*@10.1.0.1:8080";
+pub(super) const TO_V2: &str = "*@10.1.0.2:8080";
 
 #[test]
 fn http_route_matches_are_ranked_as_the_specification_says() {
@@ -187,14 +187,82 @@ fn filters_and_actions_that_are_not_supported_answer_500() {
     let mesh = Mesh::new(&(redirect + &web()));
     assert_eq!(mesh.get("client", WEB, "/"), "500 -");
     mesh.check_problems(&["Error [MESH0003] (VirtualService default/web test.yaml:2) spec.http[0].redirect: not supported yet"]);
-    let rewrite = gateway(
+    let mirror = gateway(
         "name: web",
         &format!(
-            "{{filters: [{{type: URLRewrite, urlRewrite: {{}}}}], {}}}",
+            "{{filters: [{{type: RequestMirror, requestMirror: {{}}}}], {}}}",
             backend("v1")
         ),
     );
-    let mesh = Mesh::new(&(rewrite + &backends()));
+    let mesh = Mesh::new(&(mirror + &backends()));
     assert_eq!(mesh.get("client", WEB, "/"), "500 -");
-    mesh.check_problems(&["spec.rules[0].filters: a filter is not supported yet"]);
+    mesh.check_problems(&["spec.rules[0].filters[0]: RequestMirror is not supported yet"]);
+}
+
+#[test]
+fn redirects_say_where_to() {
+    for (filter, path, want) in [
+        (
+            "hostname: example.org",
+            "/a?b",
+            "302 http://example.org/a?b",
+        ),
+        ("statusCode: 308", "/a", "308 http://web/a"),
+        ("scheme: https, statusCode: 301", "/a", "301 https://web/a"),
+        ("port: 8083", "/a", "302 http://web:8083/a"),
+        (
+            "path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}",
+            "/a",
+            "302 http://web/new/a",
+        ),
+        (
+            "path: {type: ReplaceFullPath, replaceFullPath: /new}",
+            "/a?b",
+            "302 http://web/new?b",
+        ),
+        ("statusCode: 200", "/a", "500 -"),
+        ("scheme: ftp", "/a", "500 -"),
+        ("hostname: \"a:80\"", "/a", "500 -"),
+        ("path: {type: ReplaceFullPath}", "/a", "500 -"),
+    ] {
+        let rule =
+            format!("{{filters: [{{type: RequestRedirect, requestRedirect: {{{filter}}}}}]}}");
+        let mesh = Mesh::new(&(gateway("name: web", &rule) + &backends()));
+        assert_eq!(mesh.get("client", WEB, path), want, "{filter}");
+        let broken = usize::from(want == "500 -");
+        assert_eq!(mesh.problems().len(), broken, "{:#?}", mesh.problems());
+    }
+}
+
+#[test]
+fn a_redirect_keeps_the_port_of_the_service() {
+    let services = backends().replace("port: 80, targetPort", "port: 8000, targetPort");
+    let rule = "{filters: [{type: RequestRedirect, requestRedirect: {hostname: example.org}}]}";
+    let route = gateway("name: web", rule).replace("port: 80}", "port: 8000}");
+    let mesh = Mesh::new(&(route + &services));
+    let web = ("default", "web", 8000);
+    assert_eq!(mesh.get("client", web, "/"), "302 http://example.org:8000/");
+}
+
+#[test]
+fn a_prefix_is_replaced_only_where_one_was_matched() {
+    let rule = format!(
+        "{{matches: [{{path: {{type: Exact, value: /a}}}}], filters: [{{type: URLRewrite, urlRewrite: {{path: {{type: ReplacePrefixMatch, replacePrefixMatch: /b}}}}}}], {}}}",
+        backend("v1")
+    );
+    let mesh = Mesh::new(&(gateway("name: web", &rule) + &backends()));
+    assert_eq!(mesh.get("client", WEB, "/a"), "500 -");
+    mesh.check_problems(&["spec.rules[0].filters[0]: ReplacePrefixMatch needs matches of type PathPrefix: requests that match the rule are answered with 500"]);
+}
+
+#[test]
+fn a_broken_filter_of_a_backend_costs_its_share_alone() {
+    let rule = "{backendRefs: [{name: web-v1, port: 80}, {name: web-v2, port: 80, filters: [{type: RequestMirror, requestMirror: {}}]}]}";
+    let mesh = Mesh::new(&(gateway("name: web", rule) + &backends()));
+    let shares = mesh.shares("client", WEB, 10);
+    assert_eq!(
+        shares,
+        [("500 NC".to_owned(), 5), (TO_V1.to_owned(), 5)].into()
+    );
+    mesh.check_problems(&["spec.rules[0].backendRefs[1].filters[0]: RequestMirror is not supported yet: its share of requests is answered with 500"]);
 }

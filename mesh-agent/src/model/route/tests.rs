@@ -65,6 +65,7 @@ fn rule(name: &str, matches: Vec<HttpMatch>, weights: &[(&str, u32)]) -> HttpRul
             .map(|(subset, _)| Backend::Cluster {
                 cluster: cluster(subset),
                 edits: None,
+                rewrite: None,
             })
             .collect(),
         schedule: Schedule::new(&weighted, Position::default()),
@@ -123,6 +124,9 @@ fn outcome(decision: &Decision) -> String {
         Decision::Forward { cluster, route, .. } => {
             format!("{} by {route}", cluster.subset.as_deref().unwrap_or("*"))
         }
+        Decision::Redirect {
+            status, location, ..
+        } => format!("{status} {}", location.to_str().unwrap()),
         Decision::Refuse(refusal) => format!("{} {}", refusal.status, refusal.flag.as_str()),
     }
 }

@@ -20,7 +20,7 @@ use super::mesh::{
     Mesh, cluster, cluster_of, connect, get, nobody, read_answer, read_head, refused, rule, to,
     workload,
 };
-use crate::model::{Protocol, ResponseFlag};
+use crate::model::{Backend, PathEdit, Protocol, Redirect, ResponseFlag, UrlRewrite};
 
 #[tokio::test]
 async fn ninety_to_ten_is_exact_over_connections_and_threads() {
@@ -336,4 +336,68 @@ async fn a_drain_ends_keep_alive_after_the_answer_under_way() {
     });
     assert_eq!((answer.1.as_str(), left), ("long", 0));
     assert_eq!(client.read(&mut [0]).await.expect("an orderly end"), 0);
+}
+
+#[tokio::test]
+async fn a_redirect_is_answered_and_counted() {
+    let mesh = Mesh::start();
+    let redirect = Backend::Redirect(Arc::new(Redirect {
+        status: 307,
+        scheme: None,
+        host: Some("elsewhere".into()),
+        port: 80,
+        path: None,
+    }));
+    let rules = vec![rule(vec![(1, redirect)], None)];
+    let vip = mesh.service(1, Protocol::Http, cluster(&[]), rules).await;
+    let mut client = connect(vip).await;
+    for _ in 0..2 {
+        let (head, body) = get(&mut client, "/a?b").await;
+        assert!(head.starts_with("HTTP/1.1 307 "), "{head}");
+        let head = head.to_ascii_lowercase();
+        assert!(
+            head.contains("\r\nlocation: http://elsewhere/a?b\r\n"),
+            "{head}"
+        );
+        assert_eq!(body, "");
+    }
+    let (code, flag) = ("response_code=\"307\"", "response_flags=\"-\"");
+    mesh.metric(&["istio_requests_total", code, flag, " 2"])
+        .await;
+}
+
+#[tokio::test]
+async fn a_rewritten_request_is_what_the_endpoint_sees() {
+    let mesh = Mesh::start();
+    let (told, mut hear) = mpsc::unbounded_channel();
+    let app = mesh
+        .app(move |mut stream| {
+            let told = told.clone();
+            async move {
+                let head = read_head(&mut stream).await.expect("a request");
+                told.send(head).expect("the test waits");
+                let answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                stream.write_all(answer.as_bytes()).await.expect("room");
+            }
+        })
+        .await;
+    let backend = Backend::Cluster {
+        cluster: cluster(&[app]),
+        edits: None,
+        rewrite: Some(Arc::new(UrlRewrite {
+            authority: Some("inside".parse().expect("a host")),
+            path: Some(PathEdit::full("/new").expect("a path")),
+        })),
+    };
+    let rules = vec![rule(vec![(1, backend)], None)];
+    let vip = mesh.service(1, Protocol::Http, cluster(&[]), rules).await;
+    let mut client = connect(vip).await;
+    let request = "GET /old?q=1 HTTP/1.1\r\nHOST: shop\r\n\r\n";
+    client.write_all(request.as_bytes()).await.expect("room");
+    let head = hear.recv().await.expect("the application tells");
+    assert!(head.starts_with("GET /new?q=1 HTTP/1.1\r\n"), "{head}");
+    assert!(
+        head.to_ascii_lowercase().contains("\r\nhost: inside\r\n"),
+        "{head}"
+    );
 }

@@ -118,6 +118,7 @@ pub(super) fn to(cluster: Arc<Cluster>) -> Backend {
     Backend::Cluster {
         cluster,
         edits: None,
+        rewrite: None,
     }
 }
 

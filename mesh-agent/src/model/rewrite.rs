@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a route makes of a request's URL: where a client is sent instead, or what its endpoint sees.
+//!
+//! Knows nothing of how an answer is written. Invariant: paths and host names that exist here are
+//! well formed, so that only what a client sent can fail.
+//! Reference: Gateway API `HTTPRequestRedirectFilter`, `HTTPURLRewriteFilter`, `HTTPPathModifier`.
+
+use std::sync::Arc;
+
+use http::{
+    HeaderValue, Uri,
+    uri::{Authority, PathAndQuery},
+};
+
+use super::{condition::HttpMatch, route::RequestHead};
+
+/// What becomes of a path; the query stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathEdit {
+    /// This instead of all of it.
+    Full(String),
+    /// This instead of the prefix that the rule matched; without trailing slash.
+    Prefix(String),
+}
+
+/// A text that is no path.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a path")]
+pub struct NotPath(String);
+
+/// An answer that sends the client elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// HTTP status code.
+    pub status: u16,
+    /// `http` or `https`; the request's own if `None`.
+    pub scheme: Option<Arc<str>>,
+    /// The host; the request's own if `None`.
+    pub host: Option<Arc<str>>,
+    /// The port; not written if it is the scheme's own.
+    pub port: u16,
+    /// What becomes of the path; it stays if `None`.
+    pub path: Option<PathEdit>,
+}
+
+/// What the endpoint sees instead of what the client sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UrlRewrite {
+    /// `Host` and `:authority`; the request's own if `None`.
+    pub authority: Option<Authority>,
+    /// What becomes of the path; it stays if `None`.
+    pub path: Option<PathEdit>,
+}
+
+/// A request's URL, rewritten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewritten {
+    /// Instead of `Host` and `:authority`, if it changes.
+    pub authority: Option<Authority>,
+    /// Instead of path and query, if they change.
+    pub path: Option<PathAndQuery>,
+}
+
+/// What the client sent makes no URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the request's host is not one that it can be sent to")]
+pub struct NotLocated;
+
+impl PathEdit {
+    /// `path` instead of the whole path.
+    pub fn full(path: &str) -> Result<Self, NotPath> {
+        Ok(Self::Full(checked(path)?.to_owned()))
+    }
+
+    /// `prefix` instead of the prefix that the rule matched.
+    pub fn prefix(prefix: &str) -> Result<Self, NotPath> {
+        let trimmed = checked(prefix)?.trim_end_matches('/');
+        Ok(Self::Prefix(trimmed.to_owned()))
+    }
+
+    /// The new path of a request that met `condition`.
+    fn apply(&self, path: &str, condition: Option<&HttpMatch>) -> String {
+        let changed = match self {
+            Self::Full(path) => path.clone(),
+            Self::Prefix(prefix) => {
+                let matched = condition.and_then(|condition| condition.path.as_ref());
+                let rest = matched.and_then(|matched| matched.rest(path));
+                format!("{prefix}{}", rest.unwrap_or(path))
+            }
+        };
+        if changed.is_empty() {
+            "/".to_owned()
+        } else {
+            changed
+        }
+    }
+}
+
+/// Empty, or absolute and without query.
+fn checked(path: &str) -> Result<&str, NotPath> {
+    let parsed = path.parse::<PathAndQuery>();
+    let whole = path.starts_with('/') && parsed.is_ok_and(|parsed| parsed.as_str() == path);
+    if path.is_empty() || whole && !path.contains(['?', '#']) {
+        Ok(path)
+    } else {
+        Err(NotPath(path.to_owned()))
+    }
+}
+
+/// `path` with the query that `uri` has.
+fn with_query(path: String, uri: &Uri) -> String {
+    match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    }
+}
+
+impl Redirect {
+    /// The `Location` for a request that met `condition`.
+    pub fn location(
+        &self,
+        head: &RequestHead<'_>,
+        condition: Option<&HttpMatch>,
+    ) -> Result<HeaderValue, NotLocated> {
+        let scheme = self.scheme.as_deref().unwrap_or(head.scheme);
+        let own: Authority;
+        let host = match &self.host {
+            Some(host) => host,
+            None => {
+                own = head.authority.parse().or(Err(NotLocated))?;
+                own.host()
+            }
+        };
+        let path = match &self.path {
+            Some(edit) => edit.apply(head.uri.path(), condition),
+            None => head.uri.path().to_owned(),
+        };
+        let path = with_query(path, head.uri);
+        let location = if well_known_port(scheme) == Some(self.port) {
+            format!("{scheme}://{host}{path}")
+        } else {
+            format!("{scheme}://{host}:{}{path}", self.port)
+        };
+        location.try_into().or(Err(NotLocated))
+    }
+}
+
+impl UrlRewrite {
+    /// What a request that met `condition` looks like to the endpoint.
+    pub fn apply(&self, uri: &Uri, condition: Option<&HttpMatch>) -> Rewritten {
+        let path = self.path.as_ref().map(|edit| {
+            let path = with_query(edit.apply(uri.path(), condition), uri);
+            PathAndQuery::try_from(path).expect("parts of two valid paths make a valid one")
+        });
+        Rewritten {
+            authority: self.authority.clone(),
+            path,
+        }
+    }
+}
+
+/// The port that goes without saying.
+pub fn well_known_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::*;
+    use crate::model::PathMatch;
+
+    fn under(prefix: &str) -> HttpMatch {
+        HttpMatch {
+            path: Some(PathMatch::prefix(prefix).unwrap()),
+            ..HttpMatch::default()
+        }
+    }
+
+    #[track_caller]
+    fn check_prefix(path: &str, matched: &str, replacement: &str, want: &str) {
+        let edit = PathEdit::prefix(replacement).unwrap();
+        assert_eq!(
+            edit.apply(path, Some(&under(matched))),
+            want,
+            "{path}: {matched} to {replacement}"
+        );
+    }
+
+    #[test]
+    fn a_replaced_prefix_leaves_exactly_one_slash() {
+        check_prefix("/foo/bar", "/foo", "/xyz", "/xyz/bar");
+        check_prefix("/foo/bar", "/foo", "/xyz/", "/xyz/bar");
+        check_prefix("/foo/bar", "/foo/", "/xyz", "/xyz/bar");
+        check_prefix("/foo/bar", "/foo/", "/xyz/", "/xyz/bar");
+        check_prefix("/foo", "/foo", "/xyz", "/xyz");
+        check_prefix("/foo/", "/foo", "/xyz", "/xyz/");
+        check_prefix("/foo/bar", "/foo", "", "/bar");
+        check_prefix("/foo/", "/foo", "", "/");
+        check_prefix("/foo", "/foo", "", "/");
+        check_prefix("/foo/", "/foo", "/", "/");
+        check_prefix("/foo", "/foo", "/", "/");
+        check_prefix("/a/b", "/", "/xyz", "/xyz/a/b");
+    }
+
+    #[test]
+    fn what_is_no_path_is_refused() {
+        for text in ["relative", "/a?b=c", "/a#b", "/with space", "http://a/b"] {
+            assert_eq!(PathEdit::full(text), Err(NotPath(text.to_owned())));
+        }
+    }
+
+    #[track_caller]
+    fn check_location(redirect: &Redirect, authority: &str, target: &str, want: &str) {
+        let head = RequestHead {
+            method: &Method::GET,
+            uri: &target.parse().unwrap(),
+            authority,
+            scheme: "http",
+            headers: &HeaderMap::new(),
+        };
+        let location = redirect.location(&head, Some(&under("/old")));
+        let said = location
+            .as_ref()
+            .map_or("none", |value| value.to_str().unwrap());
+        assert_eq!(said, want, "{redirect:?}");
+    }
+
+    #[test]
+    fn a_location_keeps_what_the_redirect_does_not_name() {
+        let to =
+            |scheme: Option<&str>, host: Option<&str>, port, path: Option<PathEdit>| Redirect {
+                status: 302,
+                scheme: scheme.map(Into::into),
+                host: host.map(Into::into),
+                port,
+                path,
+            };
+        let new = Some(PathEdit::prefix("/new").unwrap());
+        for (redirect, want) in [
+            (
+                to(None, Some("example.org"), 80, None),
+                "http://example.org/old/a?b=c",
+            ),
+            (to(None, None, 8083, None), "http://shop:8083/old/a?b=c"),
+            (to(Some("https"), None, 443, None), "https://shop/old/a?b=c"),
+            (
+                to(Some("https"), None, 80, None),
+                "https://shop:80/old/a?b=c",
+            ),
+            (to(None, None, 80, new), "http://shop/new/a?b=c"),
+            (
+                to(None, None, 80, Some(PathEdit::full("/one").unwrap())),
+                "http://shop/one?b=c",
+            ),
+        ] {
+            check_location(&redirect, "shop:8080", "/old/a?b=c", want);
+        }
+        let plain = to(None, None, 80, None);
+        check_location(&plain, "[::1]:80", "/", "http://[::1]/");
+        check_location(&plain, "not a host", "/", "none");
+    }
+
+    #[test]
+    fn a_rewrite_changes_path_and_host_and_keeps_the_query() {
+        let rewrite = UrlRewrite {
+            authority: Some("other".parse().unwrap()),
+            path: Some(PathEdit::prefix("/").unwrap()),
+        };
+        let rewritten = rewrite.apply(&"/old/a?b=c".parse().unwrap(), Some(&under("/old")));
+        assert_eq!(rewritten.authority.unwrap().as_str(), "other");
+        assert_eq!(rewritten.path.unwrap().as_str(), "/a?b=c");
+    }
+}
