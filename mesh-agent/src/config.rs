@@ -13,6 +13,7 @@ use std::path::Path;
 
 pub mod file;
 pub mod index;
+pub mod installation;
 pub mod object;
 pub mod problem;
 

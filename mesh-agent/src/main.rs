@@ -15,6 +15,7 @@ use mesh_agent::{
 fn main() -> ExitCode {
     let outcome = match Settings::parse().command {
         Command::Run(settings) => agent::run(*settings).map(|()| ExitCode::SUCCESS),
+        Command::Cleanup(settings) => agent::cleanup(&settings).map(|()| ExitCode::SUCCESS),
         command => cli::run(command).map_err(anyhow::Error::from),
     };
     outcome.unwrap_or_else(|error| {

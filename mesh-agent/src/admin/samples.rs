@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::views::Views;
+use super::{hand_over::HandOver, views::Views};
 use crate::{
     config::{Origin, Problem, Report, Severity},
     datapath::{Hook, NetnsId, Observation, PodObservation},
@@ -96,6 +96,7 @@ impl Sample {
             datapath: reader(&observation),
             proxy: reader(&proxy),
             log,
+            hand_over: HandOver::default(),
         };
         Self {
             views,
