@@ -212,7 +212,7 @@ impl Agent {
         tokio::select! {
             wish = self.desk.wish() => return self.leave(wish).await,
             ended = self.sync.follow() => note_end(ended),
-            () = proxy.idle() => {}
+            () = hand_over::nothing_left(&proxy) => {}
             () = sleep_until(until) => {}
             signal = self.signals.next() => {
                 warn!(signal, "stopped at once, connections are reset");

@@ -143,6 +143,12 @@ where
     }
 }
 
+/// Resolves when no connection is left, but not at once: a successor may be on its way. Cancel-safe.
+pub(super) async fn nothing_left(proxy: &Proxy) {
+    sleep(QUIET).await;
+    proxy.idle().await;
+}
+
 /// Serves on until the successor is in place, then lets peers go; returns when the last has gone.
 /// Cancel-safe.
 pub(super) async fn let_go(proxy: &Proxy, successor: &Successor) {

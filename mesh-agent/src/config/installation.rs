@@ -183,4 +183,101 @@ mod tests {
         check_selector(&[("mesh", "on")], &[("mesh", "off")], false);
         check_selector(&[("mesh", "on")], &[], false);
     }
+
+    /// What an API server answers: status and body, by the end of the path.
+    type Answers = [(&'static str, u16, &'static str); 3];
+
+    const HERE: Answers = [
+        (
+            "/daemonsets/mesh-agent",
+            200,
+            r#"{"apiVersion":"apps/v1","kind":"DaemonSet","metadata":{"name":"mesh-agent"},
+                "spec":{"selector":{},"template":{"spec":{"containers":[]}}}}"#,
+        ),
+        (
+            "/nodes/n1",
+            200,
+            r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"n1"}}"#,
+        ),
+        (
+            "/namespaces/mesh-system",
+            200,
+            r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"mesh-system"}}"#,
+        ),
+    ];
+
+    const GONE: &str = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure",
+        "message":"gone","reason":"NotFound","code":404}"#;
+    const DENIED: &str = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure",
+        "message":"no","reason":"Forbidden","code":403}"#;
+
+    /// An API server that gives the answers of `answers`, whatever they are at the moment.
+    async fn api_server(answers: Arc<std::sync::Mutex<Answers>>) -> Installation {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        crate::tasks::Tasks::new().spawn("api", async move {
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let mut head = vec![0; 4096];
+                let length = client.read(&mut head).await.unwrap();
+                let head = String::from_utf8_lossy(&head[..length]).into_owned();
+                let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+                let found = *answers
+                    .lock()
+                    .unwrap()
+                    .iter()
+                    .find(|(end, ..)| path.ends_with(end))
+                    .unwrap_or(&("", 404, GONE));
+                let answer = format!(
+                    "HTTP/1.1 {} x\r\ncontent-type: application/json\r\nconnection: close\r\n\
+                     content-length: {}\r\n\r\n{}",
+                    found.1,
+                    found.2.len(),
+                    found.2
+                );
+                client.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let config = Config::new(format!("http://{address}").parse().unwrap());
+        let client = Client::try_from(config).unwrap();
+        Installation::new(client, "mesh-system", "mesh-agent", "n1")
+    }
+
+    async fn check_leaving(change: (usize, u16, &'static str), want: Option<bool>) {
+        let mut answers = HERE;
+        (answers[change.0].1, answers[change.0].2) = (change.1, change.2);
+        let installation = api_server(Arc::new(std::sync::Mutex::new(answers))).await;
+        assert_eq!(installation.is_leaving().await, want, "{change:?}");
+    }
+
+    #[tokio::test]
+    async fn an_installation_that_is_gone_or_going_is_leaving() {
+        check_leaving((0, 200, HERE[0].2), Some(false)).await;
+        check_leaving((0, 404, GONE), Some(true)).await;
+        check_leaving((1, 404, GONE), Some(true)).await;
+        check_leaving((2, 404, GONE), Some(true)).await;
+        let going = r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"mesh-system",
+            "deletionTimestamp":"2026-01-01T00:00:00Z"}}"#;
+        check_leaving((2, 200, going), Some(true)).await;
+        check_leaving((0, 500, GONE), None).await;
+    }
+
+    #[tokio::test]
+    async fn rights_that_were_taken_away_say_that_it_is_leaving() {
+        check_leaving((0, 403, DENIED), None).await;
+        let answers = Arc::new(std::sync::Mutex::new(HERE));
+        let installation = api_server(Arc::clone(&answers)).await;
+        assert_eq!(installation.is_leaving().await, Some(false));
+        answers.lock().unwrap()[0] = (HERE[0].0, 403, DENIED);
+        assert_eq!(installation.is_leaving().await, Some(true));
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_is_away_says_nothing() {
+        let config = Config::new("http://127.0.0.1:1".parse().unwrap());
+        let client = Client::try_from(config).unwrap();
+        let installation = Installation::new(client, "mesh-system", "mesh-agent", "n1");
+        assert_eq!(installation.is_leaving().await, None);
+    }
 }
