@@ -3,7 +3,8 @@
 //! Lets people and Prometheus look into the running agent: HTTP/1 on a Unix socket, and metrics
 //! and readiness on a loopback address.
 //!
-//! Reads what others observe and changes nothing but the log level. Knows nothing of how the parts
+//! Reads what others observe and changes nothing but the log level; a successor's wish to take over
+//! is brought to whoever can grant it. Knows nothing of how the parts
 //! work. Invariants: the socket is never reachable for other users, not even while it is made; a
 //! client that is slow, gone or wrong costs the agent a bounded amount of memory and time.
 
@@ -11,6 +12,7 @@ mod answer;
 mod body;
 mod dump;
 mod gauges;
+mod hand_over;
 mod pods;
 mod readiness;
 mod routing;
@@ -31,7 +33,11 @@ use std::{
 use tokio::net::TcpListener;
 
 use self::{answer::Scope, serve::Listener, socket::AdminSocket};
-pub use self::{readiness::missing, views::Views};
+pub use self::{
+    hand_over::{Desk, HandOver, HandOverError, Successor, Wish, ask_to_hand_over, desk, is_ready},
+    readiness::missing,
+    views::Views,
+};
 use crate::tasks::Tasks;
 
 /// The agent cannot be looked into.
@@ -76,7 +82,19 @@ pub enum AdminError {
     },
 }
 
-/// Makes the socket at `path` and answers there until the drain begins; then the socket is removed.
+impl AdminError {
+    /// Whether somebody else has the place, and may give it up.
+    pub fn is_taken(&self) -> bool {
+        match self {
+            Self::InUse { .. } => true,
+            Self::Metrics { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            Self::NotASocket { .. } | Self::Socket { .. } | Self::NotLoopback { .. } => false,
+        }
+    }
+}
+
+/// Makes the socket at `path` and answers there until the drain begins or a successor takes the
+/// place; then the socket is removed.
 ///
 /// Returns once the socket is there.
 pub async fn serve(path: &Path, views: Views, tasks: &Tasks) -> Result<(), AdminError> {
@@ -94,7 +112,8 @@ pub async fn serve(path: &Path, views: Views, tasks: &Tasks) -> Result<(), Admin
     Ok(())
 }
 
-/// Answers `/metrics` and `/ready` at `address` until the drain begins; returns the address, with
+/// Answers `/metrics` and `/ready` at `address` until the drain begins or a successor takes the
+/// place; returns the address, with
 /// the port that the kernel chose if it was 0.
 ///
 /// Returns once the address is bound.

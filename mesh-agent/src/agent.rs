@@ -4,13 +4,17 @@
 //!
 //! Names everything; nobody names it but `main`. Owns the order of things: a pod's certificate is
 //! asked for before the pod is captured, the kernel stops handing over new connections before the
-//! proxy drains, and kernel programs go last.
+//! proxy drains, and kernel programs go last; unless a successor asked for them: then they are its
+//! own at once, and we drain beside it.
 //!
 //! Invariant: whatever fails at the start leaves the node as it was.
 
 mod authority;
+mod cleanup;
+mod hand_over;
 mod report;
 mod source;
+mod stopping;
 mod sync;
 mod unfit;
 
@@ -25,13 +29,18 @@ use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
+    time::{Instant, sleep_until},
 };
 use tracing::{info, warn};
 
-use self::{authority::Started, report::AppliedState, source::Source, sync::Sync};
+pub use self::cleanup::cleanup;
+use self::{
+    authority::Started, hand_over::Claim, report::AppliedState, source::Source, stopping::Policy,
+    sync::Sync,
+};
 use crate::{
-    admin::{self, Views},
-    datapath::{self, Datapath, DatapathSettings, Stop},
+    admin::{self, Desk, Successor, Views, Wish},
+    datapath::{self, ABI_VERSION, Datapath, DatapathSettings, Stop},
     proxy::{Proxy, ProxySettings, ProxyView, Shared},
     settings::{AccessLog, LogForm, OnAgentDeath, RunSettings},
     tasks::Tasks,
@@ -47,6 +56,12 @@ const CONTROL_THREADS: usize = 2;
 /// How long the last lines of the logs may take to be written.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
+/// What of the drain deadline is left for ending in order what could not be handed over.
+const WIND_DOWN: Duration = Duration::from_secs(5);
+
+/// Where agents pin, each in a directory of its own.
+const PIN_ROOT: &str = "/sys/fs/bpf/mesh-agent";
+
 /// How often the start looks whether everything is in place.
 const READY_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -59,8 +74,10 @@ pub fn run(settings: RunSettings) -> anyhow::Result<()> {
     let telemetry = Telemetry::new(access_log_format(settings.access_log));
     let control = control_runtime()?;
     let ended = control.block_on(async {
-        let agent = Agent::start(&settings, &log, &telemetry).await?;
-        agent.serve().await
+        match Box::pin(Agent::start(&settings, &log, &telemetry)).await? {
+            Some(agent) => Box::pin(agent.serve()).await,
+            None => Ok(()),
+        }
     });
     // A blocked resolver or file watcher must not hold up the exit.
     control.shutdown_timeout(FLUSH_DEADLINE);
@@ -73,6 +90,8 @@ pub fn run(settings: RunSettings) -> anyhow::Result<()> {
 struct Agent {
     sync: Sync,
     signals: Signals,
+    desk: Desk,
+    policy: Policy,
     drain_deadline: Duration,
 }
 
@@ -85,9 +104,10 @@ impl Agent {
         settings: &RunSettings,
         log: &LogLevel,
         telemetry: &Telemetry,
-    ) -> anyhow::Result<Self> {
-        let signals = Signals::new()?;
+    ) -> anyhow::Result<Option<Self>> {
+        let mut signals = Signals::new()?;
         let tasks = Tasks::new();
+        let (hand_over, desk) = admin::desk();
         datapath::raise_open_files();
 
         let Source {
@@ -98,7 +118,13 @@ impl Agent {
         } = source::start(settings, &tasks).await?;
         let Started { identities, remote } = authority::start(settings, &tasks).await?;
 
-        let datapath = match Datapath::start(&datapath_settings(settings)) {
+        let policy = stopping::policy(settings, &tasks).await;
+
+        let claim = Claim::new(datapath_settings(settings), &settings.admin_socket());
+        let Some(taken) = claim.take(&mut signals).await? else {
+            return Ok(None);
+        };
+        let datapath = match taken {
             Ok(datapath) => datapath,
             Err(error) if error.is_lasting() => {
                 let views = Views {
@@ -110,6 +136,7 @@ impl Agent {
                     datapath: unfit::observe(&error),
                     proxy: Arc::new(ProxyView::default),
                     log: log.clone(),
+                    hand_over,
                 };
                 serve_admin(settings, &views, &tasks).await?;
                 return Err(unfit::stand_by(error, signals).await);
@@ -150,10 +177,11 @@ impl Agent {
                 Arc::new(move || proxy.observe())
             },
             log: log.clone(),
+            hand_over,
         };
         serve_admin(settings, &views, &tasks).await?;
         announce_ready(&tasks, views, &settings.node);
-        Ok(Self {
+        Ok(Some(Self {
             sync: Sync {
                 snapshot,
                 identities,
@@ -164,27 +192,106 @@ impl Agent {
                 applied,
             },
             signals,
+            desk,
+            policy,
             drain_deadline: settings.drain_deadline,
-        })
+        }))
     }
 
-    /// Follows the configuration until a signal comes, then drains.
+    /// Follows the configuration until a signal or a successor comes, then drains.
     async fn serve(mut self) -> anyhow::Result<()> {
-        // Cancel-safe: see both.
+        // Cancel-safe: see each.
         let signal = tokio::select! {
             name = self.signals.next() => name,
+            wish = self.desk.wish() => return self.leave(wish).await,
             ended = self.sync.follow() => {
                 self.sync.stop(Stop::Leave, Duration::ZERO).await;
                 return ended;
             }
         };
-        info!(signal, "draining");
+        info!(signal, "stopping");
+        match self.policy.decide().await {
+            Stop::Remove => {
+                self.stop(Stop::Remove, self.drain_deadline).await;
+                Ok(())
+            }
+            Stop::Leave => self.stay().await,
+        }
+    }
+
+    /// Nobody has taken over yet, and whoever does needs what is in the kernel: serves on for as
+    /// long as it may, so that as little as possible comes between us and the next agent.
+    async fn stay(mut self) -> anyhow::Result<()> {
+        let drain = WIND_DOWN.min(self.drain_deadline / 2);
+        let until = Instant::now() + self.drain_deadline.saturating_sub(drain);
+        info!("serving on until the drain deadline or until nothing is left");
+        let proxy = Arc::clone(&self.sync.proxy);
+        // Cancel-safe: see each.
+        tokio::select! {
+            wish = self.desk.wish() => return self.leave(wish).await,
+            ended = self.sync.follow() => note_end(ended),
+            () = hand_over::nothing_left(&proxy) => {}
+            () = sleep_until(until) => {}
+            signal = self.signals.next() => {
+                warn!(signal, "stopped at once, connections are reset");
+                return Ok(());
+            }
+        }
+        self.stop(Stop::Leave, drain).await;
+        Ok(())
+    }
+
+    /// A successor takes over: gives it the kernel side, and drains beside it.
+    async fn leave(mut self, wish: Wish) -> anyhow::Result<()> {
+        let Successor { version, abi, .. } = &wish.successor;
+        info!(successor = version, "handing over");
+        if *abi != ABI_VERSION {
+            warn!(
+                theirs = abi,
+                ours = ABI_VERSION,
+                "the successor pins otherwise: requests on kept connections may fail"
+            );
+        }
+        let successor = wish.successor.clone();
+        self.sync.hand_over();
+        self.desk.close();
+        wish.grant();
+        let until = Instant::now() + self.drain_deadline;
+        let proxy = Arc::clone(&self.sync.proxy);
+        // Cancel-safe: see each. Configuration and certificates are followed until the end.
+        let left = tokio::select! {
+            () = hand_over::let_go(&proxy, &successor) => WIND_DOWN,
+            ended = self.sync.follow() => {
+                note_end(ended);
+                until.saturating_duration_since(Instant::now())
+            }
+            () = sleep_until(until) => Duration::ZERO,
+            signal = hand_over::insisted(&mut self.signals) => {
+                warn!(signal, "stopped at once, connections are reset");
+                return Ok(());
+            }
+        };
+        self.stop(Stop::Leave, left).await;
+        Ok(())
+    }
+
+    /// Drains, unless a signal says that there is no time.
+    async fn stop(&mut self, how: Stop, deadline: Duration) {
         // Cancel-safe: when the second signal comes nothing of the drain is needed any more.
         tokio::select! {
-            () = self.sync.stop(Stop::Remove, self.drain_deadline) => info!("stopped"),
+            () = self.sync.stop(how, deadline) => info!("stopped"),
             signal = self.signals.next() => warn!(signal, "stopped at once, connections are reset"),
         }
-        Ok(())
+    }
+}
+
+/// The configuration ended while we are on the way out: the last one has to do.
+fn note_end(ended: anyhow::Result<()>) {
+    if let Err(error) = ended {
+        warn!(
+            error = format!("{error:#}"),
+            "draining with the last configuration"
+        );
     }
 }
 
@@ -214,10 +321,10 @@ impl Signals {
 /// Lets operators and Prometheus look inside.
 async fn serve_admin(settings: &RunSettings, views: &Views, tasks: &Tasks) -> anyhow::Result<()> {
     let socket = settings.admin_socket();
-    admin::serve(&socket, views.clone(), tasks)
+    hand_over::when_free(|| admin::serve(&socket, views.clone(), tasks))
         .await
         .with_context(|| format!("admin socket {}", socket.display()))?;
-    admin::serve_metrics(settings.metrics_address, views.clone(), tasks)
+    hand_over::when_free(|| admin::serve_metrics(settings.metrics_address, views.clone(), tasks))
         .await
         .with_context(|| format!("metrics on {}", settings.metrics_address))?;
     Ok(())
@@ -279,7 +386,7 @@ fn datapath_settings(settings: &RunSettings) -> DatapathSettings {
 
 /// bpffs takes no dots in names; node names often are DNS names.
 fn default_pin_dir(node: &str) -> PathBuf {
-    Path::new("/sys/fs/bpf/mesh-agent").join(node.replace('.', "_"))
+    Path::new(PIN_ROOT).join(node.replace('.', "_"))
 }
 
 fn log_format(form: LogForm) -> LogFormat {

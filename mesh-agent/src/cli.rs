@@ -82,7 +82,7 @@ pub enum CliError {
     /// The answer has no form of this kind.
     #[error("the answer cannot be written as YAML")]
     Yaml(#[source] serde_yaml_ng::Error),
-    /// `run` and `control` are no questions to an agent.
+    /// `run`, `control` and `cleanup` are no questions to an agent.
     #[error("not a command of the command line client")]
     NotHere,
 }
@@ -98,7 +98,9 @@ fn list(paths: &[PathBuf]) -> String {
 /// Carries out `command` and says with what the program ends.
 pub fn run(command: Command) -> Result<ExitCode, CliError> {
     match command {
-        Command::Run(_) | Command::Control(_) => return Err(CliError::NotHere),
+        Command::Run(_) | Command::Control(_) | Command::Cleanup(_) => {
+            return Err(CliError::NotHere);
+        }
         Command::Analyze(settings) => return analyze::run(&settings),
         Command::Status(client) => show(&client, "/status", print::status)?,
         Command::ProxyStatus(client) => show(&client, "/proxy-status", print::proxy_status)?,

@@ -15,6 +15,7 @@ pub mod file;
 pub mod frontier;
 pub mod index;
 pub mod kube;
+pub mod installation;
 pub mod object;
 pub mod problem;
 pub mod source;

@@ -16,6 +16,7 @@
 
 mod attach;
 mod cgroup;
+mod cleanup;
 mod connect;
 mod flows;
 mod load;
@@ -40,15 +41,17 @@ use std::{
 
 use aya::{EbpfError, programs::ProgramError};
 use aya_log::EbpfLogger;
+pub use mesh_common::ABI_VERSION;
 use mesh_common::{NodeConfig, OnDeath, Tuple, names};
 
-use self::{
-    connect::ConnectorMaps, flows::FlowLog, maps::NodeMaps, pins::Pins, pod::Node, sync::Pods,
-};
 pub use self::{
+    cleanup::cleanup,
     connect::{Connector, Leg, Upstream, break_when_closed, end_when_closed, reset},
     netns::{Entered, Netns, NetnsId},
     observe::{FlowObservation, Hook, Observation, PodObservation},
+};
+use self::{
+    connect::ConnectorMaps, flows::FlowLog, maps::NodeMaps, pins::Pins, pod::Node, sync::Pods,
 };
 use crate::model::{Snapshot, Workload, WorkloadUid};
 
@@ -212,11 +215,13 @@ pub struct Datapath {
     on_death: OnDeath,
     debug_log: bool,
     flush_log: Option<Box<dyn FnMut() + Send>>,
-    sockets_link: OwnedFd,
+    /// Nothing once handed over: a link lives as long as anybody holds it.
+    sockets_link: Option<OwnedFd>,
     suspects: HashSet<Tuple>,
     repairs: u64,
     generation: u64,
-    handed_over: bool,
+    /// Once handed over: the pods that we still have listeners in.
+    handed_over: Option<HashSet<WorkloadUid>>,
 }
 
 impl Datapath {
@@ -257,11 +262,11 @@ impl Datapath {
             },
             debug_log: settings.debug_log,
             flush_log,
-            sockets_link,
+            sockets_link: Some(sockets_link),
             suspects: HashSet::new(),
             repairs: 0,
             generation: 0,
-            handed_over: false,
+            handed_over: None,
         })
     }
 
@@ -273,8 +278,8 @@ impl Datapath {
     /// Makes the kernel match `snapshot`. A pod that fails is kept with its error (see
     /// [`Datapath::observe`]) and tried again at the next apply or reconcile.
     pub fn apply(&mut self, snapshot: &Snapshot) -> Vec<Change> {
-        if self.handed_over {
-            return Vec::new();
+        if let Some(left) = &mut self.handed_over {
+            return let_go(left, snapshot);
         }
         {
             let mut maps = lock(&self.maps);
@@ -297,7 +302,7 @@ impl Datapath {
     /// retries failed ones. Call it every few seconds, and give the proxy what changed.
     #[must_use = "the proxy must learn of captured and released pods"]
     pub fn reconcile(&mut self) -> Vec<Change> {
-        if self.handed_over {
+        if self.handed_over.is_some() {
             return Vec::new();
         }
         if let Some(flush) = &mut self.flush_log {
@@ -318,13 +323,18 @@ impl Datapath {
 
     /// Leaves the kernel to a successor, which may start from now on, while this process drains:
     /// its live connections go on, and nothing it does changes what is pinned any more.
+    /// [`Datapath::apply`] then only tells which pods have left.
     ///
-    /// # Errors
-    /// The lock could not be given up; then nothing has changed.
-    pub fn hand_over(&mut self) -> io::Result<()> {
-        self.pins.unlock()?;
-        self.handed_over = true;
-        Ok(())
+    /// Programs and maps of pods are let go of, as their pins keep them: what the successor
+    /// removes must not stay attached because we hold it.
+    pub fn hand_over(&mut self) {
+        let pods = std::mem::take(&mut self.pods).into_uids();
+        self.sockets_link = None;
+        self.handed_over = Some(pods);
+        if let Err(error) = self.pins.unlock() {
+            // The descriptor is bad, so the lock is gone with it.
+            tracing::warn!(%error, "cannot unlock the pin directory");
+        }
     }
 
     /// Reads the state from the kernel.
@@ -335,7 +345,10 @@ impl Datapath {
             unfit: None,
             generation: self.generation,
             kernel: load::kernel_release(),
-            notes_sockets: sys::link_is_attached(&self.sockets_link).unwrap_or(false),
+            notes_sockets: self
+                .sockets_link
+                .as_ref()
+                .is_some_and(|link| sys::link_is_attached(link).unwrap_or(false)),
             pods: self.pods.observe(),
             counters: maps.counters(),
             expected: maps.expected().len(),
@@ -348,7 +361,7 @@ impl Datapath {
     /// Ends it; nothing else may be called afterwards but [`Datapath::observe`].
     pub fn stop(&mut self, how: Stop) {
         match how {
-            Stop::Remove if !self.handed_over => {
+            Stop::Remove if self.handed_over.is_none() => {
                 std::mem::take(&mut self.pods).remove();
                 self.pins.remove();
             }
@@ -408,6 +421,20 @@ where
         attempt,
         source: source.into(),
     }
+}
+
+/// The pods that `snapshot` no longer has in the mesh.
+fn let_go(left: &mut HashSet<WorkloadUid>, snapshot: &Snapshot) -> Vec<Change> {
+    let wanted: HashSet<&WorkloadUid> = snapshot.local_enrolled().map(|pod| &pod.uid).collect();
+    let gone: Vec<WorkloadUid> = left
+        .iter()
+        .filter(|uid| !wanted.contains(uid))
+        .cloned()
+        .collect();
+    for uid in &gone {
+        left.remove(uid);
+    }
+    gone.into_iter().map(Change::Released).collect()
 }
 
 fn socket_address(tuple: &Tuple) -> SocketAddr {

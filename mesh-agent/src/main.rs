@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     let outcome = match Settings::parse().command {
         Command::Run(settings) => agent::run(*settings).map(|()| ExitCode::SUCCESS),
         Command::Control(settings) => control::run(&settings).map(|()| ExitCode::SUCCESS),
+        Command::Cleanup(settings) => agent::cleanup(&settings).map(|()| ExitCode::SUCCESS),
         command => cli::run(command).map_err(anyhow::Error::from),
     };
     outcome.unwrap_or_else(|error| {

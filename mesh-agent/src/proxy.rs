@@ -63,6 +63,13 @@ use crate::{
     telemetry::Telemetry,
 };
 
+/// How long connections that idle towards endpoints may take to end, and how often that is looked at.
+const LET_GO: Duration = Duration::from_secs(1);
+const LET_GO_LOOK: Duration = Duration::from_millis(5);
+
+/// The tasks that hold them.
+const UPSTREAM_TASKS: [&str; 3] = ["tunnel", "upstream http/1", "upstream http/2"];
+
 /// How the proxy runs.
 #[derive(Clone, Debug)]
 pub struct ProxySettings {
@@ -215,6 +222,22 @@ impl Proxy {
         }
     }
 
+    /// A successor serves whoever comes anew: peers are told to come anew, live connections go on,
+    /// and what still reaches our listeners is served.
+    pub fn leave(&self) {
+        self.tasks.begin_leave();
+    }
+
+    /// Live connections.
+    pub fn live(&self) -> usize {
+        self.lanes.live()
+    }
+
+    /// Resolves when no connection is live. Cancel-safe.
+    pub async fn idle(&self) {
+        self.lanes.idle().await;
+    }
+
     /// Ends: no new connections, live ones finish until `deadline` has passed; says how many were
     /// left then. Begins the drain of the tasks that the proxy was given.
     pub async fn drain(&self, deadline: Duration) -> usize {
@@ -225,6 +248,8 @@ impl Proxy {
         if left > 0 {
             let connections = left;
             tracing::warn!(connections, "drain deadline passed with connections left");
+        } else {
+            self.let_go().await;
         }
         for index in 0..self.lanes.count() {
             self.lanes.give(index, Order::Stop);
@@ -235,6 +260,21 @@ impl Proxy {
             tracing::error!("cannot wait for the data threads");
         }
         left
+    }
+
+    /// Ends in order what idles towards endpoints: they need not see a reset.
+    async fn let_go(&self) {
+        for index in 0..self.lanes.count() {
+            self.lanes.give(index, Order::LetGo);
+        }
+        let ended = async {
+            let is_upstream = |(name, _): &(&str, usize)| UPSTREAM_TASKS.contains(name);
+            while self.tasks.live().iter().any(is_upstream) {
+                tokio::time::sleep(LET_GO_LOOK).await;
+            }
+        };
+        // Cancel-safe: waiting takes nothing. What did not end in time is closed.
+        tokio::time::timeout(LET_GO, ended).await.ok();
     }
 }
 

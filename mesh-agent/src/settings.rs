@@ -8,6 +8,7 @@
 mod authority;
 mod control;
 mod source;
+mod stopping;
 pub mod value;
 
 use std::{
@@ -21,7 +22,10 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::{
-    authority::AuthoritySettings, control::ControlSettings, source::SourceSettings,
+    authority::AuthoritySettings,
+    control::ControlSettings,
+    source::SourceSettings,
+    stopping::{CleanupSettings, OnStop, StoppingSettings},
 };
 
 /// Captures, authenticates, routes and counts the TCP traffic of this node's enrolled pods.
@@ -41,6 +45,8 @@ pub enum Command {
     /// Run what a cluster needs once, in the foreground, until SIGTERM or SIGINT: the certificate
     /// authority, and what nodes have applied.
     Control(Box<ControlSettings>),
+    /// Remove everything that agents left behind on this node, where none runs any more.
+    Cleanup(CleanupSettings),
     /// Check a directory of manifests without running; exit 1 if there are errors.
     Analyze(AnalyzeSettings),
     /// Show capture, certificates and configuration of the running agent.
@@ -124,9 +130,14 @@ pub struct RunSettings {
     #[arg(long, value_name = "FORM", value_enum, default_value_t = LogForm::Text)]
     pub log_format: LogForm,
 
-    /// How long connections may take to end when the agent stops (units: ms, s, m, h, d).
+    /// How long connections may take to end when the agent stops or a successor takes over, hours
+    /// if need be (units: ms, s, m, h, d).
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = value::duration)]
     pub drain_deadline: Duration,
+
+    /// What a stop leaves behind.
+    #[command(flatten)]
+    pub stopping: StoppingSettings,
 }
 
 /// What happens to captured traffic while no agent runs.

@@ -5,6 +5,9 @@
 //! Every task of the agent is spawned here, so that a drain knows what it waits for and
 //! `mesh_agent_tasks` can say what runs. Knows nothing of what the tasks do.
 //!
+//! An agent with a successor leaves before it drains: nothing ends yet, but whoever holds on to
+//! peers lets them go as soon as that costs them nothing.
+//!
 //! Invariant: a task is counted before it is first polled and until its future is dropped,
 //! whether it ended, was cancelled or panicked.
 
@@ -30,12 +33,20 @@ struct Shared {
     total: AtomicUsize,
     panics: AtomicU64,
     idle: Notify,
-    drain: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
+}
+
+/// How far the agent is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Running,
+    Leaving,
+    Draining,
 }
 
 /// Tells a task that it should come to an end.
 #[derive(Clone)]
-pub struct Drain(watch::Receiver<bool>);
+pub struct Drain(watch::Receiver<Phase>);
 
 /// Counts one task until it is dropped.
 struct Counted {
@@ -55,7 +66,7 @@ impl Tasks {
             total: AtomicUsize::new(0),
             panics: AtomicU64::new(0),
             idle: Notify::new(),
-            drain: watch::Sender::new(false),
+            phase: watch::Sender::new(Phase::Running),
         }))
     }
 
@@ -110,12 +121,21 @@ impl Tasks {
 
     /// The signal that ends tasks; cloneable, for any number of them.
     pub fn drain(&self) -> Drain {
-        Drain(self.0.drain.subscribe())
+        Drain(self.0.phase.subscribe())
     }
 
     /// Asks every task that listens to [`Tasks::drain`] to end. Cannot be taken back.
     pub fn begin_drain(&self) {
-        self.0.drain.send_replace(true);
+        self.0.phase.send_replace(Phase::Draining);
+    }
+
+    /// Says that a successor takes what is new: see [`Drain::leaving`]. Cannot be taken back.
+    pub fn begin_leave(&self) {
+        self.0.phase.send_if_modified(|phase| {
+            let begins = *phase < Phase::Leaving;
+            *phase = (*phase).max(Phase::Leaving);
+            begins
+        });
     }
 
     /// Waits until no task is left, at most for `deadline`; returns what is left then.
@@ -189,20 +209,35 @@ impl Drop for Counted {
 impl Drain {
     /// Resolves once the drain began; at once if it has. Cancel-safe.
     pub async fn requested(&self) {
-        let mut receiver = self.0.clone();
-        // An error means that the sender is gone, and with it whoever could wait for us.
-        drop(receiver.wait_for(|draining| *draining).await);
+        self.reached(Phase::Draining).await;
     }
 
     /// Whether the drain began.
     pub fn is_requested(&self) -> bool {
-        *self.0.borrow()
+        *self.0.borrow() >= Phase::Draining
+    }
+
+    /// Resolves once peers should be let go, politely: a successor serves whoever comes anew.
+    /// What is under way goes on until the drain. At once if the drain began. Cancel-safe.
+    pub async fn leaving(&self) {
+        self.reached(Phase::Leaving).await;
+    }
+
+    /// Whether peers should be let go.
+    pub fn is_leaving(&self) -> bool {
+        *self.0.borrow() >= Phase::Leaving
+    }
+
+    async fn reached(&self, wanted: Phase) {
+        let mut receiver = self.0.clone();
+        // An error means that the sender is gone, and with it whoever could wait for us.
+        drop(receiver.wait_for(|phase| *phase >= wanted).await);
     }
 }
 
 impl fmt::Debug for Drain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Drain({})", self.is_requested())
+        write!(f, "Drain({:?})", *self.0.borrow())
     }
 }
 
@@ -280,6 +315,20 @@ mod tests {
         let drain = tasks.drain();
         assert!(drain.is_requested());
         drain.requested().await;
+    }
+
+    #[tokio::test]
+    async fn leaving_comes_before_draining_and_never_after() {
+        let tasks = Tasks::new();
+        let drain = tasks.drain();
+        assert!(!drain.is_leaving());
+        tasks.begin_leave();
+        drain.leaving().await;
+        assert!(drain.is_leaving() && !drain.is_requested());
+        tasks.begin_drain();
+        tasks.begin_leave();
+        drain.requested().await;
+        drain.leaving().await;
     }
 
     #[tokio::test]

@@ -151,8 +151,8 @@ fn a_second_start_of_the_same_node_is_refused_or_takes_over_but_never_both() {
             Err("both run")
         }
     });
-    second.stop();
     assert_eq!(mesh.get("/").status, 200);
+    second.stop();
 }
 
 /// Load goes on while one of the agents is restarted; afterwards nothing fails any more. What

@@ -30,3 +30,4 @@ mod routes;
 mod scale;
 mod seeds;
 mod slice;
+mod upgrade;

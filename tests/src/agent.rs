@@ -141,6 +141,28 @@ impl Agent {
         state.is_empty() || state.starts_with('Z')
     }
 
+    /// Waits until this very process says in its log that it is ready: the admin socket may be
+    /// answered by its predecessor for a while.
+    ///
+    /// # Panics
+    /// When it ends or does not get ready.
+    #[track_caller]
+    pub fn wait_log_ready(&self) {
+        wait::until(
+            &format!("the new agent of {} to be ready", self.node),
+            START,
+            || {
+                assert!(!self.ended(), "it ended:\n{}", self.log_tail());
+                let log = self.log();
+                if log.lines().any(|line| line.contains("ready node=")) {
+                    Ok(())
+                } else {
+                    Err(self.log_tail())
+                }
+            },
+        );
+    }
+
     /// The exit code of an agent that ends by itself.
     #[track_caller]
     pub fn wait_exit(&mut self) -> i32 {
@@ -286,6 +308,12 @@ impl Agent {
     /// Sends SIGTERM and does not wait.
     pub fn terminate(&self) {
         command::signal(&self.child, Signal::TERM);
+    }
+
+    /// Has it stand still, or go on.
+    pub fn freeze(&self, still: bool) {
+        let signal = if still { Signal::STOP } else { Signal::CONT };
+        command::signal(&self.child, signal);
     }
 
     /// Kills it: no clean-up of its own.

@@ -19,6 +19,10 @@ use std::{
 
 use crate::{Http1, Pod, Response, wait};
 
+mod streams;
+
+pub use self::streams::{Http2Load, Streams};
+
 /// What became of the requests.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
@@ -56,6 +60,21 @@ pub struct Load {
 impl Load {
     /// Starts `connections` clients in `pod` that ask `address` for `path`.
     pub fn start(pod: &Pod, address: &str, host: &str, path: &str, connections: usize) -> Self {
+        Self::run(pod, address, host, path, (connections, true))
+    }
+
+    /// The same with a connection of its own for each request.
+    pub fn start_short(pod: &Pod, address: &str, host: &str, path: &str, clients: usize) -> Self {
+        Self::run(pod, address, host, path, (clients, false))
+    }
+
+    fn run(
+        pod: &Pod,
+        address: &str,
+        host: &str,
+        path: &str,
+        (connections, keep_alive): (usize, bool),
+    ) -> Self {
         let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let tally = Arc::<Mutex<Tally>>::default();
         let threads = (0..connections).map(|_| {
@@ -63,6 +82,7 @@ impl Load {
                 address: address.to_owned(),
                 host: host.to_owned(),
                 path: path.to_owned(),
+                keep_alive,
                 stop: Arc::clone(&stop),
                 answered: Arc::clone(&answered),
                 tally: Arc::clone(&tally),
@@ -136,6 +156,7 @@ struct Client {
     address: String,
     host: String,
     path: String,
+    keep_alive: bool,
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     tally: Arc<Mutex<Tally>>,
@@ -167,7 +188,7 @@ impl Client {
         let last = answer
             .header("connection")
             .is_some_and(|value| value.contains("close"));
-        if !last {
+        if self.keep_alive && !last {
             *open = Some(http);
         }
         Ok(answer)

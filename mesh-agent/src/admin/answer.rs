@@ -10,8 +10,13 @@ use std::collections::BTreeMap;
 use http::{Method, Response, StatusCode, Uri, header};
 use serde_json::{Value, json};
 
-use super::{body::Body, dump, gauges, pods, readiness, routing, status, views::Views};
+use super::{
+    body::Body, dump, gauges, hand_over::Successor, pods, readiness, routing, status, views::Views,
+};
 use crate::{tasks::Tasks, telemetry::exposition::CONTENT_TYPE};
+
+/// Where a successor asks; what it asks for takes time, so it is answered apart.
+pub(super) const HAND_OVER: &str = "/hand-over";
 
 /// What a listener lets be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +63,7 @@ pub(super) fn answer(
     let path = uri.path();
     let allowed = match path {
         "/log" if scope == Scope::All => [Method::GET, Method::PUT].as_slice(),
+        HAND_OVER if scope == Scope::All => [Method::POST].as_slice(),
         _ => [Method::GET].as_slice(),
     };
     if !allowed.contains(method) {
@@ -97,6 +103,42 @@ fn answer_json(method: &Method, uri: &Uri, views: &Views, tasks: &Tasks) -> Resu
             )),
         },
     }
+}
+
+/// Answers a successor, once the agent has let go.
+pub(super) async fn hand_over(uri: &Uri, views: &Views) -> Response<Body> {
+    let query = query(uri.query().unwrap_or_default());
+    let successor = match successor(&query) {
+        Ok(successor) => successor,
+        Err(refusal) => return refuse(&refusal),
+    };
+    match views.hand_over.ask(successor).await {
+        Ok(()) => json_body(
+            StatusCode::OK,
+            &json!({ "handedOver": true, "version": env!("CARGO_PKG_VERSION") }),
+        ),
+        Err(text) => refuse(&Refusal {
+            status: StatusCode::CONFLICT,
+            text,
+        }),
+    }
+}
+
+fn successor(query: &BTreeMap<String, String>) -> Result<Successor, Refusal> {
+    let get = |name: &str| {
+        let wrong = || Refusal::bad_request("expected /hand-over?version=&abi=&socket=");
+        query
+            .get(name)
+            .filter(|it| !it.is_empty())
+            .ok_or_else(wrong)
+    };
+    Ok(Successor {
+        version: get("version")?.clone(),
+        abi: get("abi")?
+            .parse()
+            .map_err(|_not_a_number| Refusal::bad_request("abi is not a number"))?,
+        socket: get("socket")?.into(),
+    })
 }
 
 fn unknown(path: &str, known: &str) -> Refusal {

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::views::Views;
+use super::{hand_over::HandOver, views::Views};
 use crate::{
     config::{KindState, Origin, Problem, Report, Severity, SourceKind, SourceState},
     datapath::{Hook, NetnsId, Observation, PodObservation},
@@ -97,6 +97,7 @@ impl Sample {
             datapath: reader(&observation),
             proxy: reader(&proxy),
             log,
+            hand_over: HandOver::default(),
         };
         Self {
             views,

@@ -7,7 +7,7 @@
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     answer::{self, Scope},
     body::Body,
+    hand_over,
     views::Views,
 };
 use crate::tasks::Tasks;
@@ -51,11 +52,12 @@ pub(super) async fn accept(listener: Listener, scope: Scope, views: Arc<Views>, 
     let permits = Arc::new(Semaphore::new(CLIENTS_MAX));
     loop {
         let permit = Arc::clone(&permits).acquire_owned();
-        // Both arms are cancel-safe: a client stays in the kernel's queue until it is accepted,
-        // and the drain stays requested.
+        // All arms are cancel-safe: a client stays in the kernel's queue until it is accepted, and
+        // the drain stays requested.
         let accepted = tokio::select! {
             accepted = admit(&listener, scope, permit, &views, &tasks) => accepted,
             () = drain.requested() => return,
+            () = views.hand_over.closed() => return,
         };
         if let Err(error) = accepted {
             tracing::warn!(%error, "accepting an admin client");
@@ -76,6 +78,12 @@ async fn admit(
     match listener {
         Listener::Unix(listener) => {
             let (client, _) = listener.accept().await?;
+            // The socket's mode says so already; it can be changed by whoever owns it.
+            let uid = client.peer_cred()?.uid();
+            if uid != 0 && uid != hand_over::own_uid()? {
+                tracing::warn!(uid, "another user is at the admin socket");
+                return Ok(());
+            }
             tasks.spawn("admin-client", async move {
                 let _permit = permit;
                 exchange(client, scope, views, exchange_tasks).await;
@@ -135,6 +143,9 @@ async fn respond(
     tasks: Tasks,
 ) -> Response<Body> {
     let (head, _body) = request.into_parts();
+    if scope == Scope::All && head.uri.path() == answer::HAND_OVER && head.method == Method::POST {
+        return answer::hand_over(&head.uri, &views).await;
+    }
     let blocking = tasks.clone();
     blocking
         .blocking("admin-answer", move || {

@@ -329,3 +329,109 @@ async fn the_whole_configuration_and_its_problems_can_be_read() {
     assert_eq!(body["problems"], problems);
     assert_eq!(problems[0]["code"], "IST0101");
 }
+
+/// A served sample that hands over.
+async fn with_desk(name: &str) -> (Served, Desk) {
+    let (hand_over, desk) = desk();
+    let mut sample = Sample::ready().await;
+    sample.views.hand_over = hand_over;
+    (Served::new(name, sample).await, desk)
+}
+
+fn successor() -> Successor {
+    Successor {
+        version: "9.9.9".to_owned(),
+        abi: 7,
+        socket: "/run/next one.sock".into(),
+    }
+}
+
+#[tokio::test]
+async fn a_successor_is_answered_once_the_agent_has_let_go() {
+    let (served, mut desk) = with_desk("granted").await;
+    let agent = async {
+        let wish = desk.wish().await;
+        assert_eq!(wish.successor, successor());
+        desk.close();
+        wish.grant();
+    };
+    let own = successor();
+    let (asked, ()) = tokio::join!(ask_to_hand_over(&served.path, &own), agent);
+    asked.unwrap();
+    // The place is the successor's now, and what it makes there stays.
+    let _next = loop {
+        match serve(&served.path, served.sample.views.clone(), &Tasks::new()).await {
+            Ok(()) => break,
+            Err(error) => assert!(error.is_taken(), "{error}"),
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(served.path.exists());
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_with_its_reason() {
+    let (served, mut desk) = with_desk("refused").await;
+    let own = successor();
+    let agent = async { desk.wish().await.refuse("not today".to_owned()) };
+    let (asked, ()) = tokio::join!(ask_to_hand_over(&served.path, &own), agent);
+    let error = asked.unwrap_err();
+    assert!(matches!(&error, HandOverError::Refused(text) if text == "not today"));
+    // An agent that is on its way out answers as well.
+    drop(desk);
+    let error = ask_to_hand_over(&served.path, &own).await.unwrap_err();
+    assert!(matches!(error, HandOverError::Refused(_)), "{error}");
+}
+
+#[tokio::test]
+async fn an_agent_of_an_earlier_version_cannot_hand_over() {
+    let directory = std::env::temp_dir().join(format!("mesh-earlier-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let path = directory.join("n1.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let earlier = async {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut head = [0; 1024];
+        drop(client.read(&mut head).await.unwrap());
+        let answer = b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n";
+        client.write_all(answer).await.unwrap();
+    };
+    let own = successor();
+    let (asked, ()) = tokio::join!(ask_to_hand_over(&path, &own), earlier);
+    assert!(matches!(asked, Err(HandOverError::Unable)), "{asked:?}");
+    drop(listener);
+    let asked = ask_to_hand_over(&path, &own).await;
+    assert!(
+        matches!(asked, Err(HandOverError::Unreached { .. })),
+        "{asked:?}"
+    );
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_does_not_answer_is_given_up() {
+    let (served, mut desk) = with_desk("silent-agent").await;
+    let own = successor();
+    let agent = async {
+        let wish = desk.wish().await;
+        // Longer than anybody waits.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        drop(wish);
+    };
+    let (asked, ()) = tokio::join!(ask_to_hand_over(&served.path, &own), agent);
+    assert!(
+        matches!(asked, Err(HandOverError::Unreached { .. })),
+        "{asked:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_wish_without_a_name_is_a_mistake() {
+    let (served, _desk) = with_desk("nameless").await;
+    let (status, body) = served.ask("POST", "/hand-over").await;
+    assert_eq!(status, 400, "{body}");
+    let (status, _) = served
+        .ask("GET", "/hand-over?version=1&abi=1&socket=/s")
+        .await;
+    assert_eq!(status, 405);
+}

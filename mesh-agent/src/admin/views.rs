@@ -6,6 +6,7 @@ use std::{fmt, sync::Arc};
 
 use tokio::sync::watch;
 
+use super::hand_over::HandOver;
 use crate::{
     config::{Report, SourceState},
     datapath::Observation,
@@ -35,6 +36,8 @@ pub struct Views {
     pub proxy: Arc<dyn Fn() -> ProxyView + Send + Sync>,
     /// The log level: the one thing that can be changed.
     pub log: LogLevel,
+    /// Where a successor's wish goes.
+    pub hand_over: HandOver,
 }
 
 impl fmt::Debug for Views {

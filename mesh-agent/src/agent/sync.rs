@@ -71,6 +71,11 @@ impl Sync {
         }
     }
 
+    /// Leaves the kernel side to a successor; configuration and identities are followed further.
+    pub(super) fn hand_over(&self) {
+        block_in_place(|| self.datapath().hand_over());
+    }
+
     /// Takes no new connections, lets live ones end for `deadline`, and ends the kernel side.
     pub(super) async fn stop(&self, how: Stop, deadline: Duration) {
         if how == Stop::Remove {

@@ -64,6 +64,33 @@ impl Pins {
         Ok(pins)
     }
 
+    /// Takes the lock of what is there already; `None` if nothing is.
+    pub(super) fn existing(pin_dir: &Path) -> Result<Option<Self>, DatapathError> {
+        let root = without_dots(pin_dir);
+        let failed = |source| DatapathError::Pins {
+            path: root.clone(),
+            source,
+        };
+        let lock = match File::open(&root) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(failed(source)),
+        };
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(Self { root, lock })),
+            Err(fs::TryLockError::WouldBlock) => Err(DatapathError::InUse { path: root }),
+            Err(fs::TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+
+    /// The pods that any version pinned something for.
+    pub(super) fn pods_of_all_generations(&self) -> Vec<PathBuf> {
+        directories(&self.root)
+            .iter()
+            .flat_map(|generation| directories(&generation.join("pods")))
+            .collect()
+    }
+
     /// Lets another agent of the same node begin while this one still drains.
     pub(super) fn unlock(&self) -> io::Result<()> {
         self.lock.unlock()

@@ -105,6 +105,25 @@ impl Pod {
         node: &Node<'_>,
         workload: &Arc<Workload>,
     ) -> Result<(Self, PodSockets), PodError> {
+        Self::capture_as(node, workload, PodState::ACTIVE)
+    }
+
+    /// Adopts a pod that an earlier agent captured and that is not in the mesh any more: nothing
+    /// new is captured, its captured connections live on as after [`Pod::begin_release`].
+    pub(super) fn adopt_leaving(
+        node: &Node<'_>,
+        workload: &Arc<Workload>,
+    ) -> Result<Self, PodError> {
+        let (mut pod, _unused) = Self::capture_as(node, workload, PodState::DRAINING)?;
+        pod.drain_until = Some(Instant::now() + DRAIN_DEADLINE);
+        Ok(pod)
+    }
+
+    fn capture_as(
+        node: &Node<'_>,
+        workload: &Arc<Workload>,
+        state: PodState,
+    ) -> Result<(Self, PodSockets), PodError> {
         let path = workload.netns.clone().ok_or(PodError::NoNetns)?;
         let netns = Netns::open(&path).map_err(|source| PodError::Netns {
             path: path.clone(),
@@ -118,7 +137,7 @@ impl Pod {
             accept_local_was_off: u8::from(accept_local_was_off),
             ..PodConfig::default()
         };
-        let result = Self::capture_inside(node, workload, &netns, path, fresh);
+        let result = Self::capture_inside(node, workload, &netns, path, (fresh, state));
         if result.is_err() && is_new {
             pins::remove_tree(&directory);
             if let Err(error) = undo(accept_local_was_off) {
@@ -134,7 +153,7 @@ impl Pod {
         workload: &Arc<Workload>,
         netns: &Netns,
         path: PathBuf,
-        fresh: PodConfig,
+        (fresh, state): (PodConfig, PodState),
     ) -> Result<(Self, PodSockets), PodError> {
         let directory = node.pins.pod(&workload.uid);
         let addresses = Addresses::read().map_err(PodError::Interface)?;
@@ -149,7 +168,7 @@ impl Pod {
         if earlier.state == 0 {
             earlier = fresh;
         }
-        let config = config_of(node, workload, PodState::ACTIVE, &earlier);
+        let config = config_of(node, workload, state, &earlier);
         let sockets = listen(node.connector, workload, netns, &mut maps)?;
         maps.set_config(config)?;
         let attachment = Attachment::attach(node.pins, &directory, netns, interface, instance)?;
@@ -311,7 +330,7 @@ pub(super) fn sweep(directory: &Path, netns: Option<&Path>) {
 }
 
 /// Removes filters, rules and routes, whoever added them. In the pod's namespace.
-fn undo(accept_local_was_off: bool) -> io::Result<()> {
+pub(super) fn undo(accept_local_was_off: bool) -> io::Result<()> {
     for interface in Addresses::read()?.interfaces() {
         netlink::remove_filters(interface)?;
     }

@@ -51,7 +51,7 @@ impl Pods {
         }
         if !self.swept {
             self.swept = true;
-            self.sweep(node.pins, &wanted, snapshot);
+            self.sweep(node, &wanted, snapshot);
         }
         changes
     }
@@ -181,17 +181,27 @@ impl Pods {
     }
 
     /// Once, after the first snapshot: pins of pods that are not captured (any more), and of other
-    /// versions, whose links have been taken over by now.
+    /// versions, whose links have been taken over by now. A pod that has left the mesh but still is
+    /// here may have connections that an earlier agent captured: it is let go of in order.
     fn sweep(
-        &self,
-        pins: &Pins,
+        &mut self,
+        node: &Node<'_>,
         wanted: &HashMap<&WorkloadUid, &Arc<Workload>>,
         snapshot: &Snapshot,
     ) {
+        let pins = node.pins;
         let kept: HashSet<_> = wanted.keys().map(|uid| pins.pod(uid)).collect();
         for directory in pins.pods() {
-            if !kept.contains(&directory) {
-                pod::sweep(&directory, namespace_of(pins, &directory, snapshot));
+            if kept.contains(&directory) {
+                continue;
+            }
+            let workload = workload_of(pins, &directory, snapshot);
+            let adopted = workload.map(|workload| Pod::adopt_leaving(node, workload));
+            if let Some(Ok(pod)) = adopted {
+                self.captured.insert(pod.workload.uid.clone(), pod);
+            } else {
+                let netns = workload.and_then(|workload| workload.netns.as_deref());
+                pod::sweep(&directory, netns);
             }
         }
         for generation in pins.other_generations() {
@@ -204,6 +214,12 @@ impl Pods {
         for pod in self.captured.into_values() {
             pod.remove();
         }
+    }
+
+    /// Lets go of all of them, as they are; their names.
+    pub(super) fn into_uids(self) -> HashSet<WorkloadUid> {
+        let active = self.captured.into_iter().filter(|(_, pod)| pod.is_active());
+        active.map(|(uid, _)| uid).collect()
     }
 
     /// The pods under capture.
@@ -234,14 +250,14 @@ impl Pods {
     }
 }
 
-/// Where the pod of a pin directory lives, if the snapshot still knows it.
-fn namespace_of<'a>(pins: &Pins, directory: &Path, snapshot: &'a Snapshot) -> Option<&'a Path> {
-    snapshot
-        .workloads
-        .values()
-        .find(|workload| pins.pod(&workload.uid) == directory)?
-        .netns
-        .as_deref()
+/// The pod of a pin directory, if the snapshot still knows it.
+fn workload_of<'a>(
+    pins: &Pins,
+    directory: &Path,
+    snapshot: &'a Snapshot,
+) -> Option<&'a Arc<Workload>> {
+    let mut workloads = snapshot.workloads.values();
+    workloads.find(|workload| pins.pod(&workload.uid) == directory)
 }
 
 /// An error with its sources, on one line.

@@ -241,6 +241,21 @@ pub(super) fn link_update(link: impl AsFd, program: impl AsFd) -> io::Result<()>
 
 /// Whether what `link` is attached to still exists.
 pub(super) fn link_is_attached(link: impl AsFd) -> io::Result<bool> {
+    let information = link_information(link)?;
+    Ok(information.program != 0 && low_half(information.target) != 0)
+}
+
+/// The inode of the namespace that a link of sk_lookup is attached to; zero if it is gone.
+pub(super) fn link_netns(link: impl AsFd) -> io::Result<u64> {
+    link_information(link).map(|information| low_half(information.target))
+}
+
+/// Interface index or namespace inode; the upper half is the attach type.
+fn low_half(target: u64) -> u64 {
+    target & u64::from(u32::MAX)
+}
+
+fn link_information(link: impl AsFd) -> io::Result<LinkInformation> {
     let mut information = LinkInformation::default();
     let mut request = ObjectInformation {
         object: number(link),
@@ -250,9 +265,7 @@ pub(super) fn link_is_attached(link: impl AsFd) -> io::Result<bool> {
         pointer: std::ptr::from_mut(&mut information).expose_provenance() as u64,
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut request)?;
-    // The lower half: interface index or namespace inode; the upper one is the attach type.
-    let low = u64::from(u32::MAX);
-    Ok(information.program != 0 && information.target & low != 0)
+    Ok(information)
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

@@ -132,8 +132,8 @@ impl ConnectRequest {
 }
 
 /// Serves one accepted connection until it ends. `on_connect` gets each request, and carries it
-/// out in a task of its own: the connection stands still while it runs. On `drain` the peer is
-/// told to open no more streams; live ones finish.
+/// out in a task of its own: the connection stands still while it runs. When the agent leaves or
+/// drains the peer is told to open no more streams; live ones finish.
 ///
 /// # Errors
 /// If the peer is not let in, or the tunnel broke; streams saw that, too.
@@ -175,7 +175,7 @@ where
         return Ok(());
     };
     let mut keep_alive = KeepAlive::new(pings, limits.keep_alive);
-    let mut draining = false;
+    let mut leaving = false;
     loop {
         // Each arm is cancel-safe: connection and keep-alive hold their own state.
         tokio::select! {
@@ -189,8 +189,8 @@ where
             pulse = keep_alive.next() => if pulse == Pulse::Silent {
                 return Err(HboneError::Silent);
             },
-            () = drain.requested(), if !draining => {
-                draining = true;
+            () = drain.leaving(), if !leaving => {
+                leaving = true;
                 connection.graceful_shutdown();
             }
         }

@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{CONTENT_TYPE, LOCATION, TRANSFER_ENCODING},
+    header::{CONNECTION, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING},
     request,
 };
 use hyper::{
@@ -130,11 +130,12 @@ async fn serve_http2(front: Rc<Front>, client: Prefixed<ClientStream>) {
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(client), service);
-    let mut drain = pin!(front.connection.thread.drain.requested());
-    let mut draining = false;
+    // GOAWAY costs a client nothing: what it sent before it saw that is answered.
+    let mut leave = pin!(front.connection.thread.drain.leaving());
+    let mut leaving = false;
     let ended = poll_fn(|context| {
-        if !draining && drain.as_mut().poll(context).is_ready() {
-            draining = true;
+        if !leaving && leave.as_mut().poll(context).is_ready() {
+            leaving = true;
             Pin::new(&mut serving).graceful_shutdown();
         }
         Pin::new(&mut serving).poll(context)
@@ -154,7 +155,26 @@ fn accept(
     let (body, progress) = RequestBody::new(body, &front.waiting);
     front.waiting.begin(progress.clone());
     let exchange = Exchange::begin(front, &head, progress);
-    handle(Rc::clone(front), exchange, head, body)
+    let handling = handle(Rc::clone(front), exchange, head, body);
+    let front = Rc::clone(front);
+    async move {
+        let mut response = handling.await?;
+        let_go(&front, &mut response);
+        Ok(response)
+    }
+}
+
+/// Tells an HTTP/1 client of an agent that leaves that this was the last response here. To close
+/// a connection that idles would lose the request that is on its way at that moment.
+fn let_go(front: &Front, response: &mut Response<ReplyBody>) {
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if front.connection.thread.drain.is_leaving()
+        && response.version() != Version::HTTP_2
+        && !switches
+    {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
 }
 
 /// Answers one request.

@@ -13,7 +13,7 @@ use http::{
     header::{CONNECTION, HOST},
     uri::{PathAndQuery, Scheme},
 };
-use hyper::{body::Incoming, client::conn::http2};
+use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
     http_exchange::{Exchange, Front},
     http_headers,
     http_lease::Lease,
-    http_upstream::{self, Http1, Unanswered},
+    http_upstream::{self, Http1, Http2, Unanswered},
     stream::{Prefixed, Upstream},
 };
 use crate::model::{Cluster, Endpoint, Protocol};
@@ -184,7 +184,7 @@ impl Tries<'_> {
                 },
             };
             let copy = copy_of(&request);
-            match sender.try_send_request(request).await {
+            match sender.send(request).await {
                 Ok(response) => {
                     return Ok(Answer {
                         response,
@@ -193,7 +193,7 @@ impl Tries<'_> {
                     });
                 }
                 Err(error) => {
-                    request = self.again(&endpoint, reused, Box::new(error), copy)?;
+                    request = self.again(&endpoint, reused, error, copy)?;
                 }
             }
         }
@@ -209,10 +209,7 @@ impl Tries<'_> {
     }
 
     /// Opens the one HTTP/2 connection to the endpoint, unless another request has meanwhile.
-    async fn open_http2(
-        &self,
-        endpoint: &Endpoint,
-    ) -> Result<http2::SendRequest<RequestBody>, Arc<str>> {
+    async fn open_http2(&self, endpoint: &Endpoint) -> Result<Http2, Arc<str>> {
         let pool = &self.front.pool;
         let opening = pool.opening(endpoint);
         let _turn = opening.lock().await;

@@ -18,10 +18,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyper::client::conn::http2;
 use tokio::sync::Mutex;
 
-use super::{http_body::RequestBody, http_upstream::Http1};
+use super::http_upstream::{Http1, Http2};
 use crate::model::{Endpoint, Snapshot, WorkloadUid};
 
 /// How often idle connections are looked through.
@@ -46,7 +45,7 @@ struct Slot {
     to: Identity,
     /// The newest last.
     idle: Vec<(Http1, Instant)>,
-    http2: Option<http2::SendRequest<RequestBody>>,
+    http2: Option<Http2>,
     /// Held by whoever opens the HTTP/2 connection, so that the others wait for it.
     opening: Rc<Mutex<()>>,
 }
@@ -100,11 +99,7 @@ impl Slot {
         self.idle.retain(|(http1, since)| {
             !http1.is_closed() && now.duration_since(*since) < IDLE_TIMEOUT
         });
-        if self
-            .http2
-            .as_ref()
-            .is_some_and(http2::SendRequest::is_closed)
-        {
+        if self.http2.as_ref().is_some_and(Http2::is_closed) {
             self.http2 = None;
         }
     }
@@ -132,6 +127,13 @@ impl Pools {
                 .retain(|_, slot| !slot.to.is_gone(snapshot));
             snapshot.workloads.contains_key(uid) || Rc::strong_count(pool) > 1
         });
+    }
+
+    /// Lets go of everything; exchanges under way finish.
+    pub(crate) fn clear(&self) {
+        for pool in self.0.borrow().values() {
+            pool.0.borrow_mut().clear();
+        }
     }
 
     /// Lets go of what has been idle for long.
@@ -186,7 +188,7 @@ impl Pool {
     }
 
     /// The HTTP/2 connection to `endpoint`, if there is one that takes requests.
-    pub(crate) fn http2(&self, endpoint: &Endpoint) -> Option<http2::SendRequest<RequestBody>> {
+    pub(crate) fn http2(&self, endpoint: &Endpoint) -> Option<Http2> {
         let mut slots = self.0.borrow_mut();
         let slot = slots.get_mut(&endpoint.address)?;
         if !slot.to.is(endpoint) {
@@ -197,7 +199,7 @@ impl Pool {
     }
 
     /// Keeps the HTTP/2 connection to `endpoint` for all that follow.
-    pub(crate) fn keep_http2(&self, endpoint: &Endpoint, sender: &http2::SendRequest<RequestBody>) {
+    pub(crate) fn keep_http2(&self, endpoint: &Endpoint, sender: &Http2) {
         if let Some(slot) = self.0.borrow_mut().get_mut(&endpoint.address)
             && slot.to.is(endpoint)
         {

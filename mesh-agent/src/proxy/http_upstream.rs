@@ -22,6 +22,7 @@ use super::{
     http_body::RequestBody,
     http_ending::{Ending, UpstreamEnd},
     stream::{self, Prefixed, Upstream},
+    tunnel_link::Going,
 };
 use crate::tasks::Tasks;
 
@@ -43,6 +44,14 @@ pub(crate) struct Http1 {
     sender: http1::SendRequest<RequestBody>,
     switch: Switch,
     ending: Rc<Ending>,
+    going: Going,
+}
+
+/// The HTTP/2 connection to an endpoint, for any number of exchanges.
+#[derive(Clone)]
+pub(crate) struct Http2 {
+    sender: http2::SendRequest<RequestBody>,
+    going: Going,
 }
 
 /// Runs HTTP/2's tasks on the current data thread.
@@ -58,6 +67,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
 /// Speaks HTTP/1.1 on `upstream`.
 pub(crate) async fn http1(tasks: &Tasks, upstream: Upstream) -> hyper::Result<Http1> {
     let ending = Rc::new(Ending::default());
+    let going = upstream.going();
     let (sender, connection) = http1::Builder::new()
         .preserve_header_case(true)
         .handshake(TokioIo::new(UpstreamEnd::new(upstream, Rc::clone(&ending))))
@@ -71,14 +81,13 @@ pub(crate) async fn http1(tasks: &Tasks, upstream: Upstream) -> hyper::Result<Ht
         sender,
         switch,
         ending,
+        going,
     })
 }
 
 /// Speaks HTTP/2 on `upstream`.
-pub(crate) async fn http2(
-    tasks: &Tasks,
-    upstream: Upstream,
-) -> hyper::Result<http2::SendRequest<RequestBody>> {
+pub(crate) async fn http2(tasks: &Tasks, upstream: Upstream) -> hyper::Result<Http2> {
+    let going = upstream.going();
     let (sender, connection) = http2::Builder::new(Local(tasks.clone()))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -90,7 +99,7 @@ pub(crate) async fn http2(
             tracing::debug!(%error, "http/2 connection to an endpoint broke");
         }
     });
-    Ok(sender)
+    Ok(Http2 { sender, going })
 }
 
 async fn drive(
@@ -118,10 +127,26 @@ async fn drive(
     }
 }
 
-impl Http1 {
-    /// Whether the connection can take no further request.
+impl Http2 {
+    /// Whether the connection should take no further request.
     pub(crate) fn is_closed(&self) -> bool {
-        self.sender.is_closed() || self.ending.is_asked()
+        self.sender.is_closed() || self.going.is_set()
+    }
+
+    /// Sends a request; gives it back if nothing of it was sent.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let sending = self.sender.try_send_request(request);
+        sending.await.map_err(Box::new)
+    }
+}
+
+impl Http1 {
+    /// Whether the connection should take no further request.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed() || self.ending.is_asked() || self.going.is_set()
     }
 
     /// Tells the endpoint that the client has ended its side.

@@ -16,7 +16,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::{copy::Abort, tunnel::TunnelStream};
+use super::{copy::Abort, tunnel::TunnelStream, tunnel_link::Going};
 use crate::datapath;
 
 /// What is still read from a peer after our end of the connection, at most.
@@ -59,6 +59,16 @@ pub(crate) async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     };
     // Cancel-safe: what is read here is thrown away. However it went, that was the end.
     tokio::time::timeout(LINGER, ending).await.ok();
+}
+
+impl Upstream {
+    /// Whether the tunnel's other end is about to leave.
+    pub(crate) fn going(&self) -> Going {
+        match self {
+            Self::Plain(_) => Going::default(),
+            Self::Tunnel(stream) => stream.going(),
+        }
+    }
 }
 
 impl<Io> Prefixed<Io> {

@@ -67,6 +67,8 @@ pub(crate) enum Order {
     Release(WorkloadUid),
     /// Serve a connection.
     Serve(StdStream, Accepted),
+    /// Let go of what idles towards endpoints.
+    LetGo,
     /// End, with whatever is still live.
     Stop,
 }
@@ -227,6 +229,10 @@ async fn run(
                 Some(Order::Capture(pod, sockets)) => thread.capture(&pod, sockets),
                 Some(Order::Release(uid)) => drop(thread.accepting.borrow_mut().remove(&uid)),
                 Some(Order::Serve(stream, accepted)) => thread.serve(stream, accepted),
+                Some(Order::LetGo) => {
+                    thread.pools.clear();
+                    thread.tunnels.close();
+                }
                 Some(Order::Stop) | None => return,
             },
             changed = snapshot.changed(), if publishing => match changed {
@@ -235,6 +241,7 @@ async fn run(
                 Err(_closed) => publishing = false,
             },
             _ = sweep.tick() => thread.pools.sweep(),
+            () = thread.tunnels.going() => thread.pools.sweep(),
         }
     }
 }

@@ -21,7 +21,7 @@ use std::{
 };
 
 use http::StatusCode;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::tunnel_link::{self, Link, Route, Slot};
 pub use super::{tunnel_keep_alive::KeepAliveLimits, tunnel_stream::TunnelStream};
@@ -170,6 +170,8 @@ type Waiting = Vec<oneshot::Sender<Result<(), TunnelError>>>;
 pub(super) struct Pool {
     places: RefCell<HashMap<Key, Place>>,
     last_sequence: Cell<u64>,
+    /// Told when a peer says that it leaves.
+    going: Notify,
 }
 
 #[derive(Default)]
@@ -253,6 +255,17 @@ impl Tunnels {
     /// The pod is gone: no new streams to it, live ones may finish.
     pub fn close_to(&self, uid: &WorkloadUid) {
         self.0.pool.retire(|key| key.to == *uid);
+    }
+
+    /// No new streams to anybody, live ones may finish.
+    pub(crate) fn close(&self) {
+        self.0.pool.retire(|_any| true);
+    }
+
+    /// Resolves when a peer says that it leaves: what waits for more work on streams there should
+    /// end. Cancel-safe.
+    pub(crate) async fn going(&self) {
+        self.0.pool.going.notified().await;
     }
 
     /// How many connections are open for new streams.
@@ -393,6 +406,11 @@ impl Pool {
                 places.remove(link.key());
             }
         }
+    }
+
+    /// A peer says that it leaves.
+    pub(super) fn note_going(&self) {
+        self.going.notify_one();
     }
 
     fn next_sequence(&self) -> u64 {

@@ -9,10 +9,11 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::Future,
+    future::{Future, poll_fn},
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -62,6 +63,19 @@ pub(super) struct Link {
     /// A stream was answered on it, so its peer accepted us.
     proven: Cell<bool>,
     became_idle: Notify,
+    /// The peer is leaving: what is kept for later must be kept elsewhere.
+    going: Rc<Cell<bool>>,
+}
+
+/// Whether a peer is about to leave; what only waits for more work there should end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Going(Option<Rc<Cell<bool>>>);
+
+impl Going {
+    /// Whether it is.
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.as_ref().is_some_and(|going| going.get())
+    }
 }
 
 /// One stream's place on a link; given back when dropped.
@@ -164,6 +178,7 @@ impl Link {
             idle_since: Cell::new(Instant::now()),
             proven: Cell::new(false),
             became_idle: Notify::new(),
+            going: Rc::default(),
         })
     }
 
@@ -212,7 +227,11 @@ impl Link {
         loop {
             // Each arm is cancel-safe: the connection and the keep-alive hold their own state.
             tokio::select! {
-                ended = &mut connection => {
+                ended = poll_fn(|context| {
+                    let ended = connection.as_mut().poll(context);
+                    self.note_going(context);
+                    ended
+                }) => {
                     if let Err(error) = ended {
                         tracing::debug!(to = %self.key.address, %error, "tunnel broke");
                     }
@@ -237,6 +256,26 @@ impl Link {
             }
         }
         self.retire();
+    }
+
+    /// Looks whether the peer has said that it takes no more streams, right after what it sent
+    /// was read.
+    fn note_going(&self, context: &mut Context<'_>) {
+        if self.going.get() {
+            return;
+        }
+        let told = match &mut *self.requests.borrow_mut() {
+            Some(requests) => matches!(requests.poll_ready(context), Poll::Ready(Err(_))),
+            None => return,
+        };
+        if told {
+            self.going.set(true);
+            let pool = self.pool.upgrade();
+            self.retire();
+            if let Some(pool) = pool {
+                pool.note_going();
+            }
+        }
     }
 
     fn is_idle_for(&self, long: Duration) -> bool {
@@ -271,6 +310,11 @@ impl Link {
 impl Slot {
     pub(super) fn link(&self) -> &Rc<Link> {
         &self.0
+    }
+
+    /// Whether the peer is about to leave.
+    pub(super) fn going(&self) -> Going {
+        Going(Some(Rc::clone(&self.0.going)))
     }
 
     /// Opens a stream to `authority` in this place, within the time that the limits give.

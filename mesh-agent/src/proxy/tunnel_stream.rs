@@ -20,7 +20,7 @@ use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::tunnel_link::Slot;
+use super::tunnel_link::{Going, Slot};
 
 /// Room asked for at once, in bytes: what one write can become at most.
 const MAX_WRITE: usize = 256 * 1024;
@@ -38,7 +38,7 @@ pub struct TunnelStream {
     write_ended: bool,
     baggage: Option<String>,
     /// The place on a pooled connection; released last.
-    _slot: Option<Slot>,
+    slot: Option<Slot>,
 }
 
 impl TunnelStream {
@@ -57,13 +57,18 @@ impl TunnelStream {
             read_ended: false,
             write_ended: false,
             baggage,
-            _slot: slot,
+            slot,
         }
     }
 
     /// What the other end told about its workload.
     pub fn baggage(&self) -> Option<&str> {
         self.baggage.as_deref()
+    }
+
+    /// Whether the other end is about to leave; never where the tunnel is the peer's.
+    pub(crate) fn going(&self) -> Going {
+        self.slot.as_ref().map_or_else(Going::default, Slot::going)
     }
 
     /// The next bytes, without copying; `None` at the orderly end.

@@ -40,6 +40,9 @@ fn defaults_are_those_that_the_help_promises() {
     assert_eq!(settings.metrics_address.to_string(), "127.0.0.1:15020");
     assert_eq!(settings.on_agent_death, OnAgentDeath::Closed);
     assert_eq!(settings.access_log, AccessLog::Text);
+    assert_eq!(settings.stopping.on_stop, None);
+    assert_eq!(settings.stopping.daemonset, "mesh-agent");
+    assert_eq!(settings.stopping.namespace, "mesh-system");
     assert!((1..=4).contains(&settings.thread_count()));
 }
 
@@ -74,6 +77,12 @@ fn every_flag_is_taken() {
         "json",
         "--drain-deadline",
         "1m30s",
+        "--on-stop",
+        "leave",
+        "--namespace",
+        "mesh",
+        "--daemonset",
+        "agents",
     ])
     .unwrap();
     assert_eq!(settings.authority.cert_ttl, Duration::from_secs(2));
@@ -81,6 +90,14 @@ fn every_flag_is_taken() {
     assert_eq!(settings.drain_deadline, Duration::from_secs(90));
     assert_eq!(settings.on_agent_death, OnAgentDeath::Open);
     assert_eq!(settings.admin_socket(), PathBuf::from("/s"));
+    assert_eq!(settings.stopping.on_stop, Some(OnStop::Leave));
+}
+
+#[test]
+fn cleanup_needs_no_flag() {
+    Settings::try_parse_from(["mesh-agent", "cleanup"]).unwrap();
+    let line = ["mesh-agent", "cleanup", "--node", "n1", "--state-dir", "/s"];
+    Settings::try_parse_from(line).unwrap();
 }
 
 #[test]

@@ -211,6 +211,41 @@ fn a_pod_that_leaves_the_mesh_keeps_its_connections() {
 }
 
 #[test]
+fn a_pod_that_is_leaving_keeps_its_connections_over_a_hand_over() {
+    let (client, server) = (Pod::new(), Pod::new());
+    server.app(PORT);
+    let mut node = Node::new(OnAgentDeath::Closed);
+    node.apply([client.workload(), server.workload()]);
+    let mut echoes = both(&server, PORT).map(|to| Echo::open(client.connect(to)));
+    let left = || {
+        let mut left = client.workload();
+        left.enrolled = false;
+        left
+    };
+    node.apply([left(), server.workload()]);
+    let old = node.succeed();
+    node.apply([left(), server.workload()]);
+    node.reconcile();
+    for echo in &mut echoes {
+        echo.check();
+    }
+    assert!(
+        ask(client.connect(both(&server, PORT)[0])).port() >= 32_768,
+        "not captured"
+    );
+    drop(echoes);
+    eventually(
+        "the pod is drained, though the old agent still lives",
+        || {
+            node.reconcile();
+            node.datapath().observe().pods.len() == 1
+        },
+    );
+    check_tcx(&client, &[]);
+    drop(old);
+}
+
+#[test]
 fn a_pod_comes_back_into_the_mesh_while_it_drains() {
     let (client, server) = (Pod::new(), Pod::new());
     server.app(PORT);
