@@ -15,9 +15,12 @@ use std::{io, path::PathBuf, process::ExitCode};
 use serde_json::Value;
 
 use self::client::Client;
-use crate::settings::{
-    ClientSettings, Command, ConfigCommand, LogSettings, Output, ProxyConfigSettings,
-    ProxyConfigView,
+use crate::{
+    config,
+    settings::{
+        ClientSettings, Command, ConfigCommand, LogSettings, Output, ProxyConfigSettings,
+        ProxyConfigView,
+    },
 };
 
 /// A command could not be carried out.
@@ -112,6 +115,7 @@ pub fn run(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Log(settings) => log(&settings)?,
         Command::Metrics(client) => metrics(&client)?,
+        Command::Crds => print::text(&config::crds::yaml())?,
     }
     Ok(ExitCode::SUCCESS)
 }

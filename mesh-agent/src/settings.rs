@@ -55,6 +55,9 @@ pub enum Command {
     Log(LogSettings),
     /// Show the metrics of the running agent.
     Metrics(ClientSettings),
+    /// Print the CustomResourceDefinitions that the mesh brings along.
+    #[command(hide = true)]
+    Crds,
 }
 
 /// What to do with the configuration.

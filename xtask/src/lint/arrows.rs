@@ -58,6 +58,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 const ONLY_IN: &[(&[&str], &[&str])] = &[
     (&["kube", "k8s_openapi", "notify"], &["config"]),
     (&["serde_yaml_ng"], &["config", "cli"]),
+    (&["schemars"], &["config"]),
     (&["aya", "aya_log", "mesh_common"], &["datapath"]),
     (&["h2", "hyper", "hyper_util"], &["proxy", "admin", "cli"]),
     (&["rustls", "tokio_rustls"], &["identity", "proxy"]),
