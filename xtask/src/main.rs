@@ -12,9 +12,11 @@ use std::{env, process::ExitCode};
 use anyhow::Result;
 
 mod artefacts;
+mod chart;
 mod check;
 mod command;
 mod demo;
+mod generate;
 mod kernels;
 mod lint;
 mod pins;
@@ -28,11 +30,13 @@ cargo xtask COMMAND
   check                                   format, clippy, lint, documentation, dependencies: what CI runs
   lint                                    only the rules of layout and module direction
   test [unit|netns|kernels|all] [FILTER]  all tests (default), or one kind; FILTER as for cargo test
+  gen [--check]                           write what is made from types (deploy/crds), or only compare
   demo [--keep] [--json]                  two nodes, real traffic, the story in a table
   help                                    this
 
   unit     beside the code; needs no root
   netns    real agents on two nodes made of network namespaces; needs root
+  chart    the Helm chart makes the same objects as the kustomization; builds Helm the first time
   kernels  boots Debian's 6.1 and 6.12 kernels under qemu, loads every program, runs a smoke test
 
 Exit code: 0 done, 1 something failed, 2 the machine lacks something (it says what).
@@ -62,6 +66,7 @@ fn dispatch(words: &[String]) -> Result<()> {
         "check" => check::run(rest),
         "lint" => lint::run(rest),
         "test" => test::run(rest),
+        "gen" => generate::run(rest),
         "demo" => demo::run(rest),
         "help" | "--help" | "-h" => {
             help();
