@@ -12,12 +12,15 @@ mod table;
 
 use std::{io, path::PathBuf, process::ExitCode};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::client::Client;
-use crate::settings::{
-    ClientSettings, Command, ConfigCommand, LogSettings, Output, ProxyConfigSettings,
-    ProxyConfigView,
+use crate::{
+    config,
+    settings::{
+        ClientSettings, Command, ConfigCommand, LogSettings, Output, ProxyConfigSettings,
+        ProxyConfigView, ReadySettings,
+    },
 };
 
 /// A command could not be carried out.
@@ -73,6 +76,14 @@ pub enum CliError {
         /// What is wrong with the answer.
         reason: String,
     },
+    /// Who answers is the agent of another container: the predecessor of an upgrade.
+    #[error("{path} is answered by process {agent}, an agent of another container")]
+    NotOurs {
+        /// The socket.
+        path: PathBuf,
+        /// Who answers.
+        agent: i32,
+    },
     /// The agent refused.
     #[error("{0}")]
     Refused(String),
@@ -114,8 +125,26 @@ pub fn run(command: Command) -> Result<ExitCode, CliError> {
         }
         Command::Log(settings) => log(&settings)?,
         Command::Metrics(client) => metrics(&client)?,
+        Command::Ready(settings) => return ready(&settings),
+        Command::Crds => print::text(&config::crds::yaml())?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn ready(settings: &ReadySettings) -> Result<ExitCode, CliError> {
+    let client = Client::find(&settings.client)?;
+    if settings.own {
+        client.is_of_our_container()?;
+    }
+    let missing = client.missing()?;
+    let answer = json!({ "ready": missing.is_empty(), "missing": missing });
+    let form = settings.client.output.unwrap_or(Output::Table);
+    print::output(form, &answer, print::ready)?;
+    Ok(if missing.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn show(

@@ -11,6 +11,7 @@
 
 use std::path::Path;
 
+pub mod crds;
 pub mod file;
 pub mod frontier;
 pub mod index;

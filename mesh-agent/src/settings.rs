@@ -67,6 +67,11 @@ pub enum Command {
     Log(LogSettings),
     /// Show the metrics of the running agent.
     Metrics(ClientSettings),
+    /// Tell whether the running agent has everything in place; exit 1 if it has not.
+    Ready(ReadySettings),
+    /// Print the CustomResourceDefinitions that the mesh brings along.
+    #[command(hide = true)]
+    Crds,
 }
 
 /// What to do with the configuration.
@@ -243,6 +248,19 @@ pub enum ProxyConfigView {
     /// Addresses behind the clusters.
     #[value(alias = "endpoint")]
     Endpoints,
+}
+
+/// Flags of `ready`.
+#[derive(Clone, Debug, Args)]
+pub struct ReadySettings {
+    /// Only if the agent that answers is of the same container as this command: while an agent
+    /// takes over from its predecessor, it is the predecessor who answers. For readiness probes.
+    #[arg(long)]
+    pub own: bool,
+
+    /// Whom to ask and how to print.
+    #[command(flatten)]
+    pub client: ClientSettings,
 }
 
 /// Flags of `log`.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::{
     command::{Steps, cargo, program, run as execute},
-    lint, pins,
+    generate, lint, pins,
     setup::{self, Lacking, Scope},
 };
 
@@ -31,6 +31,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     steps.step("clippy, kernel programs", clippy_kernel);
     steps.step("documentation", documentation);
     steps.step("dependencies", dependencies);
+    steps.step("generated files", generate::check);
     steps.finish()
 }
 

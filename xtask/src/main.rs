@@ -12,10 +12,12 @@ use std::{env, process::ExitCode};
 use anyhow::Result;
 
 mod artefacts;
+mod chart;
 mod check;
 mod cluster;
 mod command;
 mod demo;
+mod generate;
 mod image;
 mod kernels;
 mod linked;
@@ -32,6 +34,7 @@ cargo xtask COMMAND
   check                                   format, clippy, lint, documentation, dependencies: what CI runs
   lint                                    only the rules of layout and module direction
   test [unit|netns|kernels|all] [FILTER]  all tests (default), or one kind; FILTER as for cargo test
+  gen [--check]                           write what is made from types (deploy/crds), or only compare
   demo [--keep] [--json]                  two nodes, real traffic, the story in a table
   cluster up|down                         a real Kubernetes of two nodes on this machine
   cluster load IMAGE.tar...               gives its nodes images
@@ -41,6 +44,7 @@ cargo xtask COMMAND
 
   unit     beside the code; needs no root
   netns    real agents on two nodes made of network namespaces; needs root
+  chart    the Helm chart makes the same objects as the kustomization; builds Helm the first time
   kernels  boots Debian's 6.1 and 6.12 kernels under qemu, loads every program, runs a smoke test
 
 Exit code: 0 done, 1 something failed, 2 the machine lacks something (it says what).
@@ -70,6 +74,7 @@ fn dispatch(words: &[String]) -> Result<()> {
         "check" => check::run(rest),
         "lint" => lint::run(rest),
         "test" => test::run(rest),
+        "gen" => generate::run(rest),
         "demo" => demo::run(rest),
         "cluster" => cluster::run(rest),
         "image" => image::run(rest),

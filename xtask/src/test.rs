@@ -11,7 +11,7 @@ use std::{env, ffi::OsString, fs, path::PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    artefacts,
+    artefacts, chart,
     command::{self, Steps, cargo, program},
     kernels, pins,
     setup::{self, Lacking, Scope},
@@ -45,6 +45,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
             setup::ensure(&[Scope::Build, Scope::Kernels])?;
             kernels::run(filter)
         }
+        "chart" => chart::run(),
         "inside" => inside(filter),
         "all" => {
             may_run_agents()?;
@@ -61,7 +62,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
             steps.finish()
         }
         other => Err(Lacking::usage(format!(
-            "no tests of kind {other:?}: unit, netns, kernels or all"
+            "no tests of kind {other:?}: unit, netns, kernels, chart or all"
         ))),
     }
 }

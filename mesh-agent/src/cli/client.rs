@@ -75,9 +75,60 @@ impl Client {
             .map_err(|error| self.not_an_agent(&format!("the answer is not JSON: {error}")))
     }
 
+    /// What keeps the agent from being ready; nothing if it is.
+    pub(super) fn missing(&self) -> Result<Vec<String>, CliError> {
+        let (status, body) = self.converse(self.connect()?, "GET", "/ready")?;
+        let answer = serde_json::from_slice::<Value>(&body).unwrap_or_default();
+        match answer["missing"].as_array() {
+            Some(missing) => Ok(missing
+                .iter()
+                .filter_map(|it| it.as_str().map(str::to_owned))
+                .collect()),
+            None => Err(CliError::Refused(refusal(status, &body))),
+        }
+    }
+
+    /// Whether the agent and this command are in one container.
+    ///
+    /// # Errors
+    /// It cannot be told, or they are not.
+    pub(super) fn is_of_our_container(&self) -> Result<(), CliError> {
+        let stream = self.connect()?;
+        let failed = |source| CliError::Exchange {
+            path: self.path.clone(),
+            source,
+        };
+        let agent = listener_of(stream).map_err(failed)?;
+        let mounts = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt"));
+        let ours = mounts("self").map_err(failed)?;
+        match mounts(&agent.to_string()) {
+            Ok(theirs) if theirs == ours => Ok(()),
+            // Not to be seen from here: of another container for sure.
+            _ => Err(CliError::NotOurs {
+                path: self.path.clone(),
+                agent,
+            }),
+        }
+    }
+
+    fn connect(&self) -> Result<UnixStream, CliError> {
+        UnixStream::connect(&self.path).map_err(|source| self.unreached(source))
+    }
+
     fn exchange(&self, method: &str, path: &str) -> Result<Vec<u8>, CliError> {
-        let mut stream =
-            UnixStream::connect(&self.path).map_err(|source| self.unreached(source))?;
+        let (status, body) = self.converse(self.connect()?, method, path)?;
+        if (200..300).contains(&status) {
+            return Ok(body);
+        }
+        Err(CliError::Refused(refusal(status, &body)))
+    }
+
+    fn converse(
+        &self,
+        mut stream: UnixStream,
+        method: &str,
+        path: &str,
+    ) -> Result<(u16, Vec<u8>), CliError> {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: mesh-agent\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
         );
@@ -95,10 +146,7 @@ impl Client {
             source,
         })?;
         let (status, body) = split(&answer).map_err(|reason| self.not_an_agent(reason))?;
-        if (200..300).contains(&status) {
-            return Ok(body.into_owned());
-        }
-        Err(CliError::Refused(refusal(status, &body)))
+        Ok((status, body.into_owned()))
     }
 
     fn unreached(&self, source: io::Error) -> CliError {
@@ -115,6 +163,18 @@ impl Client {
             reason: reason.to_owned(),
         }
     }
+}
+
+/// The process that listens at the other end.
+fn listener_of(stream: UnixStream) -> io::Result<i32> {
+    stream.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let _entered = runtime.enter();
+    let stream = tokio::net::UnixStream::from_std(stream)?;
+    let process = stream.peer_cred()?.pid();
+    process.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
 }
 
 fn sockets(dir: &Path) -> Result<Vec<PathBuf>, CliError> {

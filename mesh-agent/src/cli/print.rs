@@ -25,6 +25,20 @@ pub(super) fn output(
     }
 }
 
+/// `ready`, or what is missing, a line each.
+pub(super) fn ready(answer: &Value) -> String {
+    let missing = answer["missing"].as_array().into_iter().flatten();
+    let lines: String = missing
+        .filter_map(Value::as_str)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    if lines.is_empty() {
+        "ready\n".to_owned()
+    } else {
+        lines
+    }
+}
+
 /// Prints `content` as it is.
 pub(super) fn text(content: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();

@@ -279,3 +279,32 @@ fn queries_are_encoded() {
         "info%2Ca%3A%3Ab%3Ddebug"
     );
 }
+
+#[test]
+fn an_agent_that_is_not_ready_says_what_is_missing() {
+    let scratch = Scratch::new("ready");
+    let path = scratch.0.join("n1.sock");
+    let client = Client::find_in(Some(&path), Path::new("/nowhere")).unwrap();
+    answering(
+        &path,
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 33\r\n\r\n{\"ready\":false,\"missing\":[\"a b\"]}",
+    );
+    assert_eq!(client.missing().unwrap(), ["a b"]);
+    fs::remove_file(&path).unwrap();
+    answering(
+        &path,
+        "HTTP/1.1 200 OK\r\ncontent-length: 27\r\n\r\n{\"ready\":true,\"missing\":[]}",
+    );
+    assert_eq!(client.missing().unwrap(), [""; 0]);
+    assert_eq!(print::ready(&json!({ "missing": [] })), "ready\n");
+    assert_eq!(print::ready(&json!({ "missing": ["a", "b"] })), "a\nb\n");
+}
+
+#[test]
+fn whoever_listens_in_this_process_is_of_our_container() {
+    let scratch = Scratch::new("own");
+    let path = scratch.0.join("n1.sock");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let client = Client::find_in(Some(&path), Path::new("/nowhere")).unwrap();
+    client.is_of_our_container().unwrap();
+}

@@ -8,12 +8,13 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::object::{Present, null_default};
 
 /// `VirtualService.spec`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct VirtualServiceSpec {
     #[serde(deserialize_with = "null_default")]
@@ -29,7 +30,7 @@ pub struct VirtualServiceSpec {
 }
 
 /// One entry of `spec.http`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRoute {
     pub name: String,
@@ -55,7 +56,7 @@ pub struct HttpRoute {
 }
 
 /// One entry of `match`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpMatchRequest {
     pub name: String,
@@ -80,7 +81,7 @@ pub struct HttpMatchRequest {
 }
 
 /// A condition on a text.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StringMatch {
     pub exact: Option<String>,
@@ -89,7 +90,7 @@ pub struct StringMatch {
 }
 
 /// One entry of `route`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpRouteDestination {
     pub destination: Destination,
@@ -98,7 +99,7 @@ pub struct HttpRouteDestination {
 }
 
 /// Where to.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Destination {
     pub host: String,
@@ -107,13 +108,13 @@ pub struct Destination {
 }
 
 /// A port by number.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 pub struct PortSelector {
     pub number: u16,
 }
 
 /// `headers` of a route or destination.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Headers {
     pub request: Option<HeaderOperations>,
@@ -121,7 +122,7 @@ pub struct Headers {
 }
 
 /// What to do with headers of one direction.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct HeaderOperations {
     #[serde(deserialize_with = "null_default")]
@@ -133,7 +134,7 @@ pub struct HeaderOperations {
 }
 
 /// `retries`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Retries {
     pub attempts: Option<u32>,
@@ -145,7 +146,7 @@ pub struct Retries {
 }
 
 /// `DestinationRule.spec`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DestinationRuleSpec {
     pub host: String,
@@ -160,7 +161,7 @@ pub struct DestinationRuleSpec {
 }
 
 /// A named part of a Service's endpoints.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Subset {
     pub name: String,
@@ -171,7 +172,7 @@ pub struct Subset {
 }
 
 /// `trafficPolicy`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TrafficPolicy {
     pub load_balancer: Option<LoadBalancer>,
@@ -185,7 +186,7 @@ pub struct TrafficPolicy {
 }
 
 /// `loadBalancer`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancer {
     pub simple: Option<Simple>,
@@ -197,7 +198,7 @@ pub struct LoadBalancer {
 }
 
 /// `loadBalancer.simple`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Simple {
     Unspecified,
@@ -209,7 +210,7 @@ pub enum Simple {
 }
 
 /// `tls`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientTls {
     pub mode: Option<ClientTlsMode>,
@@ -224,7 +225,7 @@ pub struct ClientTls {
 }
 
 /// `tls.mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ClientTlsMode {
     Disable,

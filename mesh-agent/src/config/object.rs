@@ -5,7 +5,7 @@
 //! Knows nothing of files or of the API server: both front ends make these. Reference: the kinds
 //! and versions that Kubernetes, Istio and the Gateway API serve.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use k8s_openapi::{
     api::{
@@ -14,6 +14,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
 use super::{
@@ -347,6 +348,21 @@ impl<'de> Deserialize<'de> for Present {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
         Ok(Self(!value.is_null()))
+    }
+}
+
+/// Anything at all: what it says has no effect, and must not be lost.
+impl JsonSchema for Present {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Present".into()
+    }
+
+    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "x-kubernetes-preserve-unknown-fields": true, "nullable": true })
     }
 }
 

@@ -7,12 +7,13 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 use super::object::{Present, null_default};
 
 /// `PeerAuthentication.spec`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PeerAuthenticationSpec {
     pub selector: Option<Selector>,
@@ -22,7 +23,7 @@ pub struct PeerAuthenticationSpec {
 }
 
 /// Which pods.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Selector {
     #[serde(deserialize_with = "null_default")]
@@ -30,7 +31,7 @@ pub struct Selector {
 }
 
 /// `mtls`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Mtls {
     #[serde(deserialize_with = "null_default")]
@@ -38,7 +39,7 @@ pub struct Mtls {
 }
 
 /// `mtls.mode`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Mode {
     #[default]
@@ -49,7 +50,7 @@ pub enum Mode {
 }
 
 /// `spec` of a Policy or MeshPolicy.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PolicySpec {
     #[serde(deserialize_with = "null_default")]
@@ -63,7 +64,7 @@ pub struct PolicySpec {
 }
 
 /// A Service, and perhaps some of its ports.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Target {
     pub name: String,
@@ -74,7 +75,7 @@ pub struct Target {
 }
 
 /// A Service's port, by one of these.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct TargetPort {
     pub number: Option<u16>,
@@ -82,7 +83,7 @@ pub struct TargetPort {
 }
 
 /// One way for a peer to prove who it is.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Peer {
     /// `None` if not written; `mtls:` (null) and `mtls: {}` both ask for the default mode.
@@ -92,7 +93,7 @@ pub struct Peer {
 }
 
 /// `peers[].mtls`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LegacyMtls {
     #[serde(alias = "allow_tls")]
@@ -102,7 +103,7 @@ pub struct LegacyMtls {
 }
 
 /// `peers[].mtls.mode`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum LegacyMode {
     #[default]

@@ -7,7 +7,7 @@
 //! a fixed priority and handle, so that a new program replaces the old one in place.
 //!
 //! Every addition says whether the thing was missing, which is how a pod that deleted it is
-//! noticed. Written by hand: five message types do not pay for a family of crates.
+//! noticed. Written by hand: six message types do not pay for a family of crates.
 //!
 //! Reference: rtnetlink(7), `include/uapi/linux/{rtnetlink,fib_rules,pkt_sched,pkt_cls}.h`.
 
@@ -19,6 +19,7 @@ use std::{
 use mesh_common::{CAPTURE_MARK, CAPTURE_RULE_PREFERENCE, CAPTURE_TABLE};
 use socket2::{Domain, Protocol, Socket, Type};
 
+const RTM_SETLINK: u16 = 19;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWRULE: u16 = 32;
@@ -86,6 +87,12 @@ pub(super) fn ensure_capture_route(family: Family) -> io::Result<u64> {
 pub(super) fn remove_capture_route(family: Family) -> io::Result<()> {
     was_there(request(rule_message(RTM_DELRULE, 0, family)))?;
     was_there(request(route_message(RTM_DELROUTE, 0, family)))
+}
+
+/// Sets whether the loopback interface accepts packets whose source is local. In a container
+/// `/proc/sys` cannot be written, whatever its capabilities; this way needs `CAP_NET_ADMIN` only.
+pub(super) fn set_accept_local(on: bool) -> io::Result<()> {
+    request(accept_local_message(on))
 }
 
 /// Puts `program` at our place in the filters of an interface, in place of an earlier one.
@@ -167,6 +174,25 @@ fn route_message(kind: u16, flags: u16, family: Family) -> Message {
     message.raw(&0_u32.to_ne_bytes());
     message.number(RTA_OIF, LOOPBACK);
     message.number(RTA_TABLE, CAPTURE_TABLE);
+    message
+}
+
+fn accept_local_message(on: bool) -> Message {
+    const AF_INET: u16 = 2;
+    const IFLA_AF_SPEC: u16 = 26;
+    const IFLA_INET_CONF: u16 = 1;
+    const IPV4_DEVCONF_ACCEPT_LOCAL: u16 = 23;
+    let mut message = Message::new(RTM_SETLINK, 0);
+    message.raw(&[0; 4]);
+    message.raw(&LOOPBACK.to_ne_bytes());
+    message.raw(&[0; 8]);
+    message.nested(IFLA_AF_SPEC, |families| {
+        families.nested(AF_INET, |inet| {
+            inet.nested(IFLA_INET_CONF, |settings| {
+                settings.number(IPV4_DEVCONF_ACCEPT_LOCAL, u32::from(on));
+            });
+        });
+    });
     message
 }
 

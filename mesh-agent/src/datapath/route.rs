@@ -89,7 +89,7 @@ pub(super) fn ensure() -> io::Result<u64> {
         missing += netlink::ensure_capture_route(Family::V6)?;
     }
     if !is_accept_local_on()? {
-        fs::write(ACCEPT_LOCAL, "1")?;
+        netlink::set_accept_local(true)?;
         missing += 1;
     }
     Ok(missing)
@@ -107,7 +107,7 @@ pub(super) fn remove(accept_local_was_off: bool) -> io::Result<()> {
         netlink::remove_capture_route(Family::V6)?;
     }
     if accept_local_was_off {
-        fs::write(ACCEPT_LOCAL, "0")?;
+        netlink::set_accept_local(false)?;
     }
     Ok(())
 }

@@ -74,6 +74,7 @@ const ONLY_IN: &[(&[&str], &[&str])] = &[
     (&["kube", "k8s_openapi"], &["config", "control"]),
     (&["notify"], &["config"]),
     (&["serde_yaml_ng"], &["config", "cli"]),
+    (&["schemars"], &["config"]),
     (&["aya", "aya_log", "mesh_common"], &["datapath"]),
     (&["h2"], &["proxy"]),
     (
