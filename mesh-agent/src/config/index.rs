@@ -311,6 +311,7 @@ impl Shelves {
             Kind::Policy => Box::new(self.policies.keys().map(plain)),
             Kind::MeshPolicy => Box::new(self.mesh_policies.keys().map(plain)),
             Kind::HttpRoute => Box::new(self.http_routes.keys().map(plain)),
+            Kind::GrpcRoute => Box::new(self.grpc_routes.keys().map(plain)),
             Kind::Node | Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => {
                 let others = self.others.keys();
                 Box::new(others.filter_map(move |(namespace, name)| {

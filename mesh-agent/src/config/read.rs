@@ -277,7 +277,10 @@ pub(super) fn from_server(kind: Kind, key: &ObjectKey, value: Value) -> Result<O
         Kind::Pod => Object::Pod(known(value)?),
         Kind::Service => Object::Service(known(value)?),
         Kind::EndpointSlice => Object::EndpointSlice(known(value)?),
-        Kind::Unenforced(_) | Kind::Unsupported(_) => Object::Inert(key.clone()),
+        Kind::Unenforced(_) | Kind::Unsupported(_) => {
+            let object = known::<Resource<super::object::Present>>(spec_or_empty(value))?;
+            Object::Inert(key.clone(), Box::new(object.metadata))
+        }
         _ => return typed(kind, key, value),
     })
 }
