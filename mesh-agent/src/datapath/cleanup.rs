@@ -46,9 +46,14 @@ pub fn cleanup(pin_dir: &Path) -> Result<Vec<String>, DatapathError> {
 
 fn remove_pod(directory: &Path) -> String {
     let name = directory.file_name().unwrap_or_default().to_string_lossy();
-    let inode = sys::object_get(&directory.join(attach::link_name(names::PICK_LISTENER)))
-        .and_then(sys::link_netns)
-        .unwrap_or_default();
+    let link = directory.join(attach::link_name(names::PICK_LISTENER));
+    let inode = match sys::object_get(&link).and_then(|link| sys::link_netns(&link)) {
+        Ok(inode) => inode,
+        Err(error) => {
+            tracing::debug!(link = %link.display(), %error, "no link to a namespace");
+            0
+        }
+    };
     let accept_local_was_off = accept_local_was_off(&directory.join(names::POD));
     // Unpinning detaches all but clsact filters, before the routes that they need.
     pins::remove_tree(directory);

@@ -241,12 +241,12 @@ pub(super) fn link_update(link: impl AsFd, program: impl AsFd) -> io::Result<()>
 
 /// Whether what `link` is attached to still exists.
 pub(super) fn link_is_attached(link: impl AsFd) -> io::Result<bool> {
-    let information = link_information(link)?;
+    let information = link_information(&link)?;
     Ok(information.program != 0 && low_half(information.target) != 0)
 }
 
 /// The inode of the namespace that a link of sk_lookup is attached to; zero if it is gone.
-pub(super) fn link_netns(link: impl AsFd) -> io::Result<u64> {
+pub(super) fn link_netns(link: &OwnedFd) -> io::Result<u64> {
     link_information(link).map(|information| low_half(information.target))
 }
 
@@ -255,7 +255,7 @@ fn low_half(target: u64) -> u64 {
     target & u64::from(u32::MAX)
 }
 
-fn link_information(link: impl AsFd) -> io::Result<LinkInformation> {
+fn link_information(link: &impl AsFd) -> io::Result<LinkInformation> {
     let mut information = LinkInformation::default();
     let mut request = ObjectInformation {
         object: number(link),
