@@ -35,17 +35,8 @@ struct Mixed {
 impl Mixed {
     #[track_caller]
     fn start(mesh: &Mesh) -> Self {
-        let echo = App::tcp(&mesh.v1, 9000, Habit::Echo);
-        mesh.lab
-            .service("echo")
-            .selector(&[("version", "v1")])
-            .port("tcp", 9000, 9000)
-            .create();
-        mesh.settle();
-        let (http, tcp) = (
-            mesh.service("recommendations", 80),
-            mesh.service("echo", 9000),
-        );
+        let (echo, tcp) = echo(mesh);
+        let http = mesh.service("recommendations", 80);
         let host = "recommendations";
         let mixed = Self {
             short: Load::start_short(&mesh.client, &http, host, "/", 3),
@@ -87,6 +78,19 @@ impl Mixed {
         eprintln!("streams: {} bytes", self.streams.bytes());
         self.streams.stop();
     }
+}
+
+/// An echo server in one of the pods on node b, and the address of its service.
+#[track_caller]
+fn echo(mesh: &Mesh) -> (App, String) {
+    let echo = App::tcp(&mesh.v1, 9000, Habit::Echo);
+    mesh.lab
+        .service("echo")
+        .selector(&[("version", "v1")])
+        .port("tcp", 9000, 9000)
+        .create();
+    mesh.settle();
+    (echo, mesh.service("echo", 9000))
 }
 
 /// Starts a successor in the place of `agent`, and returns the old one.
@@ -195,14 +199,7 @@ fn kept_connections_move_to_the_new_agent_while_load_goes_on() {
 fn a_connection_that_outlives_the_drain_deadline_is_reset() {
     let flags = &["--drain-deadline", "5s"];
     let mut mesh = Mesh::with("upgrade deadline", flags, "");
-    let _echo = App::tcp(&mesh.v1, 9000, Habit::Echo);
-    mesh.lab
-        .service("echo")
-        .selector(&[("version", "v1")])
-        .port("tcp", 9000, 9000)
-        .create();
-    mesh.settle();
-    let address = mesh.service("echo", 9000);
+    let (_echo, address) = echo(&mesh);
     let mut stream = mesh.client.run(|| client::connect(&address)).unwrap();
     stream.write_all(b"x").unwrap();
     stream.read_exact(&mut [0]).unwrap();
@@ -218,7 +215,8 @@ fn a_connection_that_outlives_the_drain_deadline_is_reset() {
 #[test]
 fn a_pod_that_leaves_after_the_hand_over_is_released_though_the_old_agent_drains() {
     let mut mesh = Mesh::with("upgrade release", LONG, "");
-    let load = Mixed::start(&mesh);
+    let (_echo, address) = echo(&mesh);
+    let streams = Streams::start(&mesh.client, &address, 1);
     let old = succeed(&mesh.lab.b, &mut mesh.b, LONG);
     let held = std::fs::read_dir(format!("/proc/{}/fd", old.pid())).unwrap();
     let links = held
@@ -228,8 +226,6 @@ fn a_pod_that_leaves_after_the_hand_over_is_released_though_the_old_agent_drains
     assert_eq!(links.count(), 0, "they would stay attached");
     mesh.v2
         .patch(&serde_json::json!({"metadata": {"labels": {"istio.io/dataplane-mode": "none"}}}));
-    mesh.settle();
-    load.stop();
     wait::until("the pod to be free of rules", END, || {
         let rules = mesh.v2.exec("ip", &["rule", "show"]).stdout;
         if rules.contains("fwmark") {
@@ -238,6 +234,9 @@ fn a_pod_that_leaves_after_the_hand_over_is_released_though_the_old_agent_drains
             Ok(())
         }
     });
+    assert!(!old.ended(), "it carries a stream");
+    streams.stop();
+    check_ends(old);
 }
 
 #[test]
@@ -280,6 +279,8 @@ fn an_agent_that_was_told_to_stop_still_hands_over() {
     let flags = &["--on-stop", "leave", "--drain-deadline", "60s"];
     let mut mesh = Mesh::with("upgrade late", flags, "");
     let load = Mixed::start(&mesh);
+    // Their streams live until the load ends.
+    let mut all_old = Vec::new();
     for node in ["b", "a"] {
         let (place, agent) = if node == "b" {
             (&mesh.lab.b, &mut mesh.b)
@@ -290,9 +291,11 @@ fn an_agent_that_was_told_to_stop_still_hands_over() {
         agent.wait_log("serving on");
         let old = succeed(place, agent, flags);
         old.wait_log("letting go");
+        all_old.push(old);
     }
     load.go_on();
     load.stop();
+    all_old.into_iter().for_each(check_ends);
 }
 
 #[test]
