@@ -337,6 +337,11 @@ impl Datapath {
         }
     }
 
+    /// Whether a successor has the kernel.
+    pub fn is_handed_over(&self) -> bool {
+        self.handed_over.is_some()
+    }
+
     /// Reads the state from the kernel.
     pub fn observe(&self) -> Observation {
         self.read_flows();

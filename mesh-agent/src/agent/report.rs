@@ -60,7 +60,7 @@ struct Reporter {
     client: Client,
 }
 
-/// Reports as a task of `tasks`, until drained.
+/// Reports as a task of `tasks`, until a successor does or until drained.
 pub(super) fn start(
     authority: RemoteAuthority,
     identities: Identities,
@@ -113,7 +113,8 @@ impl Reporter {
             // Cancel-safe: both only wait.
             tokio::select! {
                 () = next => {}
-                () = drain.requested() => return,
+                // The node's next word is the successor's.
+                () = drain.leaving() => return,
             }
         }
     }

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::{
-    config::installation::{Installation, InstallationError},
+    config::{ClientError, installation::Installation},
     datapath::Stop,
     settings::{OnStop, RunSettings},
     tasks::Tasks,
@@ -54,7 +54,7 @@ pub(super) async fn policy(settings: &RunSettings, tasks: &Tasks) -> Policy {
     }
 }
 
-async fn open(settings: &RunSettings) -> Result<Installation, InstallationError> {
+async fn open(settings: &RunSettings) -> Result<Installation, ClientError> {
     let stopping = &settings.stopping;
     Installation::open(
         settings.source.kubeconfig.as_deref(),

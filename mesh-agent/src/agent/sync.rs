@@ -127,7 +127,14 @@ impl Sync {
 
     /// What control is told; a snapshot counts once the kernel has it.
     fn note_applied(&self) {
-        let observed = block_in_place(|| self.datapath().observe());
+        let observed = {
+            let datapath = self.datapath();
+            if datapath.is_handed_over() {
+                // What the kernel has is no longer ours to tell.
+                return;
+            }
+            block_in_place(|| datapath.observe())
+        };
         let failed_pods = observed.pods.iter().filter(|pod| pod.error.is_some()).count();
         let frontier = self.frontier.borrow().clone();
         self.applied.send_if_modified(|known| {

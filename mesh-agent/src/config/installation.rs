@@ -22,10 +22,9 @@ use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{Namespace, Node},
 };
-use kube::{
-    Api, Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::{Api, Client};
+
+use super::client::{ClientError, client};
 
 /// How long the API server may take: a stop must not wait for it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -44,46 +43,19 @@ pub struct Installation {
     seen: Arc<AtomicBool>,
 }
 
-/// The API cannot be asked at all.
-#[derive(Debug, thiserror::Error)]
-pub enum InstallationError {
-    /// The kubeconfig is wrong.
-    #[error("--kubeconfig cannot be used")]
-    Kubeconfig(#[source] kube::config::KubeconfigError),
-    /// We are not in a pod with a service account.
-    #[error("no service account and no --kubeconfig")]
-    InCluster(#[source] kube::config::InClusterError),
-    /// TLS or the address is wrong.
-    #[error("the Kubernetes API cannot be spoken to")]
-    Client(#[source] kube::Error),
-}
-
 impl Installation {
     /// Prepares to ask about `daemonset` in `namespace` and `node`; nothing is asked yet.
     ///
     /// # Errors
-    /// See [`InstallationError`].
+    /// See [`ClientError`].
     pub async fn open(
         kubeconfig: Option<&Path>,
         namespace: &str,
         daemonset: &str,
         node: &str,
-    ) -> Result<Self, InstallationError> {
-        let config = match kubeconfig {
-            Some(path) => {
-                let file = Kubeconfig::read_from(path).map_err(InstallationError::Kubeconfig)?;
-                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                    .await
-                    .map_err(InstallationError::Kubeconfig)?
-            }
-            None => Config::incluster().map_err(InstallationError::InCluster)?,
-        };
-        Ok(Self::new(
-            Client::try_from(config).map_err(InstallationError::Client)?,
-            namespace,
-            daemonset,
-            node,
-        ))
+    ) -> Result<Self, ClientError> {
+        let client = client(kubeconfig).await?;
+        Ok(Self::new(client, namespace, daemonset, node))
     }
 
     fn new(client: Client, namespace: &str, daemonset: &str, node: &str) -> Self {
@@ -120,12 +92,14 @@ impl Installation {
         if daemonset.metadata.deletion_timestamp.is_some() {
             return Ok(true);
         }
+        // Not every installation lets its agents read nodes.
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let Some(node) = nodes.get_opt(&self.node).await? else {
-            return Ok(true);
-        };
-        if !is_for(&daemonset, &node) {
-            return Ok(true);
+        match nodes.get_opt(&self.node).await {
+            Ok(None) => return Ok(true),
+            Ok(Some(node)) if !is_for(&daemonset, &node) => return Ok(true),
+            Ok(Some(_)) => {}
+            Err(error) if is_refused(&error) => {}
+            Err(error) => return Err(error),
         }
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let namespace = namespaces.get_opt(&self.namespace).await?;
@@ -155,6 +129,8 @@ fn is_refused(error: &kube::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use kube::Config;
+
     use super::*;
 
     #[track_caller]
@@ -266,6 +242,7 @@ mod tests {
     #[tokio::test]
     async fn rights_that_were_taken_away_say_that_it_is_leaving() {
         check_leaving((0, 403, DENIED), None).await;
+        check_leaving((1, 403, DENIED), Some(false)).await;
         let answers = Arc::new(std::sync::Mutex::new(HERE));
         let installation = api_server(Arc::clone(&answers)).await;
         assert_eq!(installation.is_leaving().await, Some(false));

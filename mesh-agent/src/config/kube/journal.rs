@@ -5,7 +5,8 @@
 //! A file of records that is only appended to: an object, pruned, or that it is gone. On start
 //! everything is read back; whoever reads it must expect it to be of another day. A thread of its
 //! own writes, so that a slow disk holds up nobody; records are on disk within a second or so.
-//! When most records are overwritten by later ones, the file is written anew beside and renamed.
+//! When most records are overwritten by later ones, the file is written anew beside and renamed; so
+//! it is at each start, which leaves an agent that is followed with a file of its own.
 //!
 //! Invariants: a record that is torn or damaged ends what is read, it never counts; a disk that
 //! does not take records stops nothing: it is logged once, counted and tried again.
@@ -13,7 +14,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -170,19 +171,14 @@ impl Writer {
     }
 
     fn resume(path: PathBuf, node: &str, contents: &Contents) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).open(&path)?;
-        // Cuts off a torn end, or what follows would be lost with it. Sets the time too.
+        // Anew: an agent that we follow writes to the end of the file that it has open, and a torn
+        // end would take what follows along. The time stays, as nothing is newer.
         let as_of = modified(&path);
-        if fs::metadata(&path)?.len() != contents.length() {
-            file.set_len(contents.length())?;
-        }
+        let (file, length) = rewrite(&path, node, contents)?;
         if let Some(as_of) = as_of {
             file.set_modified(as_of)?;
         }
-        let length = usize::try_from(contents.length()).unwrap_or(usize::MAX);
-        let mut writer = Self::new(path, node, file, length, contents.records());
-        writer.compact_at = compact_at(contents.live());
-        Ok(writer)
+        Ok(Self::new(path, node, file, length, contents.live()))
     }
 
     fn new(path: PathBuf, node: &str, file: File, length: usize, records: usize) -> Self {
@@ -192,7 +188,7 @@ impl Writer {
             file,
             length: length as u64,
             records,
-            compact_at: compact_at(0),
+            compact_at: compact_at(records),
             waiting: Vec::new(),
             waiting_records: 0,
             failed_at: None,
@@ -264,6 +260,12 @@ impl Writer {
         if self.waiting.is_empty() || too_early {
             return;
         }
+        if !self.is_ours() {
+            tracing::info!(path = %self.path.display(), "another agent keeps the configuration now");
+            self.given_up = true;
+            self.waiting = Vec::new();
+            return;
+        }
         if let Err(error) = self.append() {
             self.failed("write", &error);
             return;
@@ -307,21 +309,20 @@ impl Writer {
     fn compact(&mut self) -> io::Result<()> {
         let bytes = fs::read(&self.path)?;
         let contents = Contents::parse(bytes, &self.node).map_err(io::Error::other)?;
-        let header = record::header(&self.node);
-        let mut length = header.len();
-        self.file = replace(&self.path, |file| {
-            let mut file = io::BufWriter::new(file);
-            file.write_all(&header)?;
-            for record in contents.latest() {
-                file.write_all(record)?;
-                length += record.len();
-            }
-            file.flush()
-        })?;
+        let (file, length) = rewrite(&self.path, &self.node, &contents)?;
+        self.file = file;
         self.length = length as u64;
         self.records = contents.live();
         self.compact_at = compact_at(self.records);
         Ok(())
+    }
+
+    /// Whether what we write is what the next start reads: a successor begins a file of its own.
+    fn is_ours(&self) -> bool {
+        match (self.file.metadata(), fs::metadata(&self.path)) {
+            (Ok(open), Ok(named)) => open.ino() == named.ino() && open.dev() == named.dev(),
+            (Err(_), _) | (_, Err(_)) => false,
+        }
     }
 
     fn failed(&mut self, what: &str, error: &io::Error) {
@@ -335,6 +336,22 @@ impl Writer {
         }
         self.failed_at = Some(Instant::now());
     }
+}
+
+/// The last record of each object, in a new file in the place of `path`; that file and its length.
+fn rewrite(path: &Path, node: &str, contents: &Contents) -> io::Result<(File, usize)> {
+    let header = record::header(node);
+    let mut length = header.len();
+    let file = replace(path, |file| {
+        let mut file = io::BufWriter::new(file);
+        file.write_all(&header)?;
+        for record in contents.latest() {
+            file.write_all(record)?;
+            length += record.len();
+        }
+        file.flush()
+    })?;
+    Ok((file, length))
 }
 
 fn compact_at(live: usize) -> usize {

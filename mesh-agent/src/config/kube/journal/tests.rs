@@ -158,3 +158,25 @@ fn a_disk_that_fails_is_counted_and_stops_nothing() {
     writer.flush();
     assert_eq!(dir.names(), ["a"]);
 }
+
+#[test]
+fn two_agents_of_a_node_do_not_write_into_one_file() {
+    let dir = Dir::new("two");
+    let (old, _, old_writer) = Journal::open(&dir.0, "node-a").unwrap();
+    let old_thread = thread::spawn(old_writer);
+    old.put(&key("a"), &json!({}));
+    // Until it is on disk.
+    while fs::metadata(dir.file()).unwrap().len() <= record::header("node-a").len() as u64 {
+        thread::yield_now();
+    }
+    let (new, replay, new_writer) = Journal::open(&dir.0, "node-a").unwrap();
+    assert_eq!(replay.objects.len(), 1);
+    let new_thread = thread::spawn(new_writer);
+    old.put(&key("old"), &json!({}));
+    drop(old);
+    old_thread.join().unwrap();
+    new.put(&key("new"), &json!({}));
+    drop(new);
+    new_thread.join().unwrap();
+    assert_eq!(dir.names(), ["a", "new"]);
+}
