@@ -150,7 +150,10 @@ async fn start(settings: &ControlSettings, tasks: &Tasks) -> anyhow::Result<()> 
         counts: Arc::clone(&counts),
     };
     let router = calls::router(calls);
-    tasks.spawn("grpc", grpc::serve(grpc, tls, router, LIMITS, tasks.clone()));
+    tasks.spawn(
+        "grpc",
+        grpc::serve(grpc, tls, router, LIMITS, tasks.clone()),
+    );
     let views = Views {
         current,
         leadership,

@@ -24,7 +24,6 @@ pub use self::{
     server::{Acceptor, Call, Limits, Router, serve},
     status::{Code, Status},
 };
-
 use crate::tasks::Tasks;
 
 /// Runs HTTP/2's own tasks.

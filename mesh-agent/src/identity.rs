@@ -188,7 +188,9 @@ impl Identities {
         tasks: Tasks,
         keep: Option<Keep>,
     ) -> Self {
-        let kept = keep.as_ref().map(|keep| keep.load(authority.trust_domain()));
+        let kept = keep
+            .as_ref()
+            .map(|keep| keep.load(authority.trust_domain()));
         let kept = kept.unwrap_or_default();
         let core = Arc::new(Core {
             ttl,

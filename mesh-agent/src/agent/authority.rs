@@ -72,8 +72,7 @@ async fn remote(settings: &RunSettings, address: &str, tasks: &Tasks) -> anyhow:
                 .await
                 .context("roots from the Kubernetes API (or --ca-roots FILE)")?;
             let namespace = &flags.ca_namespace;
-            let roots =
-                config::watch_roots(client, namespace, ROOTS_CONFIG_MAP, ROOTS_KEY, tasks);
+            let roots = config::watch_roots(client, namespace, ROOTS_CONFIG_MAP, ROOTS_KEY, tasks);
             let from = format!("ConfigMap {namespace}/{ROOTS_CONFIG_MAP}");
             (from, roots)
         }
@@ -95,11 +94,16 @@ async fn remote(settings: &RunSettings, address: &str, tasks: &Tasks) -> anyhow:
         }
         None => None,
     };
-    let identities =
-        Identities::with_keep(authority.clone(), flags.cert_ttl, tasks.clone(), keep);
+    let identities = Identities::with_keep(authority.clone(), flags.cert_ttl, tasks.clone(), keep);
     // Roots that survived a restart are good enough to ask for better ones.
     authority.set_roots(identities.roots());
-    follow_roots(roots, roots_from, authority.clone(), identities.clone(), tasks);
+    follow_roots(
+        roots,
+        roots_from,
+        authority.clone(),
+        identities.clone(),
+        tasks,
+    );
     Ok(Started {
         identities,
         remote: Some(authority),

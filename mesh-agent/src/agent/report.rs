@@ -83,9 +83,9 @@ impl Reporter {
         let mut failures: u32 = 0;
         loop {
             let report = self.report();
-            let is_due = last.as_ref().is_none_or(|(sent, at)| {
-                *sent != report || at.elapsed() >= LONGEST.mul_f64(0.9)
-            });
+            let is_due = last
+                .as_ref()
+                .is_none_or(|(sent, at)| *sent != report || at.elapsed() >= LONGEST.mul_f64(0.9));
             let mut pause = SHORTEST;
             if is_due {
                 match self.send(&report).await {
@@ -100,7 +100,9 @@ impl Reporter {
                     Err(status) => {
                         failures = failures.saturating_add(1);
                         tracing::debug!(%status, failures, "the report was not taken, will try again");
-                        pause = SHORTEST.saturating_mul(1 << failures.min(4)).min(LONGEST / 2);
+                        pause = SHORTEST
+                            .saturating_mul(1 << failures.min(4))
+                            .min(LONGEST / 2);
                     }
                 }
             }

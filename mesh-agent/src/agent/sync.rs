@@ -135,7 +135,11 @@ impl Sync {
             }
             block_in_place(|| datapath.observe())
         };
-        let failed_pods = observed.pods.iter().filter(|pod| pod.error.is_some()).count();
+        let failed_pods = observed
+            .pods
+            .iter()
+            .filter(|pod| pod.error.is_some())
+            .count();
         let frontier = self.frontier.borrow().clone();
         self.applied.send_if_modified(|known| {
             let mut now = AppliedState {

@@ -67,7 +67,11 @@ pub(super) enum Denial {
         name: String,
         uid: String,
     },
-    #[error("the pod {pod} of the token runs as {}, not as {}", show(runs_as), show(claims))]
+    #[error(
+        "the pod {pod} of the token runs as {}, not as {}",
+        show(runs_as),
+        show(claims)
+    )]
     OtherAccount {
         pod: String,
         runs_as: Account,

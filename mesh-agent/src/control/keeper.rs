@@ -130,7 +130,11 @@ impl Keeper {
             }
             Found::Nothing => return Ok(()),
         }
-        let roots = self.current.borrow().as_ref().map(|it| it.signer.roots_pem());
+        let roots = self
+            .current
+            .borrow()
+            .as_ref()
+            .map(|it| it.signer.roots_pem());
         if let Some(roots) = roots.filter(|_| leading)
             && self.store.publish(&roots).await?
         {
@@ -168,7 +172,11 @@ impl Keeper {
                     && (it.origin, it.rotation) == (origin, rotation)
             });
             if !same {
-                tracing::info!(issuer = signer.fingerprint(), origin, "certificates are signed by");
+                tracing::info!(
+                    issuer = signer.fingerprint(),
+                    origin,
+                    "certificates are signed by"
+                );
                 *current = Some(Arc::new(Current {
                     signer,
                     origin,

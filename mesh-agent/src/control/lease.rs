@@ -115,11 +115,7 @@ fn announce(leadership: &watch::Sender<Leadership>, leading: bool, holder: Optio
 }
 
 /// One look at the lease and what follows from it; whether this replica holds it then.
-async fn turn(
-    api: &Api<Lease>,
-    name: &str,
-    election: &mut Election,
-) -> Result<bool, kube::Error> {
+async fn turn(api: &Api<Lease>, name: &str, election: &mut Election) -> Result<bool, kube::Error> {
     let found = api.get_opt(name).await?;
     let spec = found.as_ref().and_then(|lease| lease.spec.as_ref());
     let next = election.next(spec, Instant::now());
@@ -281,7 +277,10 @@ mod tests {
     #[test]
     fn a_released_lease_is_taken_at_once() {
         let mut election = election("me");
-        assert_eq!(election.next(Some(&held("", 1)), Instant::now()), Move::Take);
+        assert_eq!(
+            election.next(Some(&held("", 1)), Instant::now()),
+            Move::Take
+        );
         assert_eq!(election.holder(), None);
     }
 

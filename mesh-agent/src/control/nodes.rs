@@ -94,7 +94,9 @@ impl Nodes {
             let report = fresh.get(node)?;
             report.frontier.get(kind).copied()
         };
-        let behind = expected.iter().filter(|node| frontier(node) < Some(version));
+        let behind = expected
+            .iter()
+            .filter(|node| frontier(node) < Some(version));
         let slowest = behind.clone().min_by_key(|node| frontier(node)).cloned();
         let missing = behind.count();
         Applied {
@@ -109,9 +111,7 @@ impl Nodes {
         let fresh = self.fresh();
         (self.0.expected)().iter().all(|node| {
             let report = fresh.get(node);
-            report.is_some_and(|report| {
-                report.trusted_roots.iter().any(|root| root == fingerprint)
-            })
+            report.is_some_and(|report| report.trusted_roots.iter().any(|root| root == fingerprint))
         })
     }
 
@@ -146,7 +146,10 @@ impl Nodes {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Held>> {
-        self.0.reports.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .reports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

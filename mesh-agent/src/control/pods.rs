@@ -134,11 +134,7 @@ impl Pods {
     }
 
     /// Whether a pod of this account runs, or is about to, on `node`.
-    pub(super) async fn runs_on(
-        &self,
-        account: &Account,
-        node: &str,
-    ) -> Result<bool, kube::Error> {
+    pub(super) async fn runs_on(&self, account: &Account, node: &str) -> Result<bool, kube::Error> {
         if self.read(|table| table.runs_on(account, node)) {
             return Ok(true);
         }
@@ -240,7 +236,10 @@ impl Table {
 
 fn facts(pod: Slim) -> Option<PodFacts> {
     let finished = matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    let account = pod.spec.service_account_name.filter(|name| !name.is_empty());
+    let account = pod
+        .spec
+        .service_account_name
+        .filter(|name| !name.is_empty());
     Some(PodFacts {
         uid: pod.metadata.uid?,
         name: pod.metadata.name?,

@@ -176,7 +176,9 @@ impl Roots {
         make: impl FnOnce() -> Result<RootPem, SignError>,
     ) -> Result<Option<(Self, &'static str)>, SignError> {
         if let Some(next) = &self.next {
-            return Ok(self.switch(now, next)?.map(|roots| (roots, "a new root signs")));
+            return Ok(self
+                .switch(now, next)?
+                .map(|roots| (roots, "a new root signs")));
         }
         let is_over = |retired: &Retired| retired.until <= now.time;
         if self.progress.retired.iter().any(is_over) {
@@ -193,7 +195,10 @@ impl Roots {
         roots.next = Some(make()?);
         roots.progress.next_since = Some(now.time);
         roots.progress.answered = asked.map(str::to_owned);
-        Ok(Some((roots, "a new root is published, it does not sign yet")))
+        Ok(Some((
+            roots,
+            "a new root is published, it does not sign yet",
+        )))
     }
 
     /// Lets the next root sign, if it may.

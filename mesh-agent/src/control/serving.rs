@@ -10,10 +10,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};
 
 use super::keeper::Current;
-use crate::{
-    grpc::Acceptor,
-    tasks::Tasks,
-};
+use crate::{grpc::Acceptor, tasks::Tasks};
 
 /// How long it is valid.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);

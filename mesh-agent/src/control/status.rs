@@ -180,8 +180,11 @@ fn status(views: &Views) -> Value {
 fn metrics(views: &Views) -> String {
     let mut text = String::new();
     let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
-        writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}")
-            .expect("a string takes everything");
+        writeln!(
+            text,
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
+        )
+        .expect("a string takes everything");
     };
     let counts = &views.counts;
     for (name, help, count) in [
@@ -210,17 +213,32 @@ fn metrics(views: &Views) -> String {
     }
     let leading = views.leadership.borrow().leading;
     let gauge = "gauge";
-    metric("mesh_control_leader", gauge, "1 on the replica that leads.", leading.into());
+    metric(
+        "mesh_control_leader",
+        gauge,
+        "1 on the replica that leads.",
+        leading.into(),
+    );
     let nodes = views.nodes.list();
     let reporting = nodes.iter().filter(|node| node.age.is_some()).count();
     let help = "Nodes that run an agent or report.";
     metric("mesh_control_nodes", gauge, help, count(nodes.len()));
     let help = "Nodes whose reports this replica has.";
-    metric("mesh_control_nodes_reporting", gauge, help, count(reporting));
+    metric(
+        "mesh_control_nodes_reporting",
+        gauge,
+        help,
+        count(reporting),
+    );
     if let Some(current) = views.current.borrow().as_ref() {
         let end = seconds(current.signer.validity().1);
         let help = "When the issuer's certificate expires, in seconds since 1970.";
-        metric("mesh_control_issuer_expiry_timestamp_seconds", gauge, help, end);
+        metric(
+            "mesh_control_issuer_expiry_timestamp_seconds",
+            gauge,
+            help,
+            end,
+        );
         let help = "Root certificates that are to be trusted.";
         let roots = current.signer.root_fingerprints().len();
         metric("mesh_control_trusted_roots", gauge, help, count(roots));

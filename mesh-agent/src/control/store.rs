@@ -95,8 +95,15 @@ impl Store {
             return Ok(Found::Nothing);
         };
         let data = secret.data.unwrap_or_default();
-        let data = data.into_iter().map(|(key, value)| (key, value.0)).collect();
-        let asked = secret.metadata.annotations.unwrap_or_default().remove(ROTATE);
+        let data = data
+            .into_iter()
+            .map(|(key, value)| (key, value.0))
+            .collect();
+        let asked = secret
+            .metadata
+            .annotations
+            .unwrap_or_default()
+            .remove(ROTATE);
         Ok(Found::Own(Box::new(Own {
             roots: Roots::read(&data).map_err(StoreError::Own)?,
             asked,
@@ -114,9 +121,7 @@ impl Store {
         };
         match self.secrets.create(&PostParams::default(), &secret).await {
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            outcome => outcome
-                .map(drop)
-                .map_err(failed("creating", "Secret", OWN)),
+            outcome => outcome.map(drop).map_err(failed("creating", "Secret", OWN)),
         }
     }
 
@@ -147,7 +152,14 @@ impl Store {
         let found = found.map_err(failed("reading", "ConfigMap", PUBLISHED))?;
         let data = BTreeMap::from([(ROOT_CERT.to_owned(), roots.to_owned())]);
         let outcome = match found {
-            Some(map) if map.data.as_ref().and_then(|data| data.get(ROOT_CERT)).map(String::as_str) == Some(roots) => {
+            Some(map)
+                if map
+                    .data
+                    .as_ref()
+                    .and_then(|data| data.get(ROOT_CERT))
+                    .map(String::as_str)
+                    == Some(roots) =>
+            {
                 return Ok(false);
             }
             Some(_) => {

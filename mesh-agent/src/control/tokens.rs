@@ -75,8 +75,8 @@ impl Tokens {
             .create(&PostParams::default(), &review)
             .await
             .map_err(|error| TokenError::Review(Box::new(error)))?;
-        let caller = reviewed_caller(reviewed.status.unwrap_or_default())
-            .map_err(TokenError::Refused)?;
+        let caller =
+            reviewed_caller(reviewed.status.unwrap_or_default()).map_err(TokenError::Refused)?;
         self.remember(hash, caller.clone());
         Ok(caller)
     }
@@ -186,7 +186,10 @@ mod tests {
     fn other_tokens_are_refused() {
         refused(|status| status.authenticated = None, "not valid");
         refused(|status| status.audiences = None, "audience");
-        refused(|status| status.audiences = Some(vec!["api".to_owned()]), "audience");
+        refused(
+            |status| status.audiences = Some(vec!["api".to_owned()]),
+            "audience",
+        );
         refused(
             |status| status.user.as_mut().unwrap().username = Some("admin".to_owned()),
             "no service account",

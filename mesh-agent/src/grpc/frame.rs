@@ -31,10 +31,7 @@ pub(super) fn encode(message: &impl Message) -> Bytes {
 }
 
 /// Reads a body to its end: the message's bytes, if there is one, and the trailers.
-pub(super) async fn read<B>(
-    body: B,
-    max_bytes: usize,
-) -> Result<(Option<Bytes>, HeaderMap), Status>
+pub(super) async fn read<B>(body: B, max_bytes: usize) -> Result<(Option<Bytes>, HeaderMap), Status>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Error + 'static,
@@ -174,7 +171,9 @@ mod tests {
     }
 
     async fn read_pieces(pieces: Vec<Bytes>, max: usize) -> Result<Option<Bytes>, Status> {
-        read(Pieces(pieces.into()), max).await.map(|(bytes, _)| bytes)
+        read(Pieces(pieces.into()), max)
+            .await
+            .map(|(bytes, _)| bytes)
     }
 
     #[tokio::test]

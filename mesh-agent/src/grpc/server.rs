@@ -248,11 +248,7 @@ impl Server {
         }
     }
 
-    async fn reply(
-        &self,
-        request: Request<Incoming>,
-        client: SocketAddr,
-    ) -> Result<Bytes, Status> {
+    async fn reply(&self, request: Request<Incoming>, client: SocketAddr) -> Result<Bytes, Status> {
         let path = request.uri().path();
         let method = self.router.methods.get(path).ok_or_else(|| {
             Status::new(Code::Unimplemented, format!("there is no method {path}"))

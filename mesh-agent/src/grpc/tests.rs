@@ -13,7 +13,9 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    messages::{CreateCertificateRequest, CreateCertificateResponse, ReportRequest, ReportResponse},
+    messages::{
+        CreateCertificateRequest, CreateCertificateResponse, ReportRequest, ReportResponse,
+    },
     *,
 };
 use crate::tasks::Tasks;
@@ -61,16 +63,19 @@ async fn pair() -> Pair {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let router = Router::default()
-        .unary(ECHO, |call: Call, request: CreateCertificateRequest| async move {
-            let token = call.metadata.get("authorization");
-            let token = token.and_then(|text| text.to_str().ok()).unwrap_or("none");
-            if request.csr == "refuse" {
-                return Err(Status::new(Code::Unauthenticated, "who? \u{fc}\n"));
-            }
-            Ok(CreateCertificateResponse {
-                cert_chain: vec![request.csr, token.to_owned()],
-            })
-        })
+        .unary(
+            ECHO,
+            |call: Call, request: CreateCertificateRequest| async move {
+                let token = call.metadata.get("authorization");
+                let token = token.and_then(|text| text.to_str().ok()).unwrap_or("none");
+                if request.csr == "refuse" {
+                    return Err(Status::new(Code::Unauthenticated, "who? \u{fc}\n"));
+                }
+                Ok(CreateCertificateResponse {
+                    cert_chain: vec![request.csr, token.to_owned()],
+                })
+            },
+        )
         .unary(SLOW, |_: Call, _: ReportRequest| async {
             tokio::time::sleep(Duration::from_secs(60)).await;
             Ok(ReportResponse {})
@@ -83,7 +88,10 @@ async fn pair() -> Pair {
     };
     let tasks = Tasks::new();
     let (_, tls) = watch::channel(Some(acceptor));
-    tasks.spawn("server", serve(listener, tls, router, limits, tasks.clone()));
+    tasks.spawn(
+        "server",
+        serve(listener, tls, router, limits, tasks.clone()),
+    );
     let endpoint = Endpoint {
         address,
         server_name: "ca.test".to_owned(),
@@ -192,7 +200,10 @@ async fn a_server_with_another_name_is_not_trusted() {
         server_name: "other.test".to_owned(),
     };
     let client = Client::new(endpoint, tls().1, Tasks::new());
-    assert_eq!(echo(&client, "a").await.unwrap_err().code, Code::Unavailable);
+    assert_eq!(
+        echo(&client, "a").await.unwrap_err().code,
+        Code::Unavailable
+    );
 }
 
 #[tokio::test]

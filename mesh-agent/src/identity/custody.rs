@@ -123,7 +123,11 @@ fn write_synced(draft: &Path, material: &RootMaterial) -> io::Result<()> {
 }
 
 /// Refuses what others than this program's user may read or own.
-pub(super) fn check_private(path: &Path, metadata: &fs::Metadata, most: u32) -> Result<(), AuthorityError> {
+pub(super) fn check_private(
+    path: &Path,
+    metadata: &fs::Metadata,
+    most: u32,
+) -> Result<(), AuthorityError> {
     let exposed = |problem: String, fix: String| AuthorityError::Exposed {
         path: path.to_owned(),
         problem,

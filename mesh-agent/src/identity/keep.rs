@@ -20,12 +20,7 @@ use rustls::pki_types::{
     pem::{PemObject, SectionKind},
 };
 
-use super::{
-    ca::AuthorityError,
-    custody,
-    issue::Issued,
-    roots, verify,
-};
+use super::{ca::AuthorityError, custody, issue::Issued, roots, verify};
 use crate::model::SpiffeId;
 
 /// Far more than a key and a chain need.

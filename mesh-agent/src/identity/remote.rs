@@ -383,7 +383,11 @@ mod tests {
             let refusal = remote.ask(&id, &key, Duration::from_secs(60)).await;
             refusal.unwrap_err().to_string()
         };
-        assert!(ask().await.contains("ConfigMap mesh-system/mesh-agent-ca-roots has none"));
+        assert!(
+            ask()
+                .await
+                .contains("ConfigMap mesh-system/mesh-agent-ca-roots has none")
+        );
         let authority = CertificateAuthority::in_memory("a.b").unwrap();
         remote.set_roots(vec![authority.root().clone()]);
         assert!(ask().await.contains("/nonexistent/token"));

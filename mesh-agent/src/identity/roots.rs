@@ -63,7 +63,9 @@ pub fn fingerprint(certificate: &[u8]) -> String {
 }
 
 /// Certificates as PEM, one after the other.
-pub(super) fn to_pem<'a>(certificates: impl IntoIterator<Item = &'a CertificateDer<'static>>) -> String {
+pub(super) fn to_pem<'a>(
+    certificates: impl IntoIterator<Item = &'a CertificateDer<'static>>,
+) -> String {
     certificates
         .into_iter()
         .map(|der| pem::encode(&pem::Pem::new("CERTIFICATE", der.as_ref())))

@@ -77,11 +77,7 @@ pub(super) async fn run(
     }
 }
 
-fn reconcile(
-    core: &Core,
-    plans: &mut HashMap<SpiffeId, Plan>,
-    identities: &BTreeSet<SpiffeId>,
-) {
+fn reconcile(core: &Core, plans: &mut HashMap<SpiffeId, Plan>, identities: &BTreeSet<SpiffeId>) {
     plans.retain(|identity, _| {
         let wanted = identities.contains(identity);
         if !wanted {

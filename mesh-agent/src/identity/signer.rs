@@ -14,9 +14,8 @@ use std::{
 };
 
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, DnValue,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    PublicKeyData, SubjectPublicKeyInfo,
+    CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SubjectPublicKeyInfo,
 };
 use rustls::{
     ServerConfig,
@@ -134,8 +133,7 @@ impl Signer {
         let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes())
             .map_err(|error| material("the key", error))?;
         let key = KeyPair::try_from(&key).map_err(|error| material("the key", error))?;
-        let of_bundle =
-            |what| move |error: RootsError| -> SignError { material(what, error) };
+        let of_bundle = |what| move |error: RootsError| -> SignError { material(what, error) };
         let certificate = roots::parse_roots(&pem.certificate)
             .map_err(of_bundle("the certificate"))?
             .swap_remove(0);
@@ -218,7 +216,11 @@ impl Signer {
 
     /// Fingerprints of what peers are to trust.
     pub fn root_fingerprints(&self) -> Vec<String> {
-        self.0.roots.iter().map(|one| roots::fingerprint(one)).collect()
+        self.0
+            .roots
+            .iter()
+            .map(|one| roots::fingerprint(one))
+            .collect()
     }
 
     /// The issuer's fingerprint.

@@ -48,7 +48,12 @@ pub struct AuthoritySettings {
     pub ca_namespace: String,
 
     /// Name of this cluster, as the authority knows it.
-    #[arg(long, value_name = "NAME", default_value = "Kubernetes", requires = "ca_address")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "Kubernetes",
+        requires = "ca_address"
+    )]
     pub cluster_id: String,
 
     /// Trust domain of workload identities.

@@ -12,7 +12,7 @@
 //! does not take records stops nothing: it is logged once, counted and tried again.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -40,6 +40,9 @@ const RETRY: Duration = Duration::from_secs(10);
 
 /// What waits for a disk that failed; beyond that the file stays as it is until the next start.
 const MOST_WAITING: usize = 8 << 20;
+
+/// An agent that writes in our place for so long is our successor.
+const FOLLOWED: Duration = Duration::from_secs(60);
 
 /// A file with fewer records is not written anew.
 const FEW_RECORDS: usize = 1000;
@@ -159,6 +162,8 @@ struct Writer {
     failed_at: Option<Instant>,
     /// Records are missing: nothing more is written.
     given_up: bool,
+    /// Since when another agent writes in our place.
+    followed: Option<Instant>,
     dirty: bool,
     errors: Arc<AtomicU64>,
 }
@@ -193,6 +198,7 @@ impl Writer {
             waiting_records: 0,
             failed_at: None,
             given_up: false,
+            followed: None,
             dirty: false,
             errors: Arc::default(),
         }
@@ -260,10 +266,7 @@ impl Writer {
         if self.waiting.is_empty() || too_early {
             return;
         }
-        if !self.is_ours() {
-            tracing::info!(path = %self.path.display(), "another agent keeps the configuration now");
-            self.given_up = true;
-            self.waiting = Vec::new();
+        if !self.is_ours() && !self.take_back() {
             return;
         }
         if let Err(error) = self.append() {
@@ -325,6 +328,37 @@ impl Writer {
         }
     }
 
+    /// Another agent has begun a file. If it has gone again, it is ours to go on with; if it stays,
+    /// we stop writing.
+    fn take_back(&mut self) -> bool {
+        let named = File::open(&self.path);
+        if named.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock))) {
+            if self.followed.get_or_insert_with(Instant::now).elapsed() > FOLLOWED {
+                tracing::info!(path = %self.path.display(), "our successor keeps the configuration");
+                self.given_up = true;
+                self.waiting = Vec::new();
+            }
+            return false;
+        }
+        self.followed = None;
+        let again = read(&self.path, &self.node).and_then(|contents| match contents {
+            Some(contents) => Self::resume(self.path.clone(), &self.node, &contents),
+            None => Self::begin(self.path.clone(), &self.node),
+        });
+        match again {
+            Ok(again) => {
+                self.file = again.file;
+                (self.length, self.records) = (again.length, again.records);
+                self.compact_at = again.compact_at;
+                true
+            }
+            Err(error) => {
+                self.failed("go on with", &error);
+                false
+            }
+        }
+    }
+
     fn failed(&mut self, what: &str, error: &io::Error) {
         self.errors.fetch_add(1, Ordering::Relaxed);
         if self.failed_at.is_none() {
@@ -373,7 +407,10 @@ fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::
     if let Some(dir) = path.parent() {
         File::open(dir)?.sync_all()?;
     }
-    OpenOptions::new().append(true).open(path)
+    let file = OpenOptions::new().append(true).open(path)?;
+    // Tells others that somebody writes here. Without it they take the file over, which is no harm.
+    drop(file.try_lock());
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -123,9 +123,6 @@ const fn table() -> [u32; 256] {
 #[derive(Debug)]
 pub(super) struct Contents {
     bytes: Vec<u8>,
-    /// Where the good records end.
-    length: usize,
-    records: usize,
     /// The last record of each object that is not gone, frame included.
     latest: HashMap<ObjectKey, Range<usize>>,
 }
@@ -146,18 +143,16 @@ impl Contents {
             return Err("it is of another node");
         }
         let mut contents = Self {
-            length: first.end,
-            records: 0,
             latest: HashMap::new(),
             bytes,
         };
-        while let Some(range) = next(&contents.bytes, contents.length) {
+        let mut end = first.end;
+        while let Some(range) = next(&contents.bytes, end) {
             let text = &contents.bytes[range.start + FRAME..range.end];
             let Ok(owner) = serde_json::from_slice::<Owner>(text) else {
                 break;
             };
-            contents.length = range.end;
-            contents.records += 1;
+            end = range.end;
             // A kind that is not read any more is left out.
             let Some(kind) = kinds::named(&owner.kind) else {
                 continue;
@@ -193,14 +188,6 @@ impl Contents {
     /// How many objects are there.
     pub(super) fn live(&self) -> usize {
         self.latest.len()
-    }
-
-    pub(super) fn records(&self) -> usize {
-        self.records
-    }
-
-    pub(super) fn length(&self) -> u64 {
-        self.length as u64
     }
 }
 

@@ -173,10 +173,12 @@ fn two_agents_of_a_node_do_not_write_into_one_file() {
     assert_eq!(replay.objects.len(), 1);
     let new_thread = thread::spawn(new_writer);
     old.put(&key("old"), &json!({}));
-    drop(old);
-    old_thread.join().unwrap();
     new.put(&key("new"), &json!({}));
+    // The new one did not get further: the node is still the old one's.
     drop(new);
     new_thread.join().unwrap();
-    assert_eq!(dir.names(), ["a", "new"]);
+    old.put(&key("late"), &json!({}));
+    drop(old);
+    old_thread.join().unwrap();
+    assert_eq!(dir.names(), ["a", "late", "new", "old"]);
 }
