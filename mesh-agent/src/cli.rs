@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use self::client::Client;
 use crate::{
-    config,
+    config::{self, kube::KubeError},
     settings::{
         ClientSettings, Command, ConfigCommand, LogSettings, Output, ProxyConfigSettings,
         ProxyConfigView, ReadySettings,
@@ -87,6 +87,12 @@ pub enum CliError {
     /// The agent refused.
     #[error("{0}")]
     Refused(String),
+    /// The Kubernetes API could not be read.
+    #[error("reading the Kubernetes API")]
+    Kubernetes(#[source] Box<KubeError>),
+    /// The system gives no thread or file.
+    #[error("starting to read")]
+    Runtime(#[source] io::Error),
     /// The output could not be written.
     #[error("writing the output")]
     Output(#[source] io::Error),

@@ -35,6 +35,7 @@ mod gateway;
 mod grpc_route;
 mod headers;
 mod http_route;
+mod intern;
 mod istio;
 mod load;
 mod pod;

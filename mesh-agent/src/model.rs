@@ -31,5 +31,5 @@ pub use self::{
     snapshot::{Destination, Snapshot},
     spiffe::SpiffeId,
     text::TextMatch,
-    workload::{Workload, WorkloadUid},
+    workload::{Labels, Workload, WorkloadUid},
 };

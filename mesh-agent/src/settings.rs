@@ -47,7 +47,7 @@ pub enum Command {
     Control(Box<ControlSettings>),
     /// Remove everything that agents left behind on this node, where none runs any more.
     Cleanup(CleanupSettings),
-    /// Check a directory of manifests without running; exit 1 if there are errors.
+    /// Check a directory of manifests, or what the Kubernetes API has; exit 1 if there are errors.
     Analyze(AnalyzeSettings),
     /// Show capture, certificates and configuration of the running agent.
     Status(ClientSettings),
@@ -201,8 +201,16 @@ pub enum Output {
 #[derive(Clone, Debug, Args)]
 pub struct AnalyzeSettings {
     /// Directory of manifests.
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
+    #[arg(value_name = "DIR", required_unless_present_any = ["kube", "kubeconfig"])]
+    pub dir: Option<PathBuf>,
+
+    /// Analyze what the Kubernetes API has, reached as a pod does, by its service account.
+    #[arg(long, conflicts_with_all = ["dir", "kubeconfig"])]
+    pub kube: bool,
+
+    /// Analyze what the Kubernetes API has, reached as this file says.
+    #[arg(long, value_name = "FILE", conflicts_with = "dir")]
+    pub kubeconfig: Option<PathBuf>,
 
     /// Domain of Services' host names.
     #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = value::domain)]

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use super::{pods, views::Views};
 use crate::{
+    config::Severity,
     datapath::PodObservation,
     identity::{CertificateState, CertificateView},
     model::{SpiffeId, WorkloadUid},
@@ -21,7 +22,12 @@ pub fn missing(views: &Views) -> Vec<String> {
     }
     let snapshot = views.snapshot.borrow().clone();
     if snapshot.generation == 0 {
-        return vec!["the configuration is not loaded".to_owned()];
+        let report = views.report.borrow();
+        let errors = report.problems.iter();
+        let errors = errors.filter(|problem| problem.severity == Severity::Error);
+        return std::iter::once("the configuration is not loaded".to_owned())
+            .chain(errors.map(ToString::to_string))
+            .collect();
     }
     let mut missing = Vec::new();
     let proxy = (views.proxy)();

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `analyze`: what is wrong with a directory of manifests, in the form of `istioctl analyze`.
+//! `analyze`: what is wrong with a directory of manifests or with what the Kubernetes API has, in
+//! the form of `istioctl analyze`.
 //!
 //! Asks no agent. Invariant: exit code 1 if and only if there is an error.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use serde_json::{Value, json};
+use tokio::runtime::Builder;
 
 use super::{CliError, print};
 use crate::{
@@ -16,13 +18,14 @@ use crate::{
 
 /// Prints what is wrong and says with what the program ends.
 pub(super) fn run(settings: &AnalyzeSettings) -> Result<ExitCode, CliError> {
-    let report = config::analyze(
-        &settings.dir,
-        IndexSettings {
-            cluster_domain: settings.cluster_domain.clone(),
-            ..IndexSettings::default()
-        },
-    );
+    let index = IndexSettings {
+        cluster_domain: settings.cluster_domain.clone(),
+        ..IndexSettings::default()
+    };
+    let report = match &settings.dir {
+        Some(dir) => config::analyze(dir, index),
+        None => of_server(settings.kubeconfig.as_deref(), index)?,
+    };
     match settings.output {
         Output::Table => print::text(&lines(&report, settings))?,
         form => {
@@ -37,9 +40,19 @@ pub(super) fn run(settings: &AnalyzeSettings) -> Result<ExitCode, CliError> {
     })
 }
 
+fn of_server(kubeconfig: Option<&Path>, index: IndexSettings) -> Result<Report, CliError> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(CliError::Runtime)?;
+    let report = runtime.block_on(config::kube::analyze(kubeconfig, index));
+    report.map_err(|source| CliError::Kubernetes(Box::new(source)))
+}
+
 /// One line per problem and a last one with the verdict.
 fn lines(report: &Report, settings: &AnalyzeSettings) -> String {
-    let dir = settings.dir.display();
+    let dir = match &settings.dir {
+        Some(dir) => dir.display().to_string(),
+        None => "the Kubernetes API".to_owned(),
+    };
     let mut text: String = report.problems.iter().map(|it| format!("{it}\n")).collect();
     text.push_str(&match (report.problems.len(), report.errors()) {
         (0, _) => format!("✔ No validation issues found when analyzing {dir}.\n"),
@@ -78,23 +91,27 @@ mod tests {
             fs::create_dir_all(&dir).unwrap();
             fs::write(dir.join("all.yaml"), text).unwrap();
             Self(AnalyzeSettings {
-                dir,
+                dir: Some(dir),
+                kube: false,
+                kubeconfig: None,
                 cluster_domain: "cluster.local".to_owned(),
                 output: Output::Table,
             })
         }
 
+        fn dir(&self) -> &Path {
+            self.0.dir.as_deref().unwrap()
+        }
+
         fn lines(&self) -> String {
-            lines(
-                &config::analyze(&self.0.dir, IndexSettings::default()),
-                &self.0,
-            )
+            let report = config::analyze(self.dir(), IndexSettings::default());
+            lines(&report, &self.0)
         }
     }
 
     impl Drop for Manifest {
         fn drop(&mut self) {
-            drop(fs::remove_dir_all(&self.0.dir));
+            drop(fs::remove_dir_all(self.dir()));
         }
     }
 
@@ -113,7 +130,7 @@ mod tests {
         assert!(lines.starts_with("Error ["), "{lines}");
         assert!(lines.contains("all.yaml"), "{lines}");
         assert!(
-            lines.ends_with(&format!("analyzing {}.\n", manifest.0.dir.display())),
+            lines.ends_with(&format!("analyzing {}.\n", manifest.dir().display())),
             "{lines}"
         );
         assert_eq!(run(&manifest.0).unwrap(), ExitCode::FAILURE);

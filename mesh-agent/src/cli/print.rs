@@ -161,11 +161,15 @@ fn source(source: &Value) -> String {
         "NOT in step"
     };
     let mut text = format!(
-        "Source:   {}, {state} for {}, last heard of {} ago\n",
+        "Source:   {}, {state} for {}",
         cell(&source["kind"]),
         seconds(&source["sinceSeconds"]),
-        seconds(&source["lastEventSeconds"]),
     );
+    if source["lastEventSeconds"].is_number() {
+        let last = seconds(&source["lastEventSeconds"]);
+        text.push_str(&format!(", last heard of {last} ago"));
+    }
+    text.push('\n');
     if source["fromDiskAgeSeconds"].is_number() {
         let age = seconds(&source["fromDiskAgeSeconds"]);
         text.push_str(&format!("          - from disk, {age} old\n"));

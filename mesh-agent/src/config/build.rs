@@ -158,7 +158,7 @@ fn workload(
             Arc::clone(&pod.node)
         },
         addresses: pod.addresses.clone(),
-        labels: pod.labels.clone(),
+        labels: Arc::clone(&pod.labels),
         owner: Arc::clone(&pod.owner),
         canonical_service: label(&[
             "service.istio.io/canonical-name",

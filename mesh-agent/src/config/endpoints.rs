@@ -113,7 +113,7 @@ impl<'a> LabelIndex<'a> {
     fn new(pods: &'a [PodView<'a>]) -> Self {
         let mut by_label: HashMap<_, Vec<usize>> = HashMap::new();
         for (index, pod) in pods.iter().enumerate() {
-            for (key, value) in &pod.facts.labels {
+            for (key, value) in &*pod.facts.labels {
                 let entry = (&*pod.facts.meta.namespace, key.as_str(), value.as_str());
                 by_label.entry(entry).or_default().push(index);
             }

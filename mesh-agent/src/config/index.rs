@@ -18,6 +18,7 @@ use super::{
     enrol::NamespaceFacts,
     facts::{Change, Findings, Shelf},
     grpc_route, http_route,
+    intern::Interner,
     object::{Kind, Object, ObjectKey},
     pod::PodFacts,
     policy::{PeerAuthenticationFacts, PolicyFacts},
@@ -79,6 +80,7 @@ pub(super) struct Shelves {
 pub struct Index {
     settings: IndexSettings,
     shelves: Shelves,
+    interner: Interner,
     /// What a front end could not even hand over.
     front_end: Vec<Problem>,
     carried: Carried,
@@ -100,6 +102,7 @@ impl Index {
         Self {
             settings,
             shelves: Shelves::default(),
+            interner: Interner::default(),
             front_end: Vec::new(),
             carried: Carried::default(),
             // Even an empty configuration is published once: the agent then knows that it is empty.
@@ -118,7 +121,10 @@ impl Index {
         let mut findings = Findings::new(key.to_ref(), origin);
         findings.revision = object.revision();
         let Self {
-            shelves, settings, ..
+            shelves,
+            settings,
+            interner,
+            ..
         } = self;
         let domain = &settings.cluster_domain;
         let change = match object {
@@ -127,7 +133,8 @@ impl Index {
                 shelves.namespaces.put(facts, findings)
             }
             Object::Pod(object) => {
-                let facts = PodFacts::new(&object, &mut findings);
+                let mut facts = PodFacts::new(&object, &mut findings);
+                facts.intern(interner);
                 shelves.pods.put(facts, findings)
             }
             Object::Service(object) => {
@@ -270,6 +277,12 @@ impl Index {
             objects: self.shelves.len(),
             loaded_at: SystemTime::now(),
         }
+    }
+
+    /// Publishes the report without a new snapshot, while there is nothing fit to be published.
+    pub fn publish_report(&mut self) {
+        let report = self.compile_report();
+        self.reports.send_replace(Arc::new(report));
     }
 
     /// The generation of the current snapshot.

@@ -16,13 +16,18 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::timeout,
+};
 
 use super::{
     frontier::Frontier,
-    index::Index,
+    index::{Index, IndexSettings},
+    problem::Report,
     source::{SourceKind, SourceState},
 };
 use crate::tasks::Tasks;
@@ -46,6 +51,12 @@ use self::{
 
 /// News that may wait for the collector; a page counts as one.
 const INPUTS: usize = 64;
+
+/// How long `analyze` waits for the server.
+const ANALYZE: Duration = Duration::from_secs(30);
+
+/// How long it waits for its own tasks.
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// What the front end is told.
 #[derive(Clone, Debug)]
@@ -80,6 +91,42 @@ pub async fn follow(
 ) -> Result<KubeSource, KubeError> {
     let server = Server::new(settings.kubeconfig.as_deref()).await?;
     Ok(start(server, settings, index, tasks))
+}
+
+/// Reads all that the API server has, once, and says what is wrong with it.
+///
+/// # Errors
+/// It is not told how to reach the server, or the server does not answer in full.
+pub async fn analyze(
+    kubeconfig: Option<&Path>,
+    settings: IndexSettings,
+) -> Result<Report, KubeError> {
+    let server = Server::new(kubeconfig).await?;
+    let index = Index::new(settings);
+    let report = index.report();
+    let tasks = Tasks::new();
+    let settings = KubeSettings {
+        node: String::new(),
+        kubeconfig: None,
+        state_dir: None,
+    };
+    let mut state = start(server, &settings, index, &tasks).state;
+    // Cancel-safe: waiting changes nothing.
+    let synced = timeout(ANALYZE, state.wait_for(|state| state.synced)).await;
+    let outcome = match synced {
+        Ok(Ok(_)) => Ok(Report::clone(&report.borrow())),
+        _ => Err(KubeError::Unanswered {
+            problems: report
+                .borrow()
+                .problems
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        }),
+    };
+    tasks.begin_drain();
+    drop(tasks.drained(DRAIN).await);
+    outcome
 }
 
 fn start(server: Server, settings: &KubeSettings, index: Index, tasks: &Tasks) -> KubeSource {

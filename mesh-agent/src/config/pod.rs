@@ -3,7 +3,7 @@
 //! What matters of a Pod.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,9 +17,10 @@ use k8s_openapi::{
 use super::{
     enrol::Choice,
     facts::{Findings, Meta},
+    intern::Interner,
     problem::{Severity, code},
 };
-use crate::model::WorkloadUid;
+use crate::model::{Labels, WorkloadUid};
 
 /// Where named network namespaces are.
 const NETNS_DIR: &str = "/run/netns";
@@ -36,7 +37,7 @@ pub(super) struct PodFacts {
     /// Empty while it is not scheduled.
     pub(super) node: Arc<str>,
     pub(super) addresses: Vec<IpAddr>,
-    pub(super) labels: BTreeMap<String, String>,
+    pub(super) labels: Labels,
     pub(super) owner: Arc<str>,
     pub(super) choice: Choice,
     pub(super) netns: Option<PathBuf>,
@@ -75,7 +76,7 @@ impl PodFacts {
                 .and_then(|spec| spec.node_name.as_deref())
                 .unwrap_or_default()
                 .into(),
-            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            labels: Arc::new(pod.metadata.labels.clone().unwrap_or_default()),
             owner: owner(&pod.metadata, &meta),
             choice: Choice::read(
                 pod.metadata.labels.as_ref(),
@@ -92,6 +93,17 @@ impl PodFacts {
             addresses,
             meta,
         }
+    }
+
+    /// Shares what other pods have too.
+    pub(super) fn intern(&mut self, interner: &mut Interner) {
+        interner.text(&mut self.meta.namespace);
+        interner.text(&mut self.service_account);
+        interner.text(&mut self.node);
+        interner.text(&mut self.owner);
+        interner.labels(&mut self.labels);
+        self.addresses.shrink_to_fit();
+        self.named_ports.shrink_to_fit();
     }
 
     /// The number of the container port called `name`.

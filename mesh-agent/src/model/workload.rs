@@ -22,6 +22,9 @@ impl fmt::Debug for WorkloadUid {
     }
 }
 
+/// A pod's labels; pods of one owner share them.
+pub type Labels = Arc<BTreeMap<String, String>>;
+
 /// A pod and its identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
@@ -38,7 +41,7 @@ pub struct Workload {
     /// Its addresses, IPv4 and IPv6.
     pub addresses: Vec<IpAddr>,
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// What owns it, for telemetry: the Deployment's, StatefulSet's or pod's name.
     pub owner: Arc<str>,
     /// `service.istio.io/canonical-name`, else `app.kubernetes.io/name`, else `app`, else the owner.

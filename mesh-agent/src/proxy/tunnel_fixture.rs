@@ -63,7 +63,7 @@ pub(super) fn workload(domain: &str, name: &str) -> Arc<Workload> {
         identity: SpiffeId::new(domain, "default", name),
         node: "node-a".into(),
         addresses: vec!["127.0.0.1".parse().unwrap()],
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
         owner: name.into(),
         canonical_service: name.into(),
         canonical_revision: "v1".into(),

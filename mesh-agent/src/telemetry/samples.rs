@@ -98,7 +98,9 @@ pub(super) fn workload(namespace: &str, name: &str, owner: &str, account: &str) 
         identity: SpiffeId::new("cluster.local", namespace, account),
         node: "n1".into(),
         addresses: Vec::new(),
-        labels: BTreeMap::from(labels.map(|(name, value)| (name.to_owned(), value.to_owned()))),
+        labels: Arc::new(BTreeMap::from(
+            labels.map(|(name, value)| (name.to_owned(), value.to_owned())),
+        )),
         owner: owner.into(),
         canonical_service: account.into(),
         canonical_revision: "v2".into(),

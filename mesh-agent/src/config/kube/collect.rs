@@ -177,6 +177,10 @@ impl Collector {
         }
         if self.published || self.is_complete() {
             self.publish();
+        } else if std::mem::take(&mut self.words) {
+            let problems = self.problems();
+            self.parts.index.set_front_end_problems(problems);
+            self.parts.index.publish_report();
         }
         if self.state_at.elapsed() >= STATE {
             self.tell_state();
@@ -250,6 +254,7 @@ impl Collector {
             self.broken.retain(|key, _| key.kind != kind);
             self.words |= self.broken.len() != before;
         }
+        self.judge();
     }
 
     fn news(&mut self, kind: Kind, news: News) {
@@ -423,11 +428,11 @@ impl Collector {
     }
 
     fn publish(&mut self) {
-        if self.words {
+        let first = !std::mem::replace(&mut self.published, true);
+        if self.words || first {
             let problems = self.problems();
             self.parts.index.set_front_end_problems(problems);
         }
-        let first = !std::mem::replace(&mut self.published, true);
         if self.is_changed() {
             self.words = false;
             let before = self.parts.index.generation();

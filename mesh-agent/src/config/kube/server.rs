@@ -54,6 +54,12 @@ pub enum KubeError {
         "not in a pod with a service account (name a directory with --config-dir or a file with --kubeconfig)"
     )]
     InCluster(#[source] Box<kube::config::InClusterError>),
+    /// It did not tell all it has.
+    #[error("not everything could be read within half a minute: {}", problems.join("; "))]
+    Unanswered {
+        /// What is wrong so far.
+        problems: Vec<String>,
+    },
     /// What is configured does not make a client.
     #[error("client of the Kubernetes API")]
     Client(#[source] Box<kube::Error>),

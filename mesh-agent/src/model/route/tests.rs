@@ -22,7 +22,8 @@ fn workload(namespace: &str, labels: &[(&str, &str)]) -> Workload {
         labels: labels
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect::<BTreeMap<_, _>>(),
+            .collect::<BTreeMap<_, _>>()
+            .into(),
         owner: "client".into(),
         canonical_service: "client".into(),
         canonical_revision: "latest".into(),

@@ -151,9 +151,7 @@ fn a_pod_that_was_replaced_gets_labels_of_its_own() {
     let (telemetry, mut sample) = (telemetry(), Sample::new());
     telemetry.request(&sample.request());
     let mut relabelled = (*sample.source).clone();
-    relabelled
-        .labels
-        .insert("version".to_owned(), "v3".to_owned());
+    Arc::make_mut(&mut relabelled.labels).insert("version".to_owned(), "v3".to_owned());
     sample.source = Arc::new(relabelled);
     telemetry.request(&sample.request());
     let text = telemetry.encode();
