@@ -4,12 +4,21 @@
 //!
 //! Knows nothing of what is asked.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+
+/// A connection that is not there after this is given up.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A connection on which nothing comes for so long is dead: watches bring a bookmark every minute.
+const SILENCE: Duration = Duration::from_secs(180);
 
 /// There is no way to the Kubernetes API.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +45,7 @@ pub enum ClientError {
 /// # Errors
 /// If nothing says where the API is, or how to talk to it.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
-    let config = match kubeconfig {
+    let mut config = match kubeconfig {
         Some(path) => from_file(path)
             .await
             .map_err(|source| ClientError::Kubeconfig {
@@ -47,6 +56,8 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
             Config::incluster().map_err(|source| ClientError::NotInCluster(Box::new(source)))?
         }
     };
+    config.connect_timeout = Some(CONNECT);
+    config.read_timeout = Some(SILENCE);
     Client::try_from(config).map_err(|source| ClientError::Client(Box::new(source)))
 }
 

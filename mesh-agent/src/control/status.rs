@@ -23,7 +23,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{calls::Counts, keeper::Current, lease::Leadership, nodes::Nodes, pods::Pods};
+use super::{calls::Counts, keeper::Current, lease::Leadership,
+    nodes::{Applied, Nodes}, pods::Pods};
 use crate::tasks::Tasks;
 
 /// What is looked at.
@@ -104,8 +105,9 @@ fn answer(path: &str, views: &Views) -> Response<Full<Bytes>> {
         }
         "/metrics" => respond(StatusCode::OK, METRICS, metrics(views)),
         "/status" => respond(StatusCode::OK, JSON, status(views).to_string()),
+        _ if path.starts_with(APPLIED) => applied(path, views),
         _ => {
-            let known = "there are /ready, /metrics and /status";
+            let known = "there are /ready, /metrics, /status and /applied/KIND/VERSION";
             respond(
                 StatusCode::NOT_FOUND,
                 JSON,
@@ -113,6 +115,24 @@ fn answer(path: &str, views: &Views) -> Response<Full<Bytes>> {
             )
         }
     }
+}
+
+/// Where to ask whom a version of an object reached: `/applied/KIND/RESOURCE_VERSION`.
+const APPLIED: &str = "/applied/";
+
+fn applied(path: &str, views: &Views) -> Response<Full<Bytes>> {
+    let asked = path.strip_prefix(APPLIED).and_then(|rest| {
+        let (kind, version) = rest.split_once('/')?;
+        Some((kind, version.parse().ok()?))
+    });
+    let Some((kind, version)) = asked else {
+        let known = "expected /applied/KIND/RESOURCE_VERSION";
+        let text = json!({ "error": known }).to_string();
+        return respond(StatusCode::BAD_REQUEST, JSON, text);
+    };
+    let Applied { nodes, of, slowest } = views.nodes.applied(kind, version);
+    let text = json!({ "nodes": nodes, "of": of, "slowest": slowest }).to_string();
+    respond(StatusCode::OK, JSON, text)
 }
 
 const JSON: &str = "application/json";

@@ -404,3 +404,82 @@ async fn roots_change_without_a_restart() {
     assert!(!handshake().await);
     assert_eq!(ours.list()[0].roots.len(), 1);
 }
+
+/// A directory that is gone with the value.
+struct Dir(std::path::PathBuf);
+
+impl Dir {
+    fn new() -> Self {
+        let name = format!("mesh-agent-identities-{:016x}", fastrand::u64(..));
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn files(&self) -> usize {
+        let entries = std::fs::read_dir(&self.0).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name != "roots.pem").count()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+fn kept_in(dir: &Dir, authority: &CertificateAuthority, fails: bool) -> Identities {
+    let authority = Moody {
+        authority: authority.clone(),
+        fails: Arc::new(AtomicBool::new(fails)),
+    };
+    let keep = Keep::open(&dir.0).unwrap();
+    Identities::with_keep(authority, DAY, Tasks::new(), Some(keep))
+}
+
+#[tokio::test]
+async fn a_certificate_survives_a_restart_without_the_authority() {
+    let (dir, authority) = (Dir::new(), CertificateAuthority::in_memory(DOMAIN).unwrap());
+    let first = kept_in(&dir, &authority, false);
+    first.want([id("web")]);
+    first.ready(&id("web")).await;
+    let serial = first.list()[0].serial.clone();
+    let second = kept_in(&dir, &authority, true);
+    second.want([id("web"), id("db")]);
+    second.ready(&id("web")).await;
+    let views = second.list();
+    let [db, web] = views.as_slice() else {
+        panic!("{views:?}");
+    };
+    assert_eq!((web.state, &web.serial), (CertificateState::Live, &serial));
+    assert_eq!(db.state, CertificateState::Waiting);
+    second.server(&id("web")).unwrap();
+}
+
+#[tokio::test]
+async fn what_nobody_wants_any_more_is_not_kept() {
+    let (dir, authority) = (Dir::new(), CertificateAuthority::in_memory(DOMAIN).unwrap());
+    let identities = kept_in(&dir, &authority, false);
+    identities.want([id("web"), id("db")]);
+    identities.ready(&id("web")).await;
+    identities.ready(&id("db")).await;
+    assert_eq!(dir.files(), 2);
+    identities.want([id("web")]);
+    while dir.files() != 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_root_is_trusted_without_a_new_certificate() {
+    let (identities, _) = moody(DAY);
+    identities.want([id("web")]);
+    identities.ready(&id("web")).await;
+    let before = identities.list().remove(0);
+    let other = CertificateAuthority::in_memory(DOMAIN).unwrap();
+    identities.trust(vec![other.root().clone()]);
+    let after = identities.list().remove(0);
+    assert_eq!(after.serial, before.serial);
+    assert!(after.generation > before.generation);
+    assert_eq!(after.roots.len(), 2);
+    assert!(identities.roots().contains(other.root()));
+}
