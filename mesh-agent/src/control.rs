@@ -7,10 +7,14 @@
 //! nothing else; what they have goes on working while no replica runs.
 
 mod authorize;
+mod book;
 mod calls;
+mod conditions;
 mod keeper;
 mod lease;
+mod merge;
 mod nodes;
+mod pace;
 mod pods;
 mod rotation;
 mod serving;
@@ -21,10 +25,12 @@ mod tokens;
 use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use kube::Client;
 use tokio::{
     net::TcpListener,
     runtime::Builder,
     signal::unix::{SignalKind, signal},
+    sync::watch,
 };
 use tracing::info;
 
@@ -32,7 +38,9 @@ pub use self::nodes::Applied;
 use self::{
     authorize::{Account, Rules},
     calls::{Calls, Counts},
+    conditions::Sources,
     keeper::Terms,
+    lease::Leadership,
     nodes::Nodes,
     pods::Pods,
     status::Views,
@@ -40,7 +48,7 @@ use self::{
     tokens::Tokens,
 };
 use crate::{
-    config,
+    config::{self, Index, IndexSettings, kube::KubeSettings},
     grpc::{self, Limits},
     settings::{ControlSettings, LogForm},
     tasks::Tasks,
@@ -126,6 +134,7 @@ async fn start(settings: &ControlSettings, tasks: &Tasks) -> anyhow::Result<()> 
     let leadership = lease::elect(client.clone(), namespace, LEASE, me.clone(), tasks);
     let pods = Pods::watch(client.clone(), tasks);
     let nodes = Nodes::new(pods.clone(), node_accounts.clone());
+    judge(settings, &client, &leadership, &nodes, tasks).await?;
     let terms = Terms {
         trust_domain: settings.trust_domain.clone(),
         root_ttl: settings.root_ttl,
@@ -164,6 +173,40 @@ async fn start(settings: &ControlSettings, tasks: &Tasks) -> anyhow::Result<()> 
     };
     tasks.spawn("status", status::serve(plain, views, tasks.clone()));
     info!(listen = %settings.listen, status = %settings.status_address, "started");
+    Ok(())
+}
+
+/// Judges the configuration, and writes into objects what became of them.
+async fn judge(
+    settings: &ControlSettings,
+    client: &Client,
+    leadership: &watch::Receiver<Leadership>,
+    nodes: &Nodes,
+    tasks: &Tasks,
+) -> anyhow::Result<()> {
+    let index = Index::new(IndexSettings {
+        trust_domain: settings.trust_domain.clone(),
+        cluster_domain: settings.cluster_domain.clone(),
+        statuses: true,
+        ..IndexSettings::default()
+    });
+    let nodes = nodes.clone();
+    let sources = Sources {
+        statuses: index.statuses(),
+        leadership: leadership.clone(),
+        reports: nodes.changes(),
+        applied: move |kind: &str, version| nodes.applied(kind, version),
+    };
+    // No node is this one: the pods of all are read as those of others.
+    let source = KubeSettings {
+        node: String::new(),
+        kubeconfig: settings.kubeconfig.clone(),
+        state_dir: None,
+    };
+    config::kube::follow(&source, index, tasks)
+        .await
+        .context("configuration from the Kubernetes API")?;
+    conditions::keep(client.clone(), sources, tasks);
     Ok(())
 }
 

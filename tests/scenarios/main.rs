@@ -17,6 +17,7 @@
 mod bytes;
 mod capture;
 mod direct;
+mod gamma;
 mod inside;
 mod interop;
 mod lifecycle;

@@ -157,32 +157,3 @@ fn a_pod_is_reached_by_its_own_address_too() {
         .unwrap();
     assert_eq!(answer.field("version"), "v1");
 }
-
-#[test]
-fn an_http_route_decides_with_its_own_weights() {
-    let mesh = Mesh::start("routes gamma");
-    for version in ["v1", "v2"] {
-        let name = format!("recommendations-{version}");
-        let labels = [("app", "recommendations"), ("version", version)];
-        mesh.lab
-            .service(&name)
-            .selector(&labels)
-            .port("http", 80, 8080)
-            .create();
-    }
-    mesh.apply(
-        "
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: recommendations, namespace: default}
-spec:
-  parentRefs:
-  - {group: '', kind: Service, name: recommendations}
-  rules:
-  - backendRefs:
-    - {name: recommendations-v1, port: 80, weight: 9}
-    - {name: recommendations-v2, port: 80, weight: 1}
-",
-    );
-    assert_eq!(mesh.get_many(1000), counts(900, 100));
-}

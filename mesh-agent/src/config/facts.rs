@@ -177,7 +177,14 @@ impl<T: PartialEq> Shelf<T> {
             parents: Vec::new(),
             rejected: false,
         });
-        let words = stored.problems != findings.problems || stored.origin != findings.origin;
+        // A new version alone says nothing: it may be a status that we wrote ourselves.
+        let other = |revision: &Revision| {
+            let fresh = &findings.revision;
+            revision.generation != fresh.generation || revision.uid != fresh.uid
+        };
+        let words = stored.problems != findings.problems
+            || stored.origin != findings.origin
+            || other(&stored.revision);
         let mut change = if words {
             Change::Words
         } else {

@@ -34,6 +34,7 @@ const NAMES: &[(&str, Mask)] = &[
     ("namespace", All),
     ("uid", All),
     ("resourceVersion", All),
+    ("generation", All),
     ("creationTimestamp", All),
     ("deletionTimestamp", All),
 ];
