@@ -7,6 +7,7 @@
 
 mod analyze;
 mod client;
+mod plugin;
 mod print;
 mod table;
 
@@ -87,6 +88,12 @@ pub enum CliError {
     /// The agent refused.
     #[error("{0}")]
     Refused(String),
+    /// kubectl is missing.
+    #[error("starting kubectl")]
+    Kubectl(#[source] io::Error),
+    /// What is asked for is not in the cluster.
+    #[error("{0}")]
+    Cluster(String),
     /// The output could not be written.
     #[error("writing the output")]
     Output(#[source] io::Error),
@@ -126,6 +133,7 @@ pub fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Log(settings) => log(&settings)?,
         Command::Metrics(client) => metrics(&client)?,
         Command::Ready(settings) => return ready(&settings),
+        Command::Kubectl(settings) => return plugin::run(&settings),
         Command::Crds => print::text(&config::crds::yaml())?,
     }
     Ok(ExitCode::SUCCESS)
