@@ -8,6 +8,7 @@
 
 mod authorize;
 mod calls;
+mod definitions;
 mod keeper;
 mod lease;
 mod nodes;
@@ -124,6 +125,7 @@ async fn start(settings: &ControlSettings, tasks: &Tasks) -> anyhow::Result<()> 
         .collect();
 
     let leadership = lease::elect(client.clone(), namespace, LEASE, me.clone(), tasks);
+    definitions::keep(client.clone(), leadership.clone(), tasks);
     let pods = Pods::watch(client.clone(), tasks);
     let nodes = Nodes::new(pods.clone(), node_accounts.clone());
     let terms = Terms {
