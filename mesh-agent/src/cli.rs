@@ -7,6 +7,7 @@
 
 mod analyze;
 mod client;
+mod plugin;
 mod print;
 mod table;
 
@@ -93,6 +94,12 @@ pub enum CliError {
     /// The system gives no thread or file.
     #[error("starting to read")]
     Runtime(#[source] io::Error),
+    /// kubectl is missing.
+    #[error("starting kubectl")]
+    Kubectl(#[source] io::Error),
+    /// What is asked for is not in the cluster.
+    #[error("{0}")]
+    Cluster(String),
     /// The output could not be written.
     #[error("writing the output")]
     Output(#[source] io::Error),
@@ -132,6 +139,7 @@ pub fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Log(settings) => log(&settings)?,
         Command::Metrics(client) => metrics(&client)?,
         Command::Ready(settings) => return ready(&settings),
+        Command::Kubectl(settings) => return plugin::run(&settings),
         Command::Crds => print::text(&config::crds::yaml())?,
     }
     Ok(ExitCode::SUCCESS)

@@ -10,6 +10,7 @@ mod authorize;
 mod book;
 mod calls;
 mod conditions;
+mod definitions;
 mod keeper;
 mod lease;
 mod merge;
@@ -132,6 +133,7 @@ async fn start(settings: &ControlSettings, tasks: &Tasks) -> anyhow::Result<()> 
         .collect();
 
     let leadership = lease::elect(client.clone(), namespace, LEASE, me.clone(), tasks);
+    definitions::keep(client.clone(), leadership.clone(), tasks);
     let pods = Pods::watch(client.clone(), tasks);
     let nodes = Nodes::new(pods.clone(), node_accounts.clone());
     judge(settings, &client, &leadership, &nodes, tasks).await?;

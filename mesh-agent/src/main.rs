@@ -6,14 +6,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use mesh_agent::{
     agent, cli, control,
     settings::{Command, Settings},
 };
 
 fn main() -> ExitCode {
-    let outcome = match Settings::parse().command {
+    let outcome = match Settings::read().command {
         Command::Run(settings) => agent::run(*settings).map(|()| ExitCode::SUCCESS),
         Command::Control(settings) => control::run(&settings).map(|()| ExitCode::SUCCESS),
         Command::Cleanup(settings) => agent::cleanup(&settings).map(|()| ExitCode::SUCCESS),

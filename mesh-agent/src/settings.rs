@@ -7,11 +7,13 @@
 
 mod authority;
 mod control;
+mod plugin;
 mod source;
 mod stopping;
 pub mod value;
 
 use std::{
+    ffi::OsString,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     path::PathBuf,
@@ -24,6 +26,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::{
     authority::AuthoritySettings,
     control::ControlSettings,
+    plugin::PluginSettings,
     source::SourceSettings,
     stopping::{CleanupSettings, OnStop, StoppingSettings},
 };
@@ -69,6 +72,9 @@ pub enum Command {
     Metrics(ClientSettings),
     /// Tell whether the running agent has everything in place; exit 1 if it has not.
     Ready(ReadySettings),
+    /// Ask agents in a cluster, through kubectl: what `kubectl mesh-agent` calls.
+    #[command(hide = true)]
+    Kubectl(PluginSettings),
     /// Print the CustomResourceDefinitions that the mesh brings along.
     #[command(hide = true)]
     Crds,
@@ -292,6 +298,18 @@ const DEFAULT_THREADS_MAX: usize = 4;
 
 /// Where agents make their admin sockets and commands look for them.
 pub const SOCKET_DIR: &str = "/run/mesh-agent";
+
+impl Settings {
+    /// Reads the command line; ends the program if it is wrong, or asks for help.
+    pub fn read() -> Self {
+        Self::parse_from(unmask(std::env::args_os().collect()))
+    }
+}
+
+/// Makes what kubectl called into what was meant.
+pub(crate) fn unmask(words: Vec<OsString>) -> Vec<OsString> {
+    plugin::unmask(words)
+}
 
 impl RunSettings {
     /// The number of data threads.

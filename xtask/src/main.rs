@@ -30,7 +30,7 @@ mod test;
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  setup                                   install what build, tests and demo need; says what and why
+  setup [build]                           install what build, tests and demo need, or the build alone; says what and why
   check                                   format, clippy, lint, documentation, dependencies: what CI runs
   lint                                    only the rules of layout and module direction
   test [unit|netns|kernels|all] [FILTER]  all tests (default), or one kind; FILTER as for cargo test

@@ -95,21 +95,22 @@ impl fmt::Display for Lacking {
 
 impl std::error::Error for Lacking {}
 
-/// The command itself: everything for all other commands.
+/// The command itself: everything for all other commands, or only what building takes.
 pub(crate) fn run(words: &[String]) -> Result<()> {
-    if let Some(word) = words.first() {
-        return Err(Lacking::usage(format!(
-            "setup takes no arguments, got {word:?}"
-        )));
+    match words {
+        [] => ensure(&[
+            Scope::Build,
+            Scope::Check,
+            Scope::Nodes,
+            Scope::Applications,
+            Scope::Kernels,
+            Scope::Cluster,
+        ]),
+        [word] if word == "build" => ensure(&[Scope::Build]),
+        [word, ..] => Err(Lacking::usage(format!(
+            "setup takes `build` or nothing, got {word:?}"
+        ))),
     }
-    ensure(&[
-        Scope::Build,
-        Scope::Check,
-        Scope::Nodes,
-        Scope::Applications,
-        Scope::Kernels,
-        Scope::Cluster,
-    ])
 }
 
 /// Installs what is missing for `scopes`, or says what is missing and how to get it.

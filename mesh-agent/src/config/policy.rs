@@ -159,10 +159,15 @@ impl PolicyFacts {
     }
 }
 
-/// The first peer with `mtls` decides; without any, plaintext is accepted.
+/// The first peer with `mtls` decides; without any, plaintext is accepted. A peer that says nothing
+/// asks for mutual TLS: `kubectl apply` drops what is null, so that is what `- mtls:` becomes.
 fn legacy_mode(peers: &[Peer]) -> MtlsMode {
-    let first = peers.iter().find_map(|peer| peer.mtls.as_ref());
-    match first.map(|mtls| mtls.mode) {
+    let mode = |peer: &Peer| match &peer.mtls {
+        Some(mtls) => Some(mtls.mode),
+        None if peer.jwt.0 => None,
+        None => Some(LegacyMode::default()),
+    };
+    match peers.iter().find_map(mode) {
         Some(LegacyMode::Strict) => MtlsMode::Strict,
         Some(LegacyMode::Permissive | LegacyMode::TlsPermissive) | None => MtlsMode::Permissive,
     }

@@ -84,7 +84,9 @@ fn alternatives(mut node: Map<String, Value>) -> Map<String, Value> {
     node
 }
 
-/// `type: [T, "null"]` becomes `type: T, nullable: true`; null then is no value of an enumeration.
+/// `type: [T, "null"]` becomes `type: T, nullable: true`. Not for enumerations: the API server
+/// compares null with their values and cannot be told that it is one. A null that is not allowed it
+/// drops before it validates, which comes to the same.
 fn nullable(node: &mut Map<String, Value>) {
     if let Some(Value::Array(types)) = node.get("type") {
         let mut others = types.iter().filter(|kind| **kind != json!("null"));
@@ -93,12 +95,9 @@ fn nullable(node: &mut Map<String, Value>) {
         node.insert("type".to_owned(), kind);
         node.insert("nullable".to_owned(), json!(true));
     }
-    if node.get("nullable") == Some(&json!(true))
-        && let Some(Value::Array(values)) = node.get_mut("enum")
-    {
+    if let Some(Value::Array(values)) = node.get_mut("enum") {
         values.retain(|value| !value.is_null());
-        // The API server compares null with these, too.
-        values.push(Value::Null);
+        node.remove("nullable");
     }
 }
 

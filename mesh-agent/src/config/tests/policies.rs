@@ -154,6 +154,8 @@ fn legacy_mtls_is_strict_however_it_is_written() {
         "- mtls: {}",
         "- mtls:",
         "- mtls: null",
+        // What `kubectl apply` makes of both.
+        "- {}",
         "- mtls: {mode: STRICT}",
     ] {
         for kind in ["Policy", "MeshPolicy"] {
