@@ -6,6 +6,7 @@
 //! system. Invariant: settings that exist are in range; an error names the flag.
 
 mod authority;
+mod pods;
 mod source;
 pub mod value;
 
@@ -19,7 +20,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use self::{authority::AuthoritySettings, source::SourceSettings};
+pub use self::{authority::AuthoritySettings, pods::PodSettings, source::SourceSettings};
 
 /// Captures, authenticates, routes and counts the TCP traffic of this node's enrolled pods.
 #[derive(Debug, Parser)]
@@ -100,6 +101,10 @@ pub struct RunSettings {
     /// /proc/mounts].
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
+
+    /// How pods are found.
+    #[command(flatten)]
+    pub pods: PodSettings,
 
     /// What happens to PERMISSIVE pods' traffic while no agent runs; STRICT stays closed.
     #[arg(long, value_name = "CHOICE", value_enum, default_value_t = OnAgentDeath::Closed)]

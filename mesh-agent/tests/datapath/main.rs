@@ -10,6 +10,7 @@ mod lifecycle;
 mod pods;
 mod programs;
 mod relay;
+mod sandboxes;
 
 use std::{
     io::{Read, Write},
@@ -36,9 +37,16 @@ struct Node {
 
 impl Node {
     fn new(on_agent_death: OnAgentDeath) -> Self {
+        let mut node = Self::stopped(on_agent_death);
+        node.start();
+        node
+    }
+
+    /// One that is still to be started.
+    fn stopped(on_agent_death: OnAgentDeath) -> Self {
         let number = NEXT_NODE.fetch_add(1, Ordering::Relaxed);
         let name = format!("kernel-{}.{number}", std::process::id());
-        let mut node = Self {
+        Self {
             datapath: None,
             relay: None,
             settings: DatapathSettings {
@@ -46,9 +54,7 @@ impl Node {
                 on_agent_death,
                 ..DatapathSettings::default()
             },
-        };
-        node.start();
-        node
+        }
     }
 
     fn start(&mut self) {
@@ -153,6 +159,12 @@ impl Echo {
         let mut answer = [0; 4];
         self.stream.read_exact(&mut answer).expect("it echoes");
         assert_eq!(&answer, b"ping");
+    }
+
+    /// Whether the connection has been ended.
+    fn is_over(&mut self) -> bool {
+        let sent = self.stream.write_all(b"ping");
+        sent.is_err() || !matches!(self.stream.read(&mut [0; 4]), Ok(4))
     }
 }
 
