@@ -20,8 +20,8 @@ use std::{
     time::Duration,
 };
 
-use mesh_agent::datapath::{Datapath, DatapathSettings, OnAgentDeath, Stop};
-use pods::{Pod, snapshot};
+use mesh_agent::datapath::{Datapath, DatapathError, DatapathSettings, OnAgentDeath, Stop};
+use pods::{Pod, eventually, snapshot};
 use relay::Relay;
 
 const PORT: u16 = 8080;
@@ -58,7 +58,15 @@ impl Node {
     }
 
     fn start(&mut self) {
-        let datapath = Datapath::start(&self.settings).expect("the kernel takes the programs");
+        let mut datapath = None;
+        // A program that another test is just starting has our descriptors until it is executed, and
+        // so holds the lock of an agent that is gone.
+        eventually("the lock is free", || match Datapath::start(&self.settings) {
+            Ok(started) => datapath.replace(started).is_none(),
+            Err(DatapathError::InUse { .. }) => false,
+            Err(error) => panic!("the kernel takes the programs: {error}"),
+        });
+        let datapath = datapath.expect("it was started");
         self.relay = Some(Relay::new(datapath.connector()));
         self.datapath = Some(datapath);
     }
