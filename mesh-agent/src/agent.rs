@@ -376,6 +376,8 @@ fn datapath_settings(settings: &RunSettings) -> DatapathSettings {
             .clone()
             .unwrap_or_else(|| default_pin_dir(&settings.node)),
         cgroup: settings.cgroup.clone().unwrap_or_default(),
+        cgroup_root: settings.pods.cgroup_root.clone(),
+        close_existing_after: settings.pods.close_existing_after,
         on_agent_death: match settings.on_agent_death {
             OnAgentDeath::Open => datapath::OnAgentDeath::Open,
             OnAgentDeath::Closed => datapath::OnAgentDeath::Closed,

@@ -18,6 +18,8 @@ mod attach;
 mod cgroup;
 mod cleanup;
 mod connect;
+mod diag;
+mod existing;
 mod flows;
 mod load;
 mod maps;
@@ -27,6 +29,8 @@ mod observe;
 mod pins;
 mod pod;
 mod route;
+mod sandbox;
+mod spare;
 mod sync;
 mod sys;
 
@@ -37,6 +41,7 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use aya::{EbpfError, programs::ProgramError};
@@ -48,10 +53,12 @@ pub use self::{
     cleanup::cleanup,
     connect::{Connector, Leg, Upstream, break_when_closed, end_when_closed, reset},
     netns::{Entered, Netns, NetnsId},
-    observe::{FlowObservation, Hook, Observation, PodObservation},
+    observe::{ExistingConnection, FlowObservation, Hook, Observation, PodObservation},
+    sandbox::SandboxEvents,
 };
 use self::{
-    connect::ConnectorMaps, flows::FlowLog, maps::NodeMaps, pins::Pins, pod::Node, sync::Pods,
+    connect::ConnectorMaps, flows::FlowLog, maps::NodeMaps, pins::Pins, pod::Node,
+    sandbox::Sandboxes, spare::Spares, sync::Pods,
 };
 use crate::model::{Snapshot, Workload, WorkloadUid};
 
@@ -74,6 +81,12 @@ pub struct DatapathSettings {
     pub pin_dir: PathBuf,
     /// The cgroup2 directory whose sockets are noted; found from `/proc/mounts` when empty.
     pub cgroup: PathBuf,
+    /// Where cgroup file systems are mounted, as the pods' sandboxes are found by their cgroups;
+    /// `/sys/fs/cgroup` when empty.
+    pub cgroup_root: PathBuf,
+    /// How long after a pod's capture connections that it had before are ended; never if `None`. A
+    /// pod's own limit wins.
+    pub close_existing_after: Option<Duration>,
     /// What happens to new connections while no agent runs.
     pub on_agent_death: OnAgentDeath,
     /// Whether the programs log at debug level; costs time per packet.
@@ -96,6 +109,8 @@ pub struct PodSockets {
     pub workload: Arc<Workload>,
     /// Its network namespace.
     pub netns: Netns,
+    /// The addresses that its interface has, which its status may not say yet.
+    pub addresses: Vec<IpAddr>,
     /// Accept what the pod's applications open to the mesh; the local address of an accepted
     /// socket is the original destination. Non-blocking.
     pub outbound: Vec<TcpListener>,
@@ -211,8 +226,11 @@ pub struct Datapath {
     connector_maps: Arc<ConnectorMaps>,
     maps: Mutex<NodeMaps>,
     flows: Mutex<FlowLog>,
+    sandboxes: Sandboxes,
+    spares: Spares,
     pods: Pods,
     on_death: OnDeath,
+    close_existing_after: Option<Duration>,
     debug_log: bool,
     flush_log: Option<Box<dyn FnMut() + Send>>,
     /// Nothing once handed over: a link lives as long as anybody holds it.
@@ -242,7 +260,12 @@ impl Datapath {
             tags: open(names::TAGS).map_err(system("open the socket tags"))?,
             expect: open(names::EXPECT).map_err(system("open the expected tuples"))?,
         });
-        let sockets_link = cgroup::attach(&pins, &settings.cgroup, &instance.note_sockets)?;
+        let cgroup = cgroup::directory(&settings.cgroup, &settings.cgroup_root)?;
+        let sockets_link = cgroup::attach(&pins, &cgroup, &instance.note_sockets)?;
+        let sandboxes =
+            Sandboxes::start(&settings.cgroup_root).map_err(system("look for sandboxes"))?;
+        let spares =
+            Spares::start(&pins, settings.debug_log).map_err(system("load programs ahead"))?;
         let mut flush_log: Option<Box<dyn FnMut() + Send>> = None;
         if settings.debug_log {
             let logger = EbpfLogger::init(&mut instance.ebpf);
@@ -255,11 +278,14 @@ impl Datapath {
             connector_maps,
             maps: Mutex::new(maps),
             flows: Mutex::default(),
+            sandboxes,
+            spares,
             pods: Pods::default(),
             on_death: match settings.on_agent_death {
                 OnAgentDeath::Open => OnDeath::OPEN,
                 OnAgentDeath::Closed => OnDeath::CLOSED,
             },
+            close_existing_after: settings.close_existing_after,
             debug_log: settings.debug_log,
             flush_log,
             sockets_link: Some(sockets_link),
@@ -284,18 +310,60 @@ impl Datapath {
         {
             let mut maps = lock(&self.maps);
             // What the kernel refuses is logged there, and tried again at the next apply.
-            drop(maps.probes.set(&maps::probe_entries(snapshot)));
+            let captured = self.pods.captured();
+            let found = captured.map(|pod| (&pod.workload.uid, pod.addresses.as_slice()));
+            let probes = maps::probe_entries(snapshot, &found.collect());
+            drop(maps.probes.set(&probes));
             drop(maps.mesh.set(&maps::mesh_entries(snapshot)));
         }
+        let (pods, node) = self.parts();
+        let changes = pods.apply(&node, snapshot);
+        self.add_probes(&changes);
+        self.generation = snapshot.generation;
+        changes
+    }
+
+    /// Tells when [`Datapath::follow_sandboxes`] has something to do.
+    pub fn sandbox_events(&self) -> SandboxEvents {
+        self.sandboxes.events()
+    }
+
+    /// Captures pods whose sandbox has appeared, releases those whose sandbox is gone.
+    #[must_use = "the proxy must learn of captured and released pods"]
+    pub fn follow_sandboxes(&mut self) -> Vec<Change> {
+        if self.handed_over.is_some() {
+            return Vec::new();
+        }
+        let (pods, node) = self.parts();
+        let changes = pods.follow_sandboxes(&node);
+        self.add_probes(&changes);
+        changes
+    }
+
+    /// Lets probes through to pods that were captured before their status says their address.
+    fn add_probes(&self, changes: &[Change]) {
+        let mut maps = lock(&self.maps);
+        for change in changes {
+            if let Change::Captured(sockets) = change {
+                let endpoints = maps::probe_endpoints(&sockets.workload, &sockets.addresses);
+                // What the kernel refuses is logged there, and tried again at the next apply.
+                drop(maps.probes.add(endpoints));
+            }
+        }
+    }
+
+    /// The pods, and what they need of the node.
+    fn parts(&mut self) -> (&mut Pods, Node<'_>) {
         let node = Node {
             pins: &self.pins,
             connector: &self.connector_maps,
+            sandboxes: &self.sandboxes,
+            spares: &self.spares,
             on_death: self.on_death,
+            close_existing_after: self.close_existing_after,
             debug_log: self.debug_log,
         };
-        let changes = self.pods.apply(&node, snapshot);
-        self.generation = snapshot.generation;
-        changes
+        (&mut self.pods, node)
     }
 
     /// Puts back what pods may have removed, reads flow records and logs, ends drained pods,
@@ -309,13 +377,9 @@ impl Datapath {
             flush();
         }
         self.read_flows();
-        let node = Node {
-            pins: &self.pins,
-            connector: &self.connector_maps,
-            on_death: self.on_death,
-            debug_log: self.debug_log,
-        };
-        let (changes, repairs) = self.pods.reconcile(&node);
+        let (pods, node) = self.parts();
+        let (changes, repairs) = pods.reconcile(&node);
+        self.add_probes(&changes);
         self.repairs += repairs;
         self.sweep_expected();
         changes
@@ -354,10 +418,11 @@ impl Datapath {
                 .sockets_link
                 .as_ref()
                 .is_some_and(|link| sys::link_is_attached(link).unwrap_or(false)),
-            pods: self.pods.observe(),
+            pods: self.pods.observe(&self.sandboxes),
             counters: maps.counters(),
             expected: maps.expected().len(),
             destinations: maps.mesh.len(),
+            refused_sandboxes: self.pods.refusals(),
             repairs: self.repairs,
             flows: lock(&self.flows).latest(),
         }

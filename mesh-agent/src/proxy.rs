@@ -167,7 +167,8 @@ impl Proxy {
     pub fn capture(&self, sockets: PodSockets) {
         let workload = Arc::clone(&sockets.workload);
         let uid = workload.uid.clone();
-        let pod = Arc::new(Pod::new(workload, sockets.netns.clone()));
+        let (netns, addresses) = (sockets.netns.clone(), sockets.addresses.clone());
+        let pod = Arc::new(Pod::new(workload, netns, addresses));
         let mut pods = lock(&self.pods);
         let thread = pods.next_thread % self.lanes.count();
         pods.next_thread = thread + 1;

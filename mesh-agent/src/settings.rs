@@ -8,6 +8,7 @@
 mod authority;
 mod control;
 mod plugin;
+mod pods;
 mod source;
 mod stopping;
 pub mod value;
@@ -27,6 +28,7 @@ pub use self::{
     authority::AuthoritySettings,
     control::ControlSettings,
     plugin::PluginSettings,
+    pods::PodSettings,
     source::SourceSettings,
     stopping::{CleanupSettings, OnStop, StoppingSettings},
 };
@@ -123,6 +125,10 @@ pub struct RunSettings {
     /// /proc/mounts].
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
+
+    /// How pods are found.
+    #[command(flatten)]
+    pub pods: PodSettings,
 
     /// What happens to PERMISSIVE pods' traffic while no agent runs; STRICT stays closed.
     #[arg(long, value_name = "CHOICE", value_enum, default_value_t = OnAgentDeath::Closed)]

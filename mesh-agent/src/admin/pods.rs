@@ -10,14 +10,10 @@ use crate::model::{MtlsMode, Snapshot, Workload};
 /// Where a name without a namespace is looked for.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// The pods of this node with a network of their own, sorted by namespace and name.
+/// The pods of this node, sorted by namespace and name.
 pub(super) fn local(snapshot: &Snapshot) -> Vec<&Arc<Workload>> {
-    sorted(
-        snapshot
-            .workloads
-            .values()
-            .filter(|pod| pod.node == snapshot.node && !pod.host_network),
-    )
+    let workloads = snapshot.workloads.values();
+    sorted(workloads.filter(|pod| pod.node == snapshot.node))
 }
 
 /// Those of them that are to be captured, sorted likewise.
@@ -94,8 +90,6 @@ pub(super) fn obstacle(pod: &Workload) -> Option<&'static str> {
         Some("it shares the node's network")
     } else if !pod.enrolled {
         Some("it is not enrolled")
-    } else if pod.netns.is_none() {
-        Some("its network namespace is not known")
     } else {
         None
     }

@@ -58,7 +58,10 @@ pub fn missing(views: &Views) -> Vec<String> {
         .collect();
     for pod in pods {
         let name = pod.dotted_name();
-        match uncaptured(observed.get(&pod.uid).copied()) {
+        let observed = observed.get(&pod.uid).copied();
+        match uncaptured(observed) {
+            // There is nothing to capture yet, and all is in place for when there is.
+            Some(_) if observed.is_some_and(|it| it.waits) => {}
             Some(reason) => missing.push(format!("{name} is not captured: {reason}")),
             None if !certificates
                 .get(&pod.identity)

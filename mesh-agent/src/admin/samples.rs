@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::{hand_over::HandOver, views::Views};
 use crate::{
     config::{KindState, Origin, Problem, Report, Severity, SourceKind, SourceState},
-    datapath::{Hook, NetnsId, Observation, PodObservation},
+    datapath::{ExistingConnection, Hook, NetnsId, Observation, PodObservation},
     identity::{CertificateAuthority, Identities},
     model::{
         Backend, Cluster, Endpoint, HttpRoutes, HttpRule, InboundPolicy, MtlsMode, ObjectRef,
@@ -61,6 +61,13 @@ impl Sample {
             captured_since: Some(SystemTime::now() - Duration::from_secs(90)),
             counters: BTreeMap::from([("captured", 7), ("dropped", 0)]),
             error: None,
+            waits: false,
+            first_container: Some(SystemTime::now() - Duration::from_secs(89)),
+            existing: vec![ExistingConnection {
+                local: ([10, 1, 1, 3], 40_000).into(),
+                remote: ([10, 1, 9, 9], 5432).into(),
+            }],
+            close_existing_after: Some(Duration::from_secs(600)),
         }];
         sample
     }
@@ -200,6 +207,7 @@ fn workload(name: &str, node: &str, address: &str) -> Workload {
         host_network: false,
         ready: true,
         probe_ports: Vec::new(),
+        close_existing_after: None,
         inbound: InboundPolicy {
             default: MtlsMode::Strict,
             ports: BTreeMap::from([(8080, MtlsMode::Permissive)]),

@@ -16,7 +16,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{pods, readiness, views::Views};
 use crate::{
     config::{Severity, SourceState},
-    datapath::{Observation, PodObservation},
+    datapath::{ExistingConnection, Observation, PodObservation},
     identity::{CertificateState, CertificateView},
     model::{Snapshot, Workload, WorkloadUid},
     proxy::ProxyView,
@@ -81,6 +81,7 @@ fn node(
             "notesSockets": observation.notes_sockets,
             "destinations": observation.destinations,
             "expectedTuples": observation.expected,
+            "refusedSandboxes": observation.refused_sandboxes,
             "repairs": observation.repairs,
         },
         "logLevel": views.log.get(),
@@ -159,6 +160,7 @@ fn pod_rows(
 /// What the kernel says about a pod.
 fn observed_row(pod: Option<&PodObservation>, now: SystemTime) -> Value {
     let reason = readiness::uncaptured(pod);
+    let first_container = pod.and_then(|pod| pod.first_container);
     json!({
         "captured": reason.is_none(),
         "reason": reason,
@@ -166,6 +168,13 @@ fn observed_row(pod: Option<&PodObservation>, now: SystemTime) -> Value {
         "capturedSeconds": pod
             .and_then(|pod| pod.captured_since)
             .map(|since| age(since, now).as_secs()),
+        "firstContainerStarted": first_container.map(stamp),
+        "firstContainerAfterCaptureMs": pod
+            .and_then(|pod| pod.captured_since)
+            .zip(first_container)
+            .map(|(captured, started)| milliseconds_after(captured, started)),
+        "existingConnections": pod.map(existing),
+        "closesExistingInSeconds": pod.and_then(|pod| closes_existing_in(pod, now)),
         "state": pod.map(|pod| pod.state),
         "hook": pod.map(|pod| pod.hook.name()),
         "interface": pod.map(|pod| &pod.interface),
@@ -173,6 +182,30 @@ fn observed_row(pod: Option<&PodObservation>, now: SystemTime) -> Value {
         "netns": pod.and_then(|pod| pod.netns).map(|netns| netns.0),
         "counters": pod.map(|pod| &pod.counters),
     })
+}
+
+/// Connections that are older than the capture and go around the mesh; each is at least as old as
+/// the capture.
+fn existing(pod: &PodObservation) -> Vec<Value> {
+    let row = |connection: &ExistingConnection| {
+        json!({
+            "local": connection.local.to_string(),
+            "remote": connection.remote.to_string(),
+        })
+    };
+    pod.existing.iter().map(row).collect()
+}
+
+/// When those are ended, if they are and there are any.
+fn closes_existing_in(pod: &PodObservation, now: SystemTime) -> Option<u64> {
+    let limit = pod
+        .close_existing_after
+        .filter(|_| !pod.existing.is_empty())?;
+    Some(
+        limit
+            .saturating_sub(age(pod.captured_since?, now))
+            .as_secs(),
+    )
 }
 
 /// What an enrolled pod is promised: its mode, and an identity.
@@ -257,6 +290,15 @@ fn sync_state(known: u64, applied: u64) -> &'static str {
 
 fn age(since: SystemTime, now: SystemTime) -> Duration {
     now.duration_since(since).unwrap_or_default()
+}
+
+/// How long `later` is after `earlier`; negative if it is before.
+fn milliseconds_after(earlier: SystemTime, later: SystemTime) -> i64 {
+    let whole = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    match later.duration_since(earlier) {
+        Ok(after) => whole(after),
+        Err(before) => -whole(before.duration()),
+    }
 }
 
 /// RFC 3339, in whole seconds.

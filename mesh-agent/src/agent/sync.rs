@@ -7,7 +7,6 @@
 //! once.
 
 use std::{
-    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -15,7 +14,7 @@ use std::{
 use tokio::{
     sync::watch,
     task::block_in_place,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval},
 };
 use tracing::{info, warn};
 
@@ -24,16 +23,13 @@ use crate::{
     config::Frontier,
     datapath::{Change, Datapath, Stop},
     identity::Identities,
-    model::{Snapshot, SpiffeId},
+    model::Snapshot,
     proxy::Proxy,
     telemetry::Telemetry,
 };
 
 /// How often what pods may have removed is put back.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
-
-/// How long capture waits for certificates; an authority that is away must not hold up policy.
-const CERTIFICATE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The parts that follow the configuration.
 pub(super) struct Sync {
@@ -51,17 +47,20 @@ impl Sync {
     /// Applies every snapshot as it comes. Ends only with an error. Cancel-safe: what a step began
     /// is completed or made good by [`Sync::stop`].
     pub(super) async fn follow(&mut self) -> anyhow::Result<()> {
+        let sandboxes = self.datapath().sandbox_events();
         let mut tick = interval(RECONCILE_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.snapshot.mark_changed();
         loop {
-            // Cancel-safe: both arms only wait; what they wait for stays noted.
+            // Cancel-safe: all arms only wait; what they wait for stays noted.
             tokio::select! {
                 changed = self.snapshot.changed() => {
                     anyhow::ensure!(changed.is_ok(), "the source of the configuration ended");
                     let snapshot = Arc::clone(&self.snapshot.borrow_and_update());
-                    self.apply(&snapshot).await;
+                    self.apply(&snapshot);
                 }
+                // A pod's first container may start within milliseconds of its sandbox.
+                () = sandboxes.changed() => self.follow_sandboxes(),
                 _ = tick.tick() => {
                     self.reconcile();
                     // Also what changed nothing here counts as applied.
@@ -94,29 +93,19 @@ impl Sync {
         block_in_place(|| self.datapath().stop(how));
     }
 
-    async fn apply(&self, snapshot: &Arc<Snapshot>) {
-        let identities: HashSet<SpiffeId> = snapshot
-            .local_enrolled()
-            .map(|workload| workload.identity.clone())
-            .collect();
-        self.identities.want(identities.iter().cloned());
-        self.certificates(&identities).await;
+    /// Certificates are asked for first and not waited for: a pod must be captured before its first
+    /// container starts, and whoever needs a certificate that is not issued yet waits for it.
+    fn apply(&self, snapshot: &Arc<Snapshot>) {
+        let enrolled = snapshot.local_enrolled();
+        self.identities
+            .want(enrolled.map(|workload| workload.identity.clone()));
         self.carry_out(block_in_place(|| self.datapath().apply(snapshot)));
         self.note_applied();
         self.telemetry.forget_gone(snapshot, Instant::now());
     }
 
-    /// Waits for the certificates of pods that are about to be captured: a connection that waited
-    /// for the agent to come back must not be the first to find that there is none.
-    async fn certificates(&self, identities: &HashSet<SpiffeId>) {
-        let ready = async {
-            for identity in identities {
-                self.identities.ready(identity).await;
-            }
-        };
-        if timeout(CERTIFICATE_DEADLINE, ready).await.is_err() {
-            warn!("not every certificate is issued yet; the pods are captured without");
-        }
+    fn follow_sandboxes(&self) {
+        self.carry_out(block_in_place(|| self.datapath().follow_sandboxes()));
     }
 
     fn reconcile(&self) {

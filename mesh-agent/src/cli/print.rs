@@ -235,9 +235,11 @@ fn pods(rows: &Value) -> String {
     let headers = [
         "POD",
         "CAPTURED",
+        "FIRST CONTAINER",
         "HOOK",
         "INBOUND",
         "CONNECTIONS",
+        "OLDER",
         "IDENTITY",
         "CERTIFICATE",
         "SERIAL",
@@ -255,9 +257,11 @@ fn pods(rows: &Value) -> String {
             vec![
                 cell(&pod["name"]),
                 captured,
+                first_container(&pod["firstContainerAfterCaptureMs"]),
                 cell(&pod["hook"]),
                 inbound(&pod["inbound"]),
                 cell(&pod["connections"]),
+                older(&pod["existingConnections"]),
                 cell(&pod["identity"]),
                 cell(&certificate["state"]),
                 shortened(&cell(&certificate["serial"])),
@@ -267,6 +271,27 @@ fn pods(rows: &Value) -> String {
         })
         .collect();
     table(&headers, &rows, 3)
+}
+
+/// When the first container began: `182ms after capture`, or `12s before capture`.
+fn first_container(milliseconds: &Value) -> String {
+    let Some(after) = milliseconds.as_i64() else {
+        return cell(milliseconds);
+    };
+    let apart = match after.unsigned_abs() {
+        few @ 0..1_000 => format!("{few}ms"),
+        many => seconds(&(many / 1_000).into()),
+    };
+    let side = if after < 0 { "before" } else { "after" };
+    format!("{apart} {side} capture")
+}
+
+/// How many connections are older than the capture; nothing if none is.
+fn older(connections: &Value) -> String {
+    match connections.as_array().map_or(0, Vec::len) {
+        0 => String::new(),
+        count => count.to_string(),
+    }
 }
 
 /// `STRICT` or `STRICT (8080=PERMISSIVE)`.

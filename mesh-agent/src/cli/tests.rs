@@ -225,6 +225,8 @@ fn status_is_a_page_for_people() {
         "pods": [
             { "name": "batch.default", "captured": false, "reason": "no eth0" },
             { "name": "web.default", "captured": true, "capturedSeconds": 11_520, "hook": "tcx",
+              "firstContainerAfterCaptureMs": 182,
+              "existingConnections": [{ "local": "10.0.0.1:1", "remote": "10.0.0.2:2" }],
               "inbound": { "mode": "STRICT", "ports": { "8080": "PERMISSIVE" } },
               "connections": 3, "identity": "spiffe://x", "counters": { "captured": 7, "dropped": 0 },
               "certificate": { "state": "live", "serial": "0123456789abcdef",
@@ -241,10 +243,10 @@ fn status_is_a_page_for_people() {
         "Dropped:  0 log lines, 0 access log lines",
         "Kernel:   verdict_pass=3",
         "",
-        "POD             CAPTURED      HOOK   INBOUND                    CONNECTIONS   IDENTITY     \
+        "POD             CAPTURED      FIRST CONTAINER       HOOK   INBOUND                    CONNECTIONS   OLDER   IDENTITY     \
          CERTIFICATE   SERIAL     EXPIRES   KERNEL",
         "batch.default   no: no eth0",
-        "web.default     for 3h12m     tcx    STRICT (8080=PERMISSIVE)   3             spiffe://x   \
+        "web.default     for 3h12m     182ms after capture   tcx    STRICT (8080=PERMISSIVE)   3             1       spiffe://x   \
          live          01234567   1d1h      captured=7",
     ];
     let got = print::status(&answer);

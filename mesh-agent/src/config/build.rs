@@ -177,6 +177,7 @@ fn workload(
         host_network: pod.host_network,
         ready: pod.ready,
         probe_ports: pod.probe_ports.clone(),
+        close_existing_after: pod.close_existing_after,
         inbound: composer.compose(pod),
     }
 }

@@ -7,6 +7,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use k8s_openapi::{
@@ -19,6 +20,7 @@ use super::{
     facts::{Findings, Meta},
     intern::Interner,
     problem::{Severity, code},
+    resolve,
 };
 use crate::model::{Labels, WorkloadUid};
 
@@ -27,6 +29,9 @@ const NETNS_DIR: &str = "/run/netns";
 
 /// The annotation that names a pod's network namespace.
 const NETNS: &str = "mesh-agent.io/netns";
+
+/// The annotation that says how long connections older than the pod's capture may live on.
+const CLOSE_EXISTING_AFTER: &str = "mesh-agent.io/close-existing-after";
 
 /// What matters of a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +51,7 @@ pub(super) struct PodFacts {
     pub(super) over: bool,
     pub(super) ready: bool,
     pub(super) probe_ports: Vec<u16>,
+    pub(super) close_existing_after: Option<Duration>,
     /// Container ports that have a name.
     pub(super) named_ports: Vec<(String, u16)>,
 }
@@ -89,6 +95,7 @@ impl PodFacts {
                 .is_some_and(|phase| matches!(phase, "Succeeded" | "Failed")),
             ready: pod.metadata.deletion_timestamp.is_none() && ready(status),
             probe_ports: probe_ports(&containers, findings),
+            close_existing_after: close_existing_after(&pod.metadata, findings),
             named_ports: named_ports(&containers),
             addresses,
             meta,
@@ -200,6 +207,21 @@ fn owner(metadata: &ObjectMeta, meta: &Meta) -> Arc<str> {
 fn netns(metadata: &ObjectMeta) -> Option<PathBuf> {
     let name = metadata.annotations.as_ref()?.get(NETNS)?;
     (!name.is_empty()).then(|| Path::new(NETNS_DIR).join(name))
+}
+
+fn close_existing_after(metadata: &ObjectMeta, findings: &mut Findings) -> Option<Duration> {
+    let text = metadata.annotations.as_ref()?.get(CLOSE_EXISTING_AFTER)?;
+    let limit = resolve::duration(text);
+    if limit.is_none() {
+        findings.add(
+            Severity::Error,
+            code::SCHEMA,
+            format!("metadata.annotations[{CLOSE_EXISTING_AFTER}]"),
+            format!("{text:?} is not a duration: older connections are kept as for other pods"),
+            "write a duration such as 10m or 1h30m",
+        );
+    }
+    limit
 }
 
 /// The condition `Ready`; a manifest without conditions counts as ready.

@@ -82,7 +82,6 @@ impl Nodes {
     }
 
     /// Changes whenever a report says something new.
-    #[cfg_attr(not(test), expect(dead_code, reason = "conditions will follow it"))]
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
     }

@@ -92,7 +92,7 @@ pub(super) fn attach_link(
 impl Attachment {
     /// Attaches a pod's programs. The calling thread must be in the pod's namespace.
     ///
-    /// Inbound first: what is captured outbound may come back to the pod itself.
+    /// The choice of listeners first: what is captured outbound may come back to the pod itself.
     pub(super) fn attach(
         pins: &Pins,
         directory: &Path,
@@ -141,16 +141,17 @@ impl Attachment {
                 .map_err(|source| AttachError { program, source })
         };
         let index = self.interface.index;
+        // Each waits for all processors once it is in force: what cannot wait comes first.
         Ok([
-            attach(
-                names::GUARD_INBOUND,
-                &self.guard_inbound,
-                LinkTarget::TcxIngress(index),
-            )?,
             attach(
                 names::CAPTURE_OUTBOUND,
                 &self.capture_outbound,
                 LinkTarget::TcxEgress(index),
+            )?,
+            attach(
+                names::GUARD_INBOUND,
+                &self.guard_inbound,
+                LinkTarget::TcxIngress(index),
             )?,
         ])
     }

@@ -28,17 +28,34 @@ pub(super) fn host_cookie() -> io::Result<u64> {
     sys::netns_cookie(&socket)
 }
 
-/// Puts `program` on the cgroup's sockets, in place of an earlier agent's.
+/// Where sockets are noted: the `wanted` directory, else the root of the cgroup2 hierarchy that is
+/// mounted at or below `root`, else anywhere.
+pub(super) fn directory(wanted: &Path, root: &Path) -> Result<PathBuf, DatapathError> {
+    if !wanted.as_os_str().is_empty() {
+        return Ok(wanted.to_owned());
+    }
+    let failed = |source| DatapathError::Cgroup {
+        path: "/proc/mounts".into(),
+        source,
+    };
+    let mounts = fs::read_to_string("/proc/mounts").map_err(failed)?;
+    // In a container `/sys/fs/cgroup` may be the container's own part of the hierarchy; the node's
+    // is where it was mounted from outside.
+    let given = |path: &&str| !root.as_os_str().is_empty() && Path::new(path).starts_with(root);
+    pins::mount_points(&mounts, "cgroup2")
+        .find(given)
+        .or_else(|| pins::mount_points(&mounts, "cgroup2").next())
+        .map(PathBuf::from)
+        .ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
+}
+
+/// Puts `program` on the sockets of the cgroup at `path`, in place of an earlier agent's.
 pub(super) fn attach(
     pins: &Pins,
-    wanted: &Path,
+    path: &Path,
     program: &OwnedFd,
 ) -> Result<OwnedFd, DatapathError> {
-    let path = if wanted.as_os_str().is_empty() {
-        find()?
-    } else {
-        wanted.to_owned()
-    };
+    let path = path.to_owned();
     let cgroup = File::open(&path).map_err(|source| DatapathError::Cgroup {
         path: path.clone(),
         source,
@@ -46,16 +63,4 @@ pub(super) fn attach(
     let pin = pins.node(&attach::link_name(names::NOTE_SOCKETS));
     attach::attach_link(pins, &pin, program, LinkTarget::SockOps(cgroup.as_fd()))
         .map_err(|source| DatapathError::Cgroup { path, source })
-}
-
-fn find() -> Result<PathBuf, DatapathError> {
-    let failed = |source| DatapathError::Cgroup {
-        path: "/proc/mounts".into(),
-        source,
-    };
-    let mounts = fs::read_to_string("/proc/mounts").map_err(failed)?;
-    pins::mount_points(&mounts, "cgroup2")
-        .next()
-        .map(PathBuf::from)
-        .ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
 }

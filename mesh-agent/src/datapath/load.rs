@@ -18,6 +18,7 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Map, MapError},
+    pin::PinError,
     programs::{Program, ProgramError},
 };
 use mesh_common::names;
@@ -79,6 +80,12 @@ pub(super) enum LoadError {
         name: &'static str,
         #[source]
         source: ProgramError,
+    },
+    #[error("cannot pin the map {name}")]
+    Pin {
+        name: &'static str,
+        #[source]
+        source: PinError,
     },
     #[error("cannot use the map {name}")]
     Map {
@@ -156,6 +163,19 @@ pub(super) fn load_pod(
     for name in names::POD_MAPS {
         loader.map_pin_path(name, directory.join(name));
     }
+    load_instance(&mut loader)
+}
+
+/// Loads an instance for a pod that is still to come; its node maps are pinned in `generation`.
+pub(super) fn load_spare(generation: &Path, debug_log: bool) -> Result<PodInstance, LoadError> {
+    let mut loader = loader(debug_log);
+    for name in names::NODE_MAPS {
+        loader.map_pin_path(name, generation.join(name));
+    }
+    load_instance(&mut loader)
+}
+
+fn load_instance(loader: &mut EbpfLoader<'_>) -> Result<PodInstance, LoadError> {
     let mut ebpf = loader.load(OBJECT).map_err(LoadError::Maps)?;
     let mut load =
         |name| load_program(&mut ebpf, name).map_err(|source| LoadError::Program { name, source });
@@ -168,6 +188,19 @@ pub(super) fn load_pod(
         guard_inbound,
         pick_listener,
     })
+}
+
+impl PodInstance {
+    /// Pins its maps in `directory`, which is made, as those of the pod that it is for now.
+    pub(super) fn pin(&self, directory: &Path) -> Result<(), LoadError> {
+        fs::create_dir_all(directory).map_err(LoadError::Directory)?;
+        for name in names::POD_MAPS {
+            let map = self.ebpf.map(name).expect("the object has every map");
+            map.pin(directory.join(name))
+                .map_err(|source| LoadError::Pin { name, source })?;
+        }
+        Ok(())
+    }
 }
 
 /// Takes a map out of an instance, as its type.

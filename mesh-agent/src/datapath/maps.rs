@@ -23,7 +23,7 @@ use mesh_common::{
 };
 
 use super::load::{LoadError, take_map};
-use crate::model::{InboundPolicy, MtlsMode, Snapshot};
+use crate::model::{InboundPolicy, MtlsMode, Snapshot, Workload, WorkloadUid};
 
 /// The node's maps.
 pub(super) struct NodeMaps {
@@ -156,7 +156,25 @@ impl<K: Pod + Eq + Hash> Mirror<K> {
                 Err(error) => failure = Err(error),
             }
         }
-        if let Err(error) = &failure {
+        self.complain(&failure);
+        failure
+    }
+
+    /// Adds keys, with 1 as their value, until the next [`Mirror::set`].
+    pub(super) fn add(&mut self, keys: Vec<K>) -> Result<(), MapError> {
+        let mut added = Ok(());
+        for key in keys {
+            match self.kernel.insert(&key, &1, 0) {
+                Ok(()) => drop(self.entries.insert(key, 1)),
+                Err(error) => added = Err(error),
+            }
+        }
+        self.complain(&added);
+        added
+    }
+
+    fn complain(&self, result: &Result<(), MapError>) {
+        if let Err(error) = result {
             let error: &dyn std::error::Error = error;
             tracing::error!(
                 map = self.name,
@@ -164,7 +182,6 @@ impl<K: Pod + Eq + Hash> Mirror<K> {
                 "a map does not match the configuration"
             );
         }
-        failure
     }
 }
 
@@ -196,17 +213,35 @@ pub(super) fn mesh_entries(snapshot: &Snapshot) -> HashMap<Endpoint, u32> {
     entries
 }
 
-/// What probes use, on this node's enrolled workloads.
-pub(super) fn probe_entries(snapshot: &Snapshot) -> HashMap<Endpoint, u32> {
-    let mut entries = HashMap::new();
-    for workload in snapshot.local_enrolled() {
-        for address in &workload.addresses {
-            for port in &workload.probe_ports {
-                entries.insert(Endpoint::new(*address, *port), 1);
-            }
-        }
-    }
-    entries
+/// What probes use, on this node's enrolled workloads, at their addresses or, where those are not
+/// known yet, at those that were `found` on their interfaces.
+pub(super) fn probe_entries(
+    snapshot: &Snapshot,
+    found: &HashMap<&WorkloadUid, &[IpAddr]>,
+) -> HashMap<Endpoint, u32> {
+    snapshot
+        .local_enrolled()
+        .flat_map(|workload| {
+            let found = found.get(&workload.uid).copied().unwrap_or_default();
+            probe_endpoints(workload, found)
+        })
+        .map(|endpoint| (endpoint, 1))
+        .collect()
+}
+
+/// What probes of one workload use; see [`probe_entries`].
+pub(super) fn probe_endpoints(workload: &Workload, found: &[IpAddr]) -> Vec<Endpoint> {
+    let addresses = match workload.addresses.as_slice() {
+        [] => found,
+        known => known,
+    };
+    let of = |address: &IpAddr| {
+        let ports = workload.probe_ports.iter();
+        ports
+            .map(|port| Endpoint::new(*address, *port))
+            .collect::<Vec<_>>()
+    };
+    addresses.iter().flat_map(of).collect()
 }
 
 /// The modes of ports that have one of their own.

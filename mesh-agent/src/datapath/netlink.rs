@@ -32,8 +32,10 @@ const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
-const NLMSG_ERROR: u16 = 2;
-const HEADER_BYTES: usize = 16;
+/// The kind of an answer that is an error, or success.
+pub(super) const NLMSG_ERROR: u16 = 2;
+/// The length of `struct nlmsghdr`.
+pub(super) const HEADER_BYTES: usize = 16;
 
 /// The loopback interface's index, the same in every namespace.
 const LOOPBACK: u32 = 1;
@@ -257,12 +259,13 @@ fn was_there(result: io::Result<()>) -> io::Result<()> {
 }
 
 /// A request under construction.
-struct Message {
+pub(super) struct Message {
     bytes: Vec<u8>,
 }
 
 impl Message {
-    fn new(kind: u16, flags: u16) -> Self {
+    /// One of this kind that is answered.
+    pub(super) fn new(kind: u16, flags: u16) -> Self {
         let mut message = Self {
             bytes: Vec::with_capacity(128),
         };
@@ -273,7 +276,8 @@ impl Message {
         message
     }
 
-    fn raw(&mut self, bytes: &[u8]) {
+    /// Appends to it.
+    pub(super) fn raw(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -313,7 +317,8 @@ impl Message {
         self.attribute(kind, &inner.bytes);
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    /// Its bytes, with their length.
+    pub(super) fn finish(mut self) -> Vec<u8> {
         let length = u32::try_from(self.bytes.len()).expect("messages here are short");
         self.bytes[..4].copy_from_slice(&length.to_ne_bytes());
         self.bytes
@@ -334,7 +339,7 @@ fn request(message: Message) -> io::Result<()> {
 }
 
 /// The answer is one NLMSG_ERROR with a negative error number, or zero.
-fn acknowledgement(answer: &[u8]) -> io::Result<()> {
+pub(super) fn acknowledgement(answer: &[u8]) -> io::Result<()> {
     let malformed = || io::Error::from(io::ErrorKind::InvalidData);
     let kind = answer.get(4..6).ok_or_else(malformed)?;
     let code = answer

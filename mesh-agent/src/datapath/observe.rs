@@ -5,7 +5,11 @@
 //! Owns no state. Invariant: everything here was read from the kernel when it was asked for, but
 //! for `generation`, `error` and `captured_since`, which only the agent knows.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use super::netns::NetnsId;
 use crate::model::WorkloadUid;
@@ -29,6 +33,8 @@ pub struct Observation {
     pub expected: usize,
     /// Entries of the mesh map.
     pub destinations: usize,
+    /// How often a namespace turned out not to be its pod's.
+    pub refused_sandboxes: u64,
     /// How often rules, routes, sysctls and filters had to be put back.
     pub repairs: u64,
     /// The flows that closed last, the latest last.
@@ -56,6 +62,23 @@ pub struct PodObservation {
     pub counters: BTreeMap<&'static str, u64>,
     /// Why it is not captured, or not fully.
     pub error: Option<String>,
+    /// Whether nothing is wrong: the pod's sandbox does not exist yet.
+    pub waits: bool,
+    /// When its first container began, if that was seen; never later than it did.
+    pub first_container: Option<SystemTime>,
+    /// Connections that it had before it was captured, and still has.
+    pub existing: Vec<ExistingConnection>,
+    /// How long after the capture those are ended; never if there is no limit.
+    pub close_existing_after: Option<Duration>,
+}
+
+/// A connection that is older than its pod's capture, and goes around the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExistingConnection {
+    /// The pod's end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
 }
 
 /// How a program sits on an interface.

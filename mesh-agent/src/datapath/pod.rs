@@ -4,7 +4,7 @@
 //! back.
 //!
 //! Capture goes: rules and routes, maps, listeners in the map, programs from the inside out
-//! (listener choice, guard, egress), every link pinned as soon as it exists. Fresh capture that
+//! (listener choice, egress, guard), every link pinned as soon as it exists. Fresh capture that
 //! fails is undone; adoption that fails leaves things as the earlier agent left them.
 //!
 //! Release keeps captured connections alive: the egress program stays, told to capture nothing
@@ -14,7 +14,7 @@
 //! Invariant: a listener is tagged before it is bound, so what it accepts is ours from the start.
 
 use std::{
-    io,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
@@ -27,8 +27,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     PodSockets,
-    attach::{AttachError, Attachment},
+    attach::{self, AttachError, Attachment},
     connect::ConnectorMaps,
+    existing::Existing,
     load::{self, LoadError},
     maps::{self, PodMaps},
     netlink,
@@ -36,6 +37,8 @@ use super::{
     observe::PodObservation,
     pins::{self, Pins},
     route::{self, Addresses},
+    sandbox::Sandboxes,
+    spare::Spares,
     sys,
 };
 use crate::model::Workload;
@@ -55,7 +58,10 @@ const PROGRAMS_PER_POD: usize = 3;
 pub(super) struct Node<'a> {
     pub(super) pins: &'a Pins,
     pub(super) connector: &'a ConnectorMaps,
+    pub(super) sandboxes: &'a Sandboxes,
+    pub(super) spares: &'a Spares,
     pub(super) on_death: mesh_common::OnDeath,
+    pub(super) close_existing_after: Option<Duration>,
     pub(super) debug_log: bool,
 }
 
@@ -63,11 +69,14 @@ pub(super) struct Node<'a> {
 pub(super) struct Pod {
     pub(super) workload: Arc<Workload>,
     pub(super) netns: Netns,
-    path: PathBuf,
+    /// Those that its interface had when it was captured.
+    pub(super) addresses: Vec<IpAddr>,
     directory: PathBuf,
     maps: PodMaps,
     attachment: Attachment,
     captured_since: SystemTime,
+    existing: Existing,
+    close_existing_after: Option<Duration>,
     drain_until: Option<Instant>,
     error: Option<String>,
 }
@@ -75,8 +84,15 @@ pub(super) struct Pod {
 /// A pod could not be captured.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PodError {
-    #[error("no network namespace is known")]
-    NoNetns,
+    #[error("it has no sandbox yet")]
+    NoSandbox,
+    #[error("{0}")]
+    Sandbox(String),
+    #[error("its address is {known:?}, but its network namespace has {found:?}")]
+    Address {
+        known: Vec<IpAddr>,
+        found: Vec<IpAddr>,
+    },
     #[error("cannot open the network namespace {path}")]
     Netns {
         path: PathBuf,
@@ -93,6 +109,8 @@ pub(super) enum PodError {
     Load(#[from] LoadError),
     #[error("cannot write the pod's maps")]
     Maps(#[from] MapError),
+    #[error("cannot list the connections that it has")]
+    Existing(#[source] io::Error),
     #[error("cannot listen in the pod")]
     Listen(#[source] io::Error),
     #[error(transparent)]
@@ -124,11 +142,7 @@ impl Pod {
         workload: &Arc<Workload>,
         state: PodState,
     ) -> Result<(Self, PodSockets), PodError> {
-        let path = workload.netns.clone().ok_or(PodError::NoNetns)?;
-        let netns = Netns::open(&path).map_err(|source| PodError::Netns {
-            path: path.clone(),
-            source,
-        })?;
+        let netns = locate(node, workload)?;
         let directory = node.pins.pod(&workload.uid);
         let is_new = !directory.exists();
         let inside = netns.enter().map_err(PodError::Enter)?;
@@ -137,7 +151,7 @@ impl Pod {
             accept_local_was_off: u8::from(accept_local_was_off),
             ..PodConfig::default()
         };
-        let result = Self::capture_inside(node, workload, &netns, path, (fresh, state));
+        let result = Self::capture_inside(node, workload, &netns, (fresh, state));
         if result.is_err() && is_new {
             pins::remove_tree(&directory);
             if let Err(error) = undo(accept_local_was_off) {
@@ -152,7 +166,6 @@ impl Pod {
         node: &Node<'_>,
         workload: &Arc<Workload>,
         netns: &Netns,
-        path: PathBuf,
         (fresh, state): (PodConfig, PodState),
     ) -> Result<(Self, PodSockets), PodError> {
         let directory = node.pins.pod(&workload.uid);
@@ -160,26 +173,46 @@ impl Pod {
         let interface = addresses
             .interface_of(&workload.addresses)
             .map_err(PodError::Interface)?;
+        let found = addresses.global_of(&interface.name);
+        verify(workload, &addresses, &found)?;
         route::ensure().map_err(PodError::Route)?;
-        let mut instance = load::load_pod(node.pins, &directory, node.debug_log)?;
+        let mut instance = match node.spares.claim(&directory)? {
+            Some(spare) => spare,
+            None => load::load_pod(node.pins, &directory, node.debug_log)?,
+        };
         let mut maps = PodMaps::take(&mut instance.ebpf)?;
-        write_entries(&mut maps, workload, &addresses)?;
+        write_entries(&mut maps, workload, &found, &addresses)?;
         let mut earlier = maps.config()?;
-        if earlier.state == 0 {
+        let is_adopted = earlier.state == PodState::ACTIVE.0;
+        let is_fresh = earlier.state == 0;
+        if is_fresh {
             earlier = fresh;
         }
         let config = config_of(node, workload, state, &earlier);
-        let sockets = listen(node.connector, workload, netns, &mut maps)?;
+        let mut sockets = listen(node.connector, workload, netns, &mut maps)?;
+        sockets.addresses.clone_from(&found);
         maps.set_config(config)?;
+        // Afterwards new ones are captured.
+        let existing = match is_fresh {
+            true => Existing::list(&addresses).map_err(PodError::Existing)?,
+            false => Existing::default(),
+        };
         let attachment = Attachment::attach(node.pins, &directory, netns, interface, instance)?;
+        let captured_since = if is_adopted {
+            pinned_at(&directory)
+        } else {
+            SystemTime::now()
+        };
         let pod = Self {
             workload: Arc::clone(workload),
             netns: netns.clone(),
-            path,
+            addresses: found,
             directory,
             maps,
             attachment,
-            captured_since: SystemTime::now(),
+            captured_since,
+            existing,
+            close_existing_after: close_existing_after(node, workload),
             drain_until: None,
             error: None,
         };
@@ -192,14 +225,13 @@ impl Pod {
     }
 
     /// Whether the workload's namespace is still the one that is captured.
-    pub(super) fn is_in(&self, path: Option<&Path>) -> bool {
-        path == Some(self.path.as_path())
-            && Netns::open(&self.path).is_ok_and(|netns| netns.id() == self.netns.id())
+    pub(super) fn is_in(&self, node: &Node<'_>, workload: &Workload) -> bool {
+        locate(node, workload).is_ok_and(|netns| netns.id() == self.netns.id())
     }
 
     /// Whether the namespace is still where it was; if not, the pod is gone.
-    pub(super) fn exists(&self) -> bool {
-        self.is_in(Some(&self.path))
+    pub(super) fn exists(&self, node: &Node<'_>) -> bool {
+        self.is_in(node, &self.workload)
     }
 
     /// Writes what changed about the workload.
@@ -209,12 +241,15 @@ impl Pod {
         workload: &Arc<Workload>,
     ) -> Result<(), PodError> {
         self.workload = Arc::clone(workload);
+        self.close_existing_after = close_existing_after(node, workload);
         let addresses = self
             .netns
             .within(Addresses::read)
             .map_err(PodError::Enter)?
             .map_err(PodError::Interface)?;
-        write_entries(&mut self.maps, workload, &addresses)?;
+        let found = addresses.global_of(&self.attachment.interface.name);
+        verify(workload, &addresses, &found)?;
+        write_entries(&mut self.maps, workload, &found, &addresses)?;
         let earlier = self.maps.config()?;
         let config = config_of(node, workload, PodState(earlier.state), &earlier);
         if config != earlier {
@@ -233,11 +268,11 @@ impl Pod {
     }
 
     /// Whether it is on its way out and nothing holds it any more.
-    pub(super) fn is_drained(&self) -> bool {
+    pub(super) fn is_drained(&self, node: &Node<'_>) -> bool {
         let Some(deadline) = self.drain_until else {
             return false;
         };
-        if Instant::now() >= deadline || !self.exists() {
+        if Instant::now() >= deadline || !self.exists(node) {
             return true;
         }
         let ours = self.netns.within(|| {
@@ -272,6 +307,26 @@ impl Pod {
         }
     }
 
+    /// Notes which connections that are older than the capture have ended, and ends the rest at the
+    /// deadline, if there is one.
+    pub(super) fn follow_existing(&mut self) {
+        let age = self.captured_since.elapsed().unwrap_or_default();
+        if self.close_existing_after.is_none_or(|limit| age < limit) {
+            self.existing.refresh(&self.netns);
+            return;
+        }
+        let pod = self.workload.dotted_name();
+        match self.existing.close(&self.netns) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(pod, count, "ended connections older than the capture"),
+            Err(error) => {
+                self.error = Some(format!(
+                    "cannot end connections older than the capture: {error}"
+                ));
+            }
+        }
+    }
+
     /// The sockets' local ends in the namespace.
     pub(super) fn local_ends(&self) -> io::Result<std::collections::HashSet<SocketAddr>> {
         self.netns.within(route::local_ends)?
@@ -297,7 +352,8 @@ impl Pod {
     }
 
     /// Its state, from the kernel.
-    pub(super) fn observe(&self) -> PodObservation {
+    pub(super) fn observe(&self, sandboxes: &Sandboxes) -> PodObservation {
+        let sandbox = sandboxes.find(&self.workload.uid);
         let state = self
             .maps
             .config()
@@ -312,15 +368,60 @@ impl Pod {
             captured_since: Some(self.captured_since),
             counters: self.maps.counters(),
             error: self.error.clone(),
+            waits: false,
+            first_container: sandbox.and_then(|sandbox| sandbox.first_container),
+            existing: self.existing.observe(&self.netns),
+            close_existing_after: self.close_existing_after,
         }
     }
 }
 
+/// A workload's namespace: where its manifest says, or where its sandbox is.
+fn locate(node: &Node<'_>, workload: &Workload) -> Result<Netns, PodError> {
+    if let Some(path) = &workload.netns {
+        return Netns::open(path).map_err(|source| PodError::Netns {
+            path: path.clone(),
+            source,
+        });
+    }
+    if let Some(sandbox) = node.sandboxes.find(&workload.uid) {
+        return Ok(sandbox.netns);
+    }
+    match node.sandboxes.refusal(&workload.uid) {
+        Some(reason) => Err(PodError::Sandbox(reason)),
+        None => Err(PodError::NoSandbox),
+    }
+}
+
+/// A namespace that was found by its cgroup must have the pod's address, as soon as that is known.
+fn verify(workload: &Workload, addresses: &Addresses, found: &[IpAddr]) -> Result<(), PodError> {
+    let known = &workload.addresses;
+    if workload.netns.is_some() || known.is_empty() || addresses.has_any(known) {
+        return Ok(());
+    }
+    Err(PodError::Address {
+        known: known.clone(),
+        found: found.to_vec(),
+    })
+}
+
+fn close_existing_after(node: &Node<'_>, workload: &Workload) -> Option<Duration> {
+    workload.close_existing_after.or(node.close_existing_after)
+}
+
+/// When an earlier agent captured the pod: the listener's link is pinned once and only updated.
+fn pinned_at(directory: &Path) -> SystemTime {
+    let link = directory.join(attach::link_name(names::PICK_LISTENER));
+    fs::metadata(link)
+        .and_then(|metadata| metadata.modified())
+        .unwrap_or_else(|_unknown| SystemTime::now())
+}
+
 /// Removes what is pinned for a pod that is not to be captured, found at start.
-pub(super) fn sweep(directory: &Path, netns: Option<&Path>) {
+pub(super) fn sweep(node: &Node<'_>, directory: &Path, workload: Option<&Arc<Workload>>) {
     // With no namespace to enter, unpinning detaches all but clsact filters, which go with it.
     pins::remove_tree(directory);
-    let Some(netns) = netns.and_then(|path| Netns::open(path).ok()) else {
+    let Some(netns) = workload.and_then(|workload| locate(node, workload).ok()) else {
         return;
     };
     let removed = netns.within(|| undo(false));
@@ -340,11 +441,16 @@ pub(super) fn undo(accept_local_was_off: bool) -> io::Result<()> {
 fn write_entries(
     maps: &mut PodMaps,
     workload: &Workload,
+    found: &[IpAddr],
     addresses: &Addresses,
 ) -> Result<(), MapError> {
-    let others = addresses.others(&workload.addresses);
-    maps.addresses
-        .set(&maps::address_entries(&workload.addresses, &others))?;
+    // Before the pod's status says its addresses they are what its interface has.
+    let own = match workload.addresses.as_slice() {
+        [] => found,
+        known => known,
+    };
+    let others = addresses.others(own);
+    maps.addresses.set(&maps::address_entries(own, &others))?;
     maps.port_modes
         .set(&maps::port_mode_entries(&workload.inbound))
 }
@@ -376,6 +482,7 @@ fn listen(
     let mut sockets = PodSockets {
         workload: Arc::clone(workload),
         netns: netns.clone(),
+        addresses: Vec::new(),
         outbound: Vec::new(),
         inbound: Vec::new(),
     };

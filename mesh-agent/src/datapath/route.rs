@@ -43,18 +43,47 @@ impl Addresses {
         sys::interface_addresses().map(|all| Self { all })
     }
 
-    /// The interface that carries one of `pod`'s addresses, else `eth0`.
+    /// The interface that carries one of `pod`'s addresses, else the one that the namespace
+    /// reaches others by, else `eth0`.
     pub(super) fn interface_of(&self, pod: &[IpAddr]) -> io::Result<Interface> {
-        let carries = |entry: &&sys::InterfaceAddress| pod.contains(&entry.address);
-        let name = self
-            .all
+        let of = |is_it: &dyn Fn(&IpAddr) -> bool| {
+            let found = self.all.iter().find(|entry| is_it(&entry.address));
+            found.map(|entry| entry.interface.as_str())
+        };
+        let outward = || default_interface().filter(|name| !self.global_of(name).is_empty());
+        let name = match of(&|address| pod.contains(address)) {
+            Some(name) => name.to_owned(),
+            None => outward()
+                .or_else(|| of(&is_global).map(str::to_owned))
+                .unwrap_or_else(|| USUAL_INTERFACE.to_owned()),
+        };
+        let index = sys::interface_index(&name)?;
+        Ok(Interface { name, index })
+    }
+
+    /// The addresses of an interface that others may reach.
+    pub(super) fn global_of(&self, interface: &str) -> Vec<IpAddr> {
+        self.all
             .iter()
-            .find(carries)
-            .map_or(USUAL_INTERFACE, |entry| entry.interface.as_str());
-        Ok(Interface {
-            name: name.to_owned(),
-            index: sys::interface_index(name)?,
-        })
+            .filter(|entry| entry.interface == interface)
+            .map(|entry| entry.address)
+            .filter(is_global)
+            .collect()
+    }
+
+    /// Every one, loopback and all.
+    pub(super) fn all(&self) -> Vec<IpAddr> {
+        self.all.iter().map(|entry| entry.address).collect()
+    }
+
+    /// Whether others may reach the namespace at all.
+    pub(super) fn has_global(&self) -> bool {
+        self.all.iter().any(|entry| is_global(&entry.address))
+    }
+
+    /// Whether one of `pod`'s addresses is here.
+    pub(super) fn has_any(&self, pod: &[IpAddr]) -> bool {
+        self.all.iter().any(|entry| pod.contains(&entry.address))
     }
 
     /// The indices of all interfaces that have an address.
@@ -80,6 +109,39 @@ impl Addresses {
             .filter(|address| !address.is_loopback() && !pod.contains(address))
             .collect()
     }
+}
+
+/// Neither of the host alone nor of a link alone.
+fn is_global(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    }
+}
+
+/// The interface of the default route: `Iface Destination Gateway Flags ... Mask` for IPv4,
+/// `destination length ... interface` for IPv6.
+fn default_interface() -> Option<String> {
+    let v4 = fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default();
+    let v6 = fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();
+    parse_default_v4(&v4).or_else(|| parse_default_v6(&v6))
+}
+
+fn parse_default_v4(text: &str) -> Option<String> {
+    text.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let is_default = fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000");
+        is_default.then(|| (*fields[0]).to_owned())
+    })
+}
+
+fn parse_default_v6(text: &str) -> Option<String> {
+    text.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let is_default = fields.get(1) == Some(&"00") && fields.get(3) == Some(&"00");
+        let interface = fields.last().filter(|name| is_default && **name != "lo")?;
+        Some((*interface).to_owned())
+    })
 }
 
 /// Adds what is missing; returns how much was.
@@ -169,6 +231,21 @@ mod tests {
         let mapped = "  sl\n 0: 0000000000000000FFFF00000200F40A:1F90 \
             0000000000000000FFFF00000300F40A:A3C2 01 0\n";
         assert_eq!(parse_sockets(mapped), ends);
+    }
+
+    #[test]
+    fn the_default_route_names_an_interface() {
+        let v4 = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
+            net1 0000A00A 00000000 0001 0 0 0 00FFFFFF 0 0 0\n\
+            eth0 00000000 0101F40A 0003 0 0 0 00000000 0 0 0\n";
+        assert_eq!(parse_default_v4(v4).as_deref(), Some("eth0"));
+        assert_eq!(parse_default_v4("Iface\n"), None);
+        let zero = "0".repeat(32);
+        let v6 = format!(
+            "{zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200 lo\n\
+             {zero} 00 {zero} 00 fe800000000000000000000000000001 00000400 1 0 00000003 eth1\n"
+        );
+        assert_eq!(parse_default_v6(&v6).as_deref(), Some("eth1"));
     }
 
     #[test]

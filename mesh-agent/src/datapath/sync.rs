@@ -18,7 +18,8 @@ use super::{
     Change,
     observe::{Hook, PodObservation},
     pins::{self, Pins},
-    pod::{self, Node, Pod},
+    pod::{self, Node, Pod, PodError},
+    sandbox::Sandboxes,
 };
 use crate::model::{Snapshot, Workload, WorkloadUid};
 
@@ -27,6 +28,7 @@ use crate::model::{Snapshot, Workload, WorkloadUid};
 pub(super) struct Pods {
     captured: HashMap<WorkloadUid, Pod>,
     failed: HashMap<WorkloadUid, Failed>,
+    refusals: u64,
     swept: bool,
 }
 
@@ -34,17 +36,20 @@ pub(super) struct Pods {
 struct Failed {
     workload: Arc<Workload>,
     error: String,
+    /// Nothing is wrong: its sandbox does not exist yet.
+    waits: bool,
 }
 
 impl Pods {
     /// Captures, updates and releases pods so that they match `snapshot`.
+    ///
+    /// A pod whose sandbox does not exist yet waits for [`Pods::follow_sandboxes`].
     pub(super) fn apply(&mut self, node: &Node<'_>, snapshot: &Snapshot) -> Vec<Change> {
         let wanted: HashMap<&WorkloadUid, &Arc<Workload>> = snapshot
             .local_enrolled()
-            .filter(|workload| !workload.host_network)
             .map(|workload| (&workload.uid, workload))
             .collect();
-        let mut changes = self.release_all_but(&wanted);
+        let mut changes = self.release_all_but(node, &wanted);
         self.failed.retain(|uid, _| wanted.contains_key(uid));
         for workload in wanted.values() {
             self.apply_one(node, workload, &mut changes);
@@ -59,25 +64,72 @@ impl Pods {
     fn apply_one(&mut self, node: &Node<'_>, workload: &Arc<Workload>, changes: &mut Vec<Change>) {
         let uid = &workload.uid;
         if let Some(pod) = self.captured.get_mut(uid) {
-            if pod.is_in(workload.netns.as_deref()) {
+            if pod.is_in(node, workload) {
                 if pod.is_active() {
-                    if *pod.workload != **workload
-                        && let Err(error) = pod.update(node, workload)
-                    {
-                        tracing::error!(pod = %uid, error = chain(&error), "cannot update a pod");
+                    if *pod.workload != **workload {
+                        self.update(node, workload, changes);
                     }
                     return;
                 }
                 // Back in the mesh while draining: captured again over what is attached.
-            } else if let Some(pod) = self.captured.remove(uid) {
-                // Another namespace under the same path: a new sandbox.
-                if pod.is_active() {
-                    changes.push(Change::Released(uid.clone()));
-                }
-                pod.remove();
+            } else {
+                // Another namespace under the same path or UID: a new sandbox.
+                self.let_go(uid, changes);
             }
         }
         self.capture(node, workload, changes);
+    }
+
+    /// Writes what changed about a captured pod. One whose namespace turns out to be another's is
+    /// let go at once: its identity must not be served there.
+    fn update(&mut self, node: &Node<'_>, workload: &Arc<Workload>, changes: &mut Vec<Change>) {
+        let uid = &workload.uid;
+        let Some(pod) = self.captured.get_mut(uid) else {
+            return;
+        };
+        let Err(error) = pod.update(node, workload) else {
+            return;
+        };
+        if matches!(error, PodError::Address { .. }) {
+            self.let_go(uid, changes);
+            self.fail(workload, &error);
+        } else {
+            tracing::error!(pod = %uid, error = chain(&error), "cannot update a pod");
+        }
+    }
+
+    /// Ends a capture at once, live connections and all.
+    fn let_go(&mut self, uid: &WorkloadUid, changes: &mut Vec<Change>) {
+        if let Some(pod) = self.captured.remove(uid) {
+            if pod.is_active() {
+                changes.push(Change::Released(uid.clone()));
+            }
+            pod.remove();
+        }
+    }
+
+    /// Captures pods whose sandbox has appeared, lets go of those whose sandbox is gone.
+    pub(super) fn follow_sandboxes(&mut self, node: &Node<'_>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let by_uid = |workload: &Workload| workload.netns.is_none();
+        let gone: Vec<(Arc<Workload>, bool)> = self
+            .captured
+            .values()
+            .filter(|pod| by_uid(&pod.workload) && !pod.exists(node))
+            .map(|pod| (Arc::clone(&pod.workload), pod.is_active()))
+            .collect();
+        let mut waiting = Vec::new();
+        for (workload, is_active) in gone {
+            tracing::info!(pod = %workload.dotted_name(), "its sandbox is gone");
+            self.let_go(&workload.uid, &mut changes);
+            waiting.extend(is_active.then_some(workload));
+        }
+        let failed = self.failed.values().map(|failed| &failed.workload);
+        waiting.extend(failed.filter(|workload| by_uid(workload)).cloned());
+        for workload in &waiting {
+            self.capture(node, workload, &mut changes);
+        }
+        changes
     }
 
     fn capture(&mut self, node: &Node<'_>, workload: &Arc<Workload>, changes: &mut Vec<Change>) {
@@ -90,22 +142,35 @@ impl Pods {
                 changes.push(Change::Captured(sockets));
             }
             Err(error) => {
-                let error = chain(&error);
-                // Said once, not at every attempt.
-                if self
-                    .failed
-                    .get(&uid)
-                    .is_none_or(|failed| failed.error != error)
-                {
-                    tracing::error!(pod = %workload.dotted_name(), error, "cannot capture");
-                }
-                let workload = Arc::clone(workload);
-                self.failed.insert(uid, Failed { workload, error });
+                self.fail(workload, &error);
             }
         }
     }
 
-    fn release_all_but(&mut self, wanted: &HashMap<&WorkloadUid, &Arc<Workload>>) -> Vec<Change> {
+    /// Keeps a pod that could not be captured, to try again.
+    fn fail(&mut self, workload: &Arc<Workload>, error: &PodError) {
+        let waits = matches!(error, PodError::NoSandbox);
+        let is_refused = matches!(error, PodError::Address { .. } | PodError::Sandbox(_));
+        let error = chain(error);
+        let earlier = self.failed.get(&workload.uid);
+        // Said, and counted, once, not at every attempt.
+        if !waits && earlier.is_none_or(|failed| failed.error != error) {
+            tracing::error!(pod = %workload.dotted_name(), error, "cannot capture");
+            self.refusals += u64::from(is_refused);
+        }
+        let failed = Failed {
+            workload: Arc::clone(workload),
+            error,
+            waits,
+        };
+        self.failed.insert(workload.uid.clone(), failed);
+    }
+
+    fn release_all_but(
+        &mut self,
+        node: &Node<'_>,
+        wanted: &HashMap<&WorkloadUid, &Arc<Workload>>,
+    ) -> Vec<Change> {
         let mut changes = Vec::new();
         let leaving: Vec<WorkloadUid> = self
             .captured
@@ -118,7 +183,7 @@ impl Pods {
                 continue;
             };
             tracing::info!(pod = %pod.workload.dotted_name(), "released");
-            let begun = if pod.exists() {
+            let begun = if pod.exists(node) {
                 pod.begin_release()
             } else {
                 Ok(())
@@ -126,7 +191,7 @@ impl Pods {
             if let Err(error) = begun {
                 tracing::error!(pod = %uid, error = chain(&error), "cannot release a pod gently");
             }
-            if (pod.is_active() || pod.is_drained())
+            if (pod.is_active() || pod.is_drained(node))
                 && let Some(pod) = self.captured.remove(&uid)
             {
                 pod.remove();
@@ -147,12 +212,15 @@ impl Pods {
             let Some(pod) = self.captured.get_mut(&uid) else {
                 continue;
             };
-            if pod.is_drained() || !pod.exists() {
+            if pod.is_drained(node) || !pod.exists(node) {
                 if pod.is_active() {
                     changes.push(Change::Released(uid.clone()));
-                    let workload = Arc::clone(&pod.workload);
-                    let error = "its network namespace is gone".to_owned();
-                    self.failed.insert(uid.clone(), Failed { workload, error });
+                    let failed = Failed {
+                        workload: Arc::clone(&pod.workload),
+                        error: "its network namespace is gone".to_owned(),
+                        waits: pod.workload.netns.is_none(),
+                    };
+                    self.failed.insert(uid.clone(), failed);
                 }
                 if let Some(pod) = self.captured.remove(&uid) {
                     pod.remove();
@@ -166,6 +234,7 @@ impl Pods {
                 continue;
             }
             let put_back = pod.reconcile();
+            pod.follow_existing();
             if put_back > 0 {
                 let pod = pod.workload.dotted_name();
                 tracing::warn!(pod, count = put_back, "put back what a pod had removed");
@@ -200,8 +269,7 @@ impl Pods {
             if let Some(Ok(pod)) = adopted {
                 self.captured.insert(pod.workload.uid.clone(), pod);
             } else {
-                let netns = workload.and_then(|workload| workload.netns.as_deref());
-                pod::sweep(&directory, netns);
+                pod::sweep(node, &directory, workload);
             }
         }
         for generation in pins.other_generations() {
@@ -227,13 +295,19 @@ impl Pods {
         self.captured.values()
     }
 
+    /// How often a namespace turned out not to be its pod's.
+    pub(super) fn refusals(&self) -> u64 {
+        self.refusals
+    }
+
     /// Every pod's state.
-    pub(super) fn observe(&self) -> Vec<PodObservation> {
+    pub(super) fn observe(&self, sandboxes: &Sandboxes) -> Vec<PodObservation> {
         let failed = self
             .failed
             .iter()
             .filter(|(uid, _)| !self.captured.contains_key(uid));
-        let mut pods: Vec<_> = self.captured.values().map(Pod::observe).collect();
+        let captured = self.captured.values();
+        let mut pods: Vec<_> = captured.map(|pod| pod.observe(sandboxes)).collect();
         pods.extend(failed.map(|(uid, failed)| PodObservation {
             uid: uid.clone(),
             netns: None,
@@ -244,6 +318,10 @@ impl Pods {
             captured_since: None,
             counters: Default::default(),
             error: Some(failed.error.clone()),
+            waits: failed.waits,
+            first_container: None,
+            existing: Vec::new(),
+            close_existing_after: None,
         }));
         pods.sort_by(|one, other| one.uid.cmp(&other.uid));
         pods

@@ -13,6 +13,8 @@
 //! trailing fields are zero, which older kernels accept).
 #![allow(unsafe_code, reason = "raw system calls, see above")]
 
+mod events;
+
 use std::{
     ffi::{CStr, CString},
     io,
@@ -25,6 +27,10 @@ use std::{
 };
 
 use aya::Pod;
+
+pub(super) use self::events::{
+    Event, Inotify, Watch, open_process, time_since_boot, wait_readable,
+};
 
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;

@@ -53,10 +53,10 @@ impl Snapshot {
         }
     }
 
-    /// The enrolled workloads of this node whose network namespace is known.
+    /// The enrolled workloads of this node, whether their sandboxes exist yet or not.
     pub fn local_enrolled(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.workloads.values().filter(|workload| {
-            workload.enrolled && workload.node == self.node && workload.netns.is_some()
+            workload.enrolled && workload.node == self.node && !workload.host_network
         })
     }
 }

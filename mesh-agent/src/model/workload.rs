@@ -2,7 +2,7 @@
 
 //! A workload: a pod and its identity, as the mesh sees it.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{policy::InboundPolicy, spiffe::SpiffeId};
 
@@ -38,7 +38,7 @@ pub struct Workload {
     pub identity: SpiffeId,
     /// The node it is scheduled to; empty while it is not.
     pub node: Arc<str>,
-    /// Its addresses, IPv4 and IPv6.
+    /// Its addresses, IPv4 and IPv6; none before its status says them.
     pub addresses: Vec<IpAddr>,
     /// Its labels.
     pub labels: Labels,
@@ -50,7 +50,7 @@ pub struct Workload {
     pub canonical_revision: Arc<str>,
     /// Whether its traffic is taken into the mesh (namespace label and pod opt-outs).
     pub enrolled: bool,
-    /// Where its network namespace is, if it runs on this node.
+    /// Where its network namespace is, if its manifest says so; else it is found by the UID.
     pub netns: Option<PathBuf>,
     /// Shares the node's network, so it is never enrolled.
     pub host_network: bool,
@@ -58,6 +58,8 @@ pub struct Workload {
     pub ready: bool,
     /// TCP ports that its liveness, readiness and startup probes use.
     pub probe_ports: Vec<u16>,
+    /// How long connections that it had before it was captured may live on, if it says so itself.
+    pub close_existing_after: Option<Duration>,
     /// What it accepts.
     pub inbound: InboundPolicy,
 }

@@ -6,7 +6,7 @@
 //! Knows nothing of what is sent over them. Invariant: an endpoint is tried at most once per call,
 //! and what it has under way is counted from before it is tried.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use super::{Outcome, connection::Connection, stream::Upstream, tunnel::ConnectHeaders};
 use crate::{
@@ -16,9 +16,6 @@ use crate::{
 
 /// How many endpoints are tried before giving up.
 pub(crate) const MAX_TRIES: usize = 3;
-
-/// How long a connection may wait for its workload's first certificate.
-const CERTIFICATE_WAIT: Duration = Duration::from_secs(5);
 
 /// A connection to an endpoint of a cluster.
 pub(crate) struct Dialed {
@@ -84,7 +81,6 @@ pub(crate) async fn address(
     };
     thread.note_reached(&to.uid);
     let from = connection.workload();
-    certified(connection, &from).await;
     let headers = headers(connection, service, &from);
     let opened = Box::pin(
         thread
@@ -94,17 +90,6 @@ pub(crate) async fn address(
     match opened.await {
         Ok(stream) => Ok(Upstream::Tunnel(stream)),
         Err(error) => Err(format!("{address}: {}", chain(&error)).into()),
-    }
-}
-
-/// Waits for the certificate of a workload of this node: an agent that has just started accepts
-/// before its certificates are issued. Whether one came in time shows when it is used.
-pub(crate) async fn certified(connection: &Connection, workload: &Workload) {
-    let identities = &connection.thread.shared.identities;
-    if identities.generation(&workload.identity) == 0 {
-        let ready = identities.ready(&workload.identity);
-        // Cancel-safe: waiting takes nothing.
-        tokio::time::timeout(CERTIFICATE_WAIT, ready).await.ok();
     }
 }
 

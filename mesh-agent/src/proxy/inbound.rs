@@ -7,7 +7,11 @@
 //! and one that becomes STRICT cuts the plaintext connections it has.
 //! Reference: ztunnel's HBONE server (status codes and checks).
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+};
 
 use http::StatusCode;
 use tokio::net::TcpStream;
@@ -124,7 +128,6 @@ async fn tunnels(connection: Rc<Connection>, stream: TcpStream) {
     let thread = Rc::clone(&connection.thread);
     let shared = &thread.shared;
     let local = connection.workload();
-    dial::certified(&connection, &local).await;
     let streams = {
         let connection = Rc::clone(&connection);
         move |request: ConnectRequest| {
@@ -160,7 +163,7 @@ async fn stream_to_app(connection: Rc<Connection>, request: ConnectRequest) {
         mutual_tls: true,
         endpoint: Some(address),
     };
-    if let Some((status, reason)) = misdirected(&local, address) {
+    if let Some((status, reason)) = misdirected(&local, &connection.pod.addresses, address) {
         request.refuse(status, reason);
         return;
     }
@@ -188,9 +191,19 @@ async fn stream_to_app(connection: Rc<Connection>, request: ConnectRequest) {
     );
 }
 
-/// Why a stream may not go to `address`, if it may not.
-fn misdirected(local: &Workload, address: SocketAddr) -> Option<(StatusCode, &'static str)> {
-    if !local.addresses.contains(&address.ip().to_canonical()) {
+/// Why a stream may not go to `address`, if it may not. The pod's interface may have had its
+/// addresses before its status says them.
+fn misdirected(
+    local: &Workload,
+    on_interface: &[IpAddr],
+    address: SocketAddr,
+) -> Option<(StatusCode, &'static str)> {
+    let ip = address.ip().to_canonical();
+    let is_local = match local.addresses.as_slice() {
+        [] => on_interface.contains(&ip),
+        known => known.contains(&ip),
+    };
+    if !is_local {
         return Some((
             StatusCode::BAD_REQUEST,
             "the authority is not this workload",

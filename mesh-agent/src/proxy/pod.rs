@@ -5,9 +5,12 @@
 //! Knows nothing of its connections but their number. Invariant: [`Pod::live`] counts each
 //! connection once, on whichever thread it is served.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use crate::{datapath::Netns, model::Workload};
@@ -19,15 +22,18 @@ pub(crate) struct Pod {
     pub(crate) workload: Arc<Workload>,
     /// Where its sockets are.
     pub(crate) netns: Netns,
+    /// The addresses that its interface had then: its status may not have said them yet.
+    pub(crate) addresses: Vec<IpAddr>,
     live: AtomicUsize,
 }
 
 impl Pod {
     /// A pod without connections.
-    pub(crate) fn new(workload: Arc<Workload>, netns: Netns) -> Self {
+    pub(crate) fn new(workload: Arc<Workload>, netns: Netns, addresses: Vec<IpAddr>) -> Self {
         Self {
             workload,
             netns,
+            addresses,
             live: AtomicUsize::new(0),
         }
     }

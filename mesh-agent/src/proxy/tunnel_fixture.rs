@@ -72,6 +72,7 @@ pub(super) fn workload(domain: &str, name: &str) -> Arc<Workload> {
         host_network: false,
         ready: true,
         probe_ports: Vec::new(),
+        close_existing_after: None,
         inbound: InboundPolicy::default(),
     })
 }

@@ -109,6 +109,7 @@ pub(super) fn workload(namespace: &str, name: &str, owner: &str, account: &str) 
         host_network: false,
         ready: true,
         probe_ports: Vec::new(),
+        close_existing_after: None,
         inbound: InboundPolicy::default(),
     })
 }

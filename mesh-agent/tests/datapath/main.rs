@@ -10,6 +10,7 @@ mod lifecycle;
 mod pods;
 mod programs;
 mod relay;
+mod sandboxes;
 
 use std::{
     io::{Read, Write},
@@ -19,8 +20,8 @@ use std::{
     time::Duration,
 };
 
-use mesh_agent::datapath::{Datapath, DatapathSettings, OnAgentDeath, Stop};
-use pods::{Pod, snapshot};
+use mesh_agent::datapath::{Datapath, DatapathError, DatapathSettings, OnAgentDeath, Stop};
+use pods::{Pod, eventually, snapshot};
 use relay::Relay;
 
 const PORT: u16 = 8080;
@@ -36,9 +37,16 @@ struct Node {
 
 impl Node {
     fn new(on_agent_death: OnAgentDeath) -> Self {
+        let mut node = Self::stopped(on_agent_death);
+        node.start();
+        node
+    }
+
+    /// One that is still to be started.
+    fn stopped(on_agent_death: OnAgentDeath) -> Self {
         let number = NEXT_NODE.fetch_add(1, Ordering::Relaxed);
         let name = format!("kernel-{}.{number}", std::process::id());
-        let mut node = Self {
+        Self {
             datapath: None,
             relay: None,
             settings: DatapathSettings {
@@ -46,13 +54,19 @@ impl Node {
                 on_agent_death,
                 ..DatapathSettings::default()
             },
-        };
-        node.start();
-        node
+        }
     }
 
     fn start(&mut self) {
-        let datapath = Datapath::start(&self.settings).expect("the kernel takes the programs");
+        let mut datapath = None;
+        // A program that another test is just starting has our descriptors until it is executed, and
+        // so holds the lock of an agent that is gone.
+        eventually("the lock is free", || match Datapath::start(&self.settings) {
+            Ok(started) => datapath.replace(started).is_none(),
+            Err(DatapathError::InUse { .. }) => false,
+            Err(error) => panic!("the kernel takes the programs: {error}"),
+        });
+        let datapath = datapath.expect("it was started");
         self.relay = Some(Relay::new(datapath.connector()));
         self.datapath = Some(datapath);
     }
@@ -153,6 +167,12 @@ impl Echo {
         let mut answer = [0; 4];
         self.stream.read_exact(&mut answer).expect("it echoes");
         assert_eq!(&answer, b"ping");
+    }
+
+    /// Whether the connection has been ended.
+    fn is_over(&mut self) -> bool {
+        let sent = self.stream.write_all(b"ping");
+        sent.is_err() || !matches!(self.stream.read(&mut [0; 4]), Ok(4))
     }
 }
 

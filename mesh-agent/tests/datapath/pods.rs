@@ -272,6 +272,7 @@ impl Pod {
             host_network: false,
             ready: true,
             probe_ports: Vec::new(),
+            close_existing_after: None,
             inbound: InboundPolicy::default(),
         }
     }

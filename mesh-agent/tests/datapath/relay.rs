@@ -97,6 +97,7 @@ async fn accept_all(
                     netns,
                     outbound,
                     inbound,
+                    addresses: _,
                 } = sockets;
                 let mut accepting = tokio::task::JoinSet::new();
                 let all = outbound

@@ -32,6 +32,7 @@ fn workload(namespace: &str, labels: &[(&str, &str)]) -> Workload {
         host_network: false,
         ready: true,
         probe_ports: Vec::new(),
+        close_existing_after: None,
         inbound: InboundPolicy::default(),
     }
 }

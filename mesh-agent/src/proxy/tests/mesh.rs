@@ -63,6 +63,7 @@ pub(super) fn workload(name: &str) -> Workload {
         host_network: false,
         ready: true,
         probe_ports: Vec::new(),
+        close_existing_after: None,
         inbound: Default::default(),
     }
 }
@@ -153,6 +154,7 @@ impl Mesh {
         proxy.capture(PodSockets {
             workload: Arc::clone(&client),
             netns: Netns::current().expect("our namespace"),
+            addresses: Vec::new(),
             outbound: vec![outbound],
             inbound: Vec::new(),
         });

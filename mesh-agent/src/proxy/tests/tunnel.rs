@@ -61,6 +61,7 @@ async fn server(mesh: &Mesh) -> (Arc<Workload>, SocketAddr, SocketAddr) {
     mesh.proxy.capture(PodSockets {
         workload: Arc::clone(&server),
         netns: Netns::current().expect("our namespace"),
+        addresses: Vec::new(),
         outbound: Vec::new(),
         inbound: vec![bind(HBONE_PORT), plain],
     });
