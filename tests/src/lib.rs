@@ -22,6 +22,7 @@ pub mod client;
 pub mod command;
 pub mod demo;
 pub mod foreign;
+pub mod kube;
 pub mod leftovers;
 pub mod load;
 pub mod manifest;

@@ -10,9 +10,10 @@
 
 use std::{
     env, fs,
+    io::Write as _,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -212,6 +213,22 @@ impl Cluster {
         Ok(())
     }
 
+    /// Applies manifests as the administrator.
+    pub(crate) fn apply(&self, manifests: &str) -> Result<()> {
+        let mut kubectl = self.kubectl();
+        kubectl.args(["apply", "-f", "-"]);
+        kubectl.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = kubectl.spawn().context("start kubectl")?;
+        let mut input = child.stdin.take().context("kubectl takes no input")?;
+        input
+            .write_all(manifests.as_bytes())
+            .context("give kubectl the manifests")?;
+        drop(input);
+        let status = child.wait().context("wait for kubectl")?;
+        ensure!(status.success(), "kubectl apply ended with {status}");
+        Ok(())
+    }
+
     /// kubectl as the cluster's administrator, in the network of its control plane.
     pub(crate) fn kubectl(&self) -> Command {
         let mut kubectl = self.inside(&self.control_plane(), self.bin("kubectl"));
@@ -347,7 +364,7 @@ fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
 /// Runs `command`, which is expected to say nothing of interest unless it fails.
 fn quietly(command: &mut Command) -> Result<()> {
     let output = command
-        .stdin(std::process::Stdio::null())
+        .stdin(Stdio::null())
         .output()
         .with_context(|| format!("start {command:?}"))?;
     ensure!(

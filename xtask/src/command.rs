@@ -179,6 +179,11 @@ impl Steps {
         }
     }
 
+    /// Whether a step failed so far.
+    pub(crate) fn failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
     /// Says how it went as a whole.
     pub(crate) fn finish(self) -> Result<()> {
         let time = spell(self.started.elapsed());

@@ -16,6 +16,7 @@ mod chart;
 mod check;
 mod cluster;
 mod command;
+mod conformance;
 mod demo;
 mod generate;
 mod image;
@@ -33,19 +34,23 @@ cargo xtask COMMAND
   setup [build]                           install what build, tests and demo need, or the build alone; says what and why
   check                                   format, clippy, lint, documentation, dependencies: what CI runs
   lint                                    only the rules of layout and module direction
-  test [unit|netns|kernels|all] [FILTER]  all tests (default), or one kind; FILTER as for cargo test
+  test [KIND] [FILTER]                    all tests (default), or one kind; FILTER as for cargo test
   gen [--check]                           write what is made from types (deploy/crds), or only compare
   demo [--keep] [--json]                  two nodes, real traffic, the story in a table
   cluster up|down                         a real Kubernetes of two nodes on this machine
   cluster load IMAGE.tar...               gives its nodes images
   cluster kubectl ARGUMENTS...            talks to it
   image [--out FILE] [--release]          the agent as a container image, for `cluster load`
+  conformance [--skip-extended]           Gateway API's mesh suite against the agent in a cluster
   help                                    this
 
+Kinds of tests:
   unit     beside the code; needs no root
   netns    real agents on two nodes made of network namespaces; needs root
   chart    the Helm chart makes the same objects as the kustomization; builds Helm the first time
   kernels  boots Debian's 6.1 and 6.12 kernels under qemu, loads every program, runs a smoke test
+  kube     the agent in a real two-node Kubernetes; needs root, and five minutes the first time to
+           build Kubernetes; `test kube --keep` leaves the cluster for the next run
 
 Exit code: 0 done, 1 something failed, 2 the machine lacks something (it says what).
 ";
@@ -77,6 +82,7 @@ fn dispatch(words: &[String]) -> Result<()> {
         "gen" => generate::run(rest),
         "demo" => demo::run(rest),
         "cluster" => cluster::run(rest),
+        "conformance" => conformance::run(rest),
         "image" => image::run(rest),
         "help" | "--help" | "-h" => {
             help();

@@ -44,7 +44,7 @@ const SMALL: &str = "-ldflags=-s -w";
 pub(crate) const KUBERNETES: Program = Program {
     name: "kubernetes",
     module: "kubernetes",
-    build: &["build", "-trimpath", KUBERNETES_VERSION],
+    build: &["build", "-trimpath", "-buildvcs=false", KUBERNETES_VERSION],
     package: ".",
     c_library: true,
 };
@@ -54,7 +54,7 @@ pub(crate) const KUBERNETES: Program = Program {
 pub(crate) const AGNHOST: Program = Program {
     name: "agnhost",
     module: "kubernetes",
-    build: &["build", "-trimpath", SMALL],
+    build: &["build", "-trimpath", "-buildvcs=false", SMALL],
     package: "k8s.io/kubernetes/test/images/agnhost",
     c_library: true,
 };
@@ -63,7 +63,7 @@ pub(crate) const AGNHOST: Program = Program {
 pub(crate) const PAUSE: Program = Program {
     name: "pause",
     module: "kubernetes",
-    build: &["build", "-trimpath", SMALL],
+    build: &["build", "-trimpath", "-buildvcs=false", SMALL],
     package: "./pause",
     c_library: false,
 };
@@ -72,7 +72,7 @@ pub(crate) const PAUSE: Program = Program {
 pub(crate) const COREDNS: Program = Program {
     name: "coredns",
     module: "coredns",
-    build: &["build", "-trimpath", SMALL],
+    build: &["build", "-trimpath", "-buildvcs=false", SMALL],
     package: ".",
     c_library: true,
 };
@@ -81,7 +81,7 @@ pub(crate) const COREDNS: Program = Program {
 pub(crate) const CONFORMANCE: Program = Program {
     name: "conformance",
     module: "conformance",
-    build: &["test", "-c", "-trimpath", SMALL],
+    build: &["test", "-c", "-trimpath", "-buildvcs=false", SMALL],
     package: ".",
     c_library: true,
 };
@@ -108,7 +108,7 @@ pub(crate) const ECHO_SERVER: Program = Program {
 pub(crate) const APPLICATIONS: Program = Program {
     name: "applications",
     module: "go",
-    build: &["build", "-trimpath", SMALL],
+    build: &["build", "-trimpath", "-buildvcs=false", SMALL],
     package: ".",
     c_library: false,
 };
@@ -188,6 +188,10 @@ impl Program {
 
 /// The directory of the module `name` that `program` is built from.
 pub(crate) fn module_directory(program: &Program, name: &str) -> Result<PathBuf> {
+    let mut download = command::program(go()?);
+    download.args(["mod", "download", name]);
+    download.current_dir(program.directory());
+    command::run_aside(download.env("GOTOOLCHAIN", "local"))?;
     let mut list = command::program(go()?);
     list.args(["list", "-m", "-f", "{{.Dir}}", name]);
     list.current_dir(program.directory())
@@ -195,7 +199,7 @@ pub(crate) fn module_directory(program: &Program, name: &str) -> Result<PathBuf>
     let said = command::output(&mut list).unwrap_or_default();
     ensure!(
         !said.trim().is_empty(),
-        "go knows no directory of {name}: run `go mod download {name}` in {}",
+        "go knows no directory of {name} in {}",
         program.directory().display()
     );
     Ok(PathBuf::from(said.trim()))

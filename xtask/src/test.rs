@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `cargo xtask test`: unit tests, then real agents on real nodes, then other kernels.
+//! `cargo xtask test`: unit tests, real agents on real nodes, other kernels, a real cluster.
 //!
 //! Knows nothing of what is tested. Invariants: a missing privilege fails, it never passes
 //! silently; all kinds run, whatever the first ones say. The scenarios run in a mount namespace
@@ -17,6 +17,8 @@ use crate::{
     setup::{self, Lacking, Scope},
 };
 
+mod kube;
+
 /// The scenarios' own mounts: kind and place.
 const PRIVATE: &[(&str, &str)] = &[("bpf", "/sys/fs/bpf"), ("tmpfs", "/run/netns")];
 
@@ -25,6 +27,12 @@ const OUTER_MOUNTS: &str = "XTASK_OUTER_MOUNTS";
 
 /// The command itself.
 pub(crate) fn run(words: &[String]) -> Result<()> {
+    if let Some(("kube", rest)) = words
+        .split_first()
+        .map(|(kind, rest)| (kind.as_str(), rest))
+    {
+        return kube::run(rest);
+    }
     let (kind, filter) = match words {
         [] => ("all", None),
         [kind] => (kind.as_str(), None),
@@ -54,15 +62,17 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
                 Scope::Nodes,
                 Scope::Applications,
                 Scope::Kernels,
+                Scope::Cluster,
             ])?;
             let mut steps = Steps::new("test");
             steps.step("unit", || unit(filter));
             steps.step("netns", || netns(filter));
             steps.step("kernels", || kernels::run(filter));
+            steps.step("kube", || kube::of_all(filter));
             steps.finish()
         }
         other => Err(Lacking::usage(format!(
-            "no tests of kind {other:?}: unit, netns, kernels, chart or all"
+            "no tests of kind {other:?}: unit, netns, kernels, chart, kube or all"
         ))),
     }
 }

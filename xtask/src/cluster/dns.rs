@@ -5,9 +5,9 @@
 //! Not a pod, so that names resolve whatever is done to pods. Knows nothing of who asks.
 //! Invariant: the Service has no selector, so nothing but us says where it leads.
 
-use std::{io::Write as _, path::Path, process::Stdio};
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
 use super::{Cluster, daemon, network};
 
@@ -36,7 +36,7 @@ pub(super) fn start(cluster: &Cluster, program: &Path) -> Result<()> {
         .arg("-conf")
         .arg(cluster.directory().join("Corefile"));
     daemon::start(cluster, DAEMON, &command)?;
-    apply(cluster, &service())
+    cluster.apply(&service())
 }
 
 fn service() -> String {
@@ -65,20 +65,4 @@ ports:
         service = network::DNS_SERVICE,
         address = network::CONTROL_PLANE,
     )
-}
-
-/// Applies manifests as the administrator.
-pub(super) fn apply(cluster: &Cluster, manifests: &str) -> Result<()> {
-    let mut kubectl = cluster.kubectl();
-    kubectl.args(["apply", "-f", "-"]);
-    kubectl.stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut child = kubectl.spawn().context("start kubectl")?;
-    let mut input = child.stdin.take().context("kubectl takes no input")?;
-    input
-        .write_all(manifests.as_bytes())
-        .context("give kubectl the manifests")?;
-    drop(input);
-    let status = child.wait().context("wait for kubectl")?;
-    ensure!(status.success(), "kubectl apply ended with {status}");
-    Ok(())
 }

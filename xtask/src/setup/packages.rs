@@ -151,6 +151,18 @@ const PACKAGES: &[Package] = &[
         "kube-proxy forgets the connections of pods that are gone with it",
     ),
     package(
+        "procps",
+        "sysctl",
+        Scope::Cluster,
+        "lets nodes forward what is for their pods",
+    ),
+    package(
+        "curl",
+        "curl",
+        Scope::Cluster,
+        "a client nobody wrote for us",
+    ),
+    package(
         "openssl",
         "openssl",
         Scope::Cluster,

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A real cluster: what users see of the mesh in Kubernetes, a module per promise.
+//!
+//! Run by `cargo xtask test kube`, which starts the cluster. The tests share it, so they run one
+//! after the other, and each keeps to namespaces of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "all of this crate is tests: a panic with its line is what they are for"
+)]
+
+mod bare;

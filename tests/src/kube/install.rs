@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The agent in the cluster, installed and removed as a user would: by `deploy/`.
+//!
+//! Knows nothing of what the manifests say but the names they give. Invariant: when [`Mesh::on`]
+//! returns, every node's agent is ready.
+
+use std::path::{Path, PathBuf};
+
+use super::Cluster;
+use crate::command::{Ran, run, run_ok};
+
+/// Where the installation is.
+pub const NAMESPACE: &str = "mesh-system";
+
+/// The mesh in a cluster. It stays installed for the next test.
+pub struct Mesh {
+    cluster: Cluster,
+}
+
+impl Mesh {
+    /// Installs the mesh, or finds it installed.
+    ///
+    /// # Panics
+    /// When an agent or the control plane does not become ready, with what they say.
+    #[track_caller]
+    pub fn on(cluster: &Cluster) -> Self {
+        let mut apply = cluster.kubectl();
+        run_ok(
+            apply
+                .args(["apply", "--server-side", "-k"])
+                .arg(manifests()),
+        );
+        let mesh = Self {
+            cluster: cluster.clone(),
+        };
+        mesh.wait();
+        mesh
+    }
+
+    /// Waits until all of it is as it was last applied.
+    #[track_caller]
+    pub fn wait(&self) {
+        for workload in ["deployment/mesh-agent-control", "daemonset/mesh-agent"] {
+            let ran = self.run(&["rollout", "status", workload, "--timeout=180s"]);
+            assert!(ran.ok(), "{workload}: {}\n{}", ran.stderr, self.describe());
+        }
+    }
+
+    /// kubectl in the installation's namespace.
+    #[track_caller]
+    pub fn run(&self, words: &[&str]) -> Ran {
+        let mut kubectl = self.cluster.kubectl();
+        run(kubectl.args(["--namespace", NAMESPACE]).args(words))
+    }
+
+    /// The name of the agent's pod on `node`.
+    #[track_caller]
+    pub fn agent_on(&self, node: &str) -> String {
+        let field = format!("--field-selector=spec.nodeName={node},status.phase=Running");
+        let ran = self.run(&["get", "pods", &field, "--output=name"]);
+        let mut pods = ran.stdout.lines().filter(|pod| {
+            pod.starts_with("pod/mesh-agent-") && !pod.starts_with("pod/mesh-agent-control-")
+        });
+        let pod = pods.next();
+        pod.unwrap_or_else(|| panic!("no agent on {node}: {}", self.describe()))
+            .to_owned()
+    }
+
+    /// Runs the agent's command line on `node`, in its pod.
+    #[track_caller]
+    pub fn agent(&self, node: &str, words: &[&str]) -> Ran {
+        let pod = self.agent_on(node);
+        let mut command = vec!["exec", pod.as_str(), "--", "/mesh-agent"];
+        command.extend(words);
+        self.run(&command)
+    }
+
+    /// Removes the mesh, and waits until it is gone.
+    #[track_caller]
+    pub fn uninstall(self) {
+        let mut delete = self.cluster.kubectl();
+        delete.args(["delete", "--ignore-not-found", "--wait", "-k"]);
+        run_ok(delete.arg(manifests()));
+    }
+
+    /// What there is to see of it, for a failure.
+    pub fn describe(&self) -> String {
+        let looks: [&[&str]; 4] = [
+            &["get", "pods", "--output=wide"],
+            &["get", "events", "--sort-by=.lastTimestamp"],
+            &["logs", "daemonset/mesh-agent", "--tail=20"],
+            &["logs", "deployment/mesh-agent-control", "--tail=20"],
+        ];
+        let mut text = String::new();
+        for words in looks {
+            let ran = self.run(words);
+            text.push_str(&format!(
+                "$ kubectl {}\n{}{}",
+                words.join(" "),
+                ran.stdout,
+                ran.stderr
+            ));
+        }
+        text
+    }
+}
+
+fn manifests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A namespace of the cluster that a test has for itself.
+//!
+//! Knows nothing of what runs in it. Invariant: it is new when the test begins, and gone when it
+//! ends, however it ends; `default` is cleared instead.
+
+use super::{Cluster, Workload};
+use crate::command::{Ran, feed, run, run_ok};
+
+/// What tests make in `default`, where nothing can be deleted as a whole.
+const KINDS: &str = "deployments,statefulsets,daemonsets,jobs,pods,services,serviceaccounts";
+
+/// One namespace.
+pub struct Namespace {
+    cluster: Cluster,
+    name: String,
+}
+
+impl Namespace {
+    /// Makes a namespace, without labels.
+    #[track_caller]
+    pub fn create(cluster: &Cluster, name: &str) -> Self {
+        cluster.ok(&["delete", "namespace", name, "--ignore-not-found"]);
+        cluster.ok(&["create", "namespace", name]);
+        let namespace = Self {
+            cluster: cluster.clone(),
+            name: name.to_owned(),
+        };
+        namespace.wait_for_account();
+        namespace
+    }
+
+    /// The namespace that manifests without one mean.
+    #[track_caller]
+    pub fn default(cluster: &Cluster) -> Self {
+        let namespace = Self {
+            cluster: cluster.clone(),
+            name: "default".to_owned(),
+        };
+        namespace.clear();
+        namespace.wait_for_account();
+        namespace
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The cluster it is in.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Labels it; `key-` takes a label away.
+    #[track_caller]
+    pub fn label(&self, label: &str) {
+        let words = ["label", "--overwrite", "namespace", &self.name, label];
+        self.cluster.ok(&words);
+    }
+
+    /// kubectl in this namespace.
+    pub fn kubectl(&self) -> std::process::Command {
+        let mut kubectl = self.cluster.kubectl();
+        kubectl.args(["--namespace", &self.name]);
+        kubectl
+    }
+
+    /// Runs kubectl here, whatever comes of it.
+    #[track_caller]
+    pub fn run(&self, words: &[&str]) -> Ran {
+        run(self.kubectl().args(words))
+    }
+
+    /// Runs kubectl here; it must succeed.
+    #[track_caller]
+    pub fn ok(&self, words: &[&str]) -> String {
+        run_ok(self.kubectl().args(words))
+    }
+
+    /// Applies manifests here.
+    #[track_caller]
+    pub fn apply(&self, manifests: &str) {
+        feed(self.kubectl().args(["apply", "-f", "-"]), manifests);
+    }
+
+    /// Starts workloads and waits until they are ready.
+    #[track_caller]
+    pub fn start(&self, workloads: &[&Workload]) {
+        let manifests: Vec<String> = workloads.iter().map(|one| one.manifest()).collect();
+        self.apply(&manifests.join("---\n"));
+        for workload in workloads {
+            self.wait_for_rollout(&format!("deployment/{}", workload.name()));
+        }
+    }
+
+    /// Waits until a workload runs as it was last applied.
+    #[track_caller]
+    pub fn wait_for_rollout(&self, workload: &str) {
+        let ran = self.run(&["rollout", "status", workload, "--timeout=120s"]);
+        assert!(
+            ran.ok(),
+            "{workload}: {}{}\n{}",
+            ran.stdout,
+            ran.stderr,
+            self.describe()
+        );
+    }
+
+    /// Runs a program in a pod or a workload's pod, whatever comes of it.
+    #[track_caller]
+    pub fn exec(&self, target: &str, words: &[&str]) -> Ran {
+        let mut kubectl = self.kubectl();
+        run(kubectl.args(["exec", target, "--"]).args(words))
+    }
+
+    /// Asks `url` `count` times on one connection from a workload's pod: lines `COUNT STATUS BODY`.
+    #[track_caller]
+    pub fn get(&self, target: &str, url: &str, count: u32) -> Ran {
+        let count = count.to_string();
+        self.exec(target, &["/applications", "get", url, &count])
+    }
+
+    /// What pods here are doing, for a failure.
+    pub fn describe(&self) -> String {
+        let pods = self.run(&["get", "pods", "--output", "wide"]);
+        let events = self.run(&["get", "events", "--sort-by=.lastTimestamp"]);
+        format!("{}{}", pods.stdout, events.stdout)
+    }
+
+    /// Deletes it now, with all that is in it.
+    pub fn delete(self) {}
+
+    /// Pods cannot be made before their account is there.
+    #[track_caller]
+    fn wait_for_account(&self) {
+        let words = [
+            "--namespace",
+            &self.name,
+            "get",
+            "serviceaccount",
+            "default",
+        ];
+        self.cluster
+            .until("the namespace's account", &words, |_| true);
+    }
+
+    fn clear(&self) {
+        let selector = "component!=apiserver";
+        self.run(&[
+            "delete",
+            KINDS,
+            "--selector",
+            selector,
+            "--ignore-not-found",
+        ]);
+        for label in [
+            "istio-injection-",
+            "istio.io/dataplane-mode-",
+            "mesh-agent.io/enrolled-",
+        ] {
+            self.run(&["label", "namespace", &self.name, label]);
+        }
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if self.name == "default" {
+            self.clear();
+            return;
+        }
+        // A panic here would hide the one that ended the test: the next test to make it says so.
+        let words = ["delete", "namespace", &self.name, "--ignore-not-found"];
+        self.cluster.run(&words);
+    }
+}
