@@ -116,10 +116,14 @@ impl Index {
 
     /// Takes in the new state of an object; readers see it after [`publish`](Self::publish). Returns
     /// whether it is another state, and a good one.
+    #[expect(clippy::too_many_lines, reason = "a few lines for each kind")]
     pub fn apply(&mut self, object: Object, origin: Origin) -> bool {
         let key = object.key();
         let mut findings = Findings::new(key.to_ref(), origin);
-        findings.revision = object.revision();
+        // Nobody asks for the state of what others own, and there are many of those.
+        if !key.kind.is_built_in() {
+            findings.revision = object.revision();
+        }
         let Self {
             shelves,
             settings,

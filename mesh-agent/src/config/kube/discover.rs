@@ -104,7 +104,7 @@ impl Discoverer {
             let next = match discover(&self.server).await {
                 Ok(targets) => {
                     pause.reset();
-                    if self.bring_in_line(targets).await.is_err() {
+                    if !self.bring_in_line(targets).await {
                         return;
                     }
                     let sweep = SWEEP.mul_f64(1.0 + fastrand::f64());
@@ -172,11 +172,9 @@ impl Discoverer {
         }
     }
 
-    /// Stops, starts and moves watches so that they are those of `targets`.
-    async fn bring_in_line(
-        &mut self,
-        targets: BTreeMap<Kind, Target>,
-    ) -> Result<(), mpsc::error::SendError<Input>> {
+    /// Stops, starts and moves watches so that they are those of `targets`. Returns whether anybody
+    /// listens.
+    async fn bring_in_line(&mut self, targets: BTreeMap<Kind, Target>) -> bool {
         self.running
             .retain(|kind, running| targets.get(kind) == Some(&running.target));
         let mut fresh = Vec::new();
@@ -197,11 +195,13 @@ impl Discoverer {
         let runs = self.running.iter();
         let runs = runs.map(|(kind, running)| (*kind, running.run)).collect();
         // Before any news of them arrive.
-        self.sender.send(Input::Kinds(runs)).await?;
+        if self.sender.send(Input::Kinds(runs)).await.is_err() {
+            return false;
+        }
         for (target, run, stopped) in fresh {
             self.start(target, run, stopped);
         }
-        Ok(())
+        true
     }
 
     fn start(&self, target: Target, run: u64, stopped: oneshot::Receiver<()>) {

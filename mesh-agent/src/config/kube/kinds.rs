@@ -96,6 +96,24 @@ mod tests {
     }
 
     #[test]
+    fn the_agent_may_read_what_it_wants_to_read() {
+        let allowed = include_str!("../../../../deploy/agent-rbac.yaml");
+        for Wanted { kind, group, .. } in wanted() {
+            let name = kind.as_str().to_lowercase();
+            let plural = name.strip_suffix('y').map_or(format!("{name}s"), |stem| format!("{stem}ies"));
+            let mut rules = allowed.split("- apiGroups: ");
+            let of_group = |rule: &str| {
+                let groups = rule.lines().next().unwrap_or_default();
+                groups == format!("[{group}]") || (group.is_empty() && groups == "[\"\"]")
+            };
+            let named = rules.any(|rule| {
+                of_group(rule) && rule.split(|c: char| !c.is_alphanumeric()).any(|word| word == plural)
+            });
+            assert!(named, "{plural} of {group:?} are in no rule");
+        }
+    }
+
+    #[test]
     fn names_are_unique_among_what_is_read() {
         let names: BTreeSet<&str> = wanted().map(|wanted| wanted.kind.as_str()).collect();
         assert_eq!(names.len(), wanted().count());

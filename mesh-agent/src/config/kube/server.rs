@@ -41,19 +41,19 @@ const LONGEST_LINE: usize = 16 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum KubeError {
     /// The file that says how to reach it is not usable.
-    #[error("kubeconfig {path}")]
+    #[error("kubeconfig {path}: {}", chain(cause))]
     Kubeconfig {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        #[source]
-        source: Box<kube::config::KubeconfigError>,
+        cause: Box<kube::config::KubeconfigError>,
     },
     /// There is no service account.
     #[error(
-        "not in a pod with a service account (name a directory with --config-dir or a file with --kubeconfig)"
+        "this is no pod with a service account ({}): name a kubeconfig with --kubeconfig or manifests with --config-dir",
+        chain(.0)
     )]
-    InCluster(#[source] Box<kube::config::InClusterError>),
+    InCluster(Box<kube::config::InClusterError>),
     /// It did not tell all it has.
     #[error("not everything could be read within half a minute: {}", problems.join("; "))]
     Unanswered {
@@ -61,8 +61,8 @@ pub enum KubeError {
         problems: Vec<String>,
     },
     /// What is configured does not make a client.
-    #[error("client of the Kubernetes API")]
-    Client(#[source] Box<kube::Error>),
+    #[error("client of the Kubernetes API: {}", chain(.0))]
+    Client(Box<kube::Error>),
 }
 
 /// A request was not answered as it should be.
@@ -97,10 +97,10 @@ impl ServerError {
     }
 }
 
-/// The text of an error with all its causes, each once.
-fn chain(error: &kube::Error) -> String {
+/// The text of an error with all its causes, each once: kube's errors repeat them.
+fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
+    let mut source = error.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
         if !text.contains(&cause_text) {
@@ -125,7 +125,7 @@ impl Server {
             Some(path) => {
                 let of_file = |source| KubeError::Kubeconfig {
                     path: path.to_owned(),
-                    source: Box::new(source),
+                    cause: Box::new(source),
                 };
                 let read = Kubeconfig::read_from(path).map_err(of_file)?;
                 Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
