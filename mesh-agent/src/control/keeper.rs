@@ -51,7 +51,7 @@ pub(super) struct Terms {
 enum KeeperError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the issuer cannot be used")]
+    #[error("the issuer cannot be used; if it is beyond repair, delete its Secret")]
     Sign(#[from] SignError),
 }
 

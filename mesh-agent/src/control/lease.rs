@@ -78,15 +78,16 @@ pub(super) fn elect(
         let mut renewed: Option<Instant> = None;
         loop {
             let began = Instant::now();
-            match timeout(REQUEST, turn(&api, name, &mut election)).await {
+            match timeout(REQUEST.min(left(renewed)), turn(&api, name, &mut election)).await {
                 Ok(Ok(true)) => renewed = Some(began),
                 Ok(Ok(false)) => renewed = None,
                 Ok(Err(error)) => tracing::warn!(%error, "the leader's lease, will try again"),
                 Err(_elapsed) => tracing::warn!("the API server does not answer about the lease"),
             }
-            let leading = renewed.is_some_and(|at| at.elapsed() < RENEW_DEADLINE);
-            announce(&leadership, leading, election.holder());
-            let pause = RETRY.mul_f64(1.0 + 0.2 * fastrand::f64());
+            renewed = renewed.filter(|at| at.elapsed() < RENEW_DEADLINE);
+            announce(&leadership, renewed.is_some(), election.holder());
+            // Not beyond the moment at which this replica has to step down.
+            let pause = RETRY.mul_f64(1.0 + 0.2 * fastrand::f64()).min(left(renewed));
             // Cancel-safe: both only wait.
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -100,6 +101,13 @@ pub(super) fn elect(
         }
     });
     receiver
+}
+
+/// How long a leader may go on that renewed at this time.
+fn left(renewed: Option<Instant>) -> Duration {
+    renewed.map_or(Duration::MAX, |at| {
+        RENEW_DEADLINE.saturating_sub(at.elapsed())
+    })
 }
 
 fn announce(leadership: &watch::Sender<Leadership>, leading: bool, holder: Option<String>) {

@@ -75,7 +75,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// How long it may take to say so.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long calls may take to end when the drain begins.
+/// A connection is ended in order after this time, and up to half as much again: clients spread
+/// anew over the replicas, and idle ones do not stay for ever.
+const AGE_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// How long calls may take to end when the drain begins, or the connection is old.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// Calls at a time on one connection.
@@ -205,10 +209,12 @@ impl Server {
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
+        let age = AGE_MAX.mul_f64(1.0 + 0.5 * fastrand::f64());
         // Cancel-safe: the connection goes on being polled below.
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
             () = drain.requested() => None,
+            () = tokio::time::sleep(age) => None,
         };
         let ended = match ended {
             Some(ended) => ended,

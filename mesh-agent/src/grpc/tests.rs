@@ -56,12 +56,12 @@ struct Pair {
     client: Client,
     source: TlsSource,
     tasks: Tasks,
+    server: Tasks,
+    acceptor: TlsAcceptor,
 }
 
-async fn pair() -> Pair {
-    let (acceptor, source) = tls();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+/// Answers on `listener` until the tasks that are returned are drained.
+fn serve_on(listener: TcpListener, acceptor: TlsAcceptor) -> Tasks {
     let router = Router::default()
         .unary(
             ECHO,
@@ -92,6 +92,15 @@ async fn pair() -> Pair {
         "server",
         serve(listener, tls, router, limits, tasks.clone()),
     );
+    tasks
+}
+
+async fn pair() -> Pair {
+    let (acceptor, source) = tls();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = serve_on(listener, acceptor.clone());
+    let tasks = Tasks::new();
     let endpoint = Endpoint {
         address,
         server_name: "ca.test".to_owned(),
@@ -100,6 +109,8 @@ async fn pair() -> Pair {
         client: Client::new(endpoint, Arc::clone(&source), tasks.clone()),
         source,
         tasks,
+        server,
+        acceptor,
     }
 }
 
@@ -212,6 +223,25 @@ async fn a_connection_that_ended_is_opened_again() {
     echo(&pair.client, "a").await.unwrap();
     pair.client.reconnect();
     echo(&pair.client, "b").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_stops_answers_what_it_has_and_its_successor_the_rest() {
+    let pair = pair().await;
+    echo(&pair.client, "a").await.unwrap();
+    pair.server.begin_drain();
+    assert_eq!(pair.server.drained(PATIENCE).await, []);
+    let refusal = echo(&pair.client, "b").await.unwrap_err();
+    assert_eq!(refusal.code, Code::Unavailable, "{refusal}");
+    let listener = TcpListener::bind(&pair.client.endpoint().address).await;
+    let successor = serve_on(listener.unwrap(), pair.acceptor.clone());
+    let answer = async {
+        while echo(&pair.client, "c").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, answer).await.unwrap();
+    successor.begin_drain();
 }
 
 /// A raw HTTP/2 request with a content type of its own.
