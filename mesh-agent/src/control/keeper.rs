@@ -7,7 +7,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{sync::watch, time::timeout};
@@ -25,6 +25,13 @@ use crate::{
 
 /// How often what is kept is looked at.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// Where the installation's root is, for people.
+const OWN: &str = "Secret mesh-agent-ca";
+
+/// How long the roots of another issuer are published before it signs: by then every agent has
+/// read them, also from a mounted file.
+const PUBLISHED: Duration = Duration::from_secs(120);
 
 /// One look, with what follows from it.
 const LOOK_DEADLINE: Duration = Duration::from_secs(30);
@@ -61,6 +68,8 @@ struct Keeper {
     leadership: watch::Receiver<Leadership>,
     nodes: Nodes,
     current: watch::Sender<Option<Arc<Current>>>,
+    /// The issuer that will sign once its roots were published for a while, and since when.
+    coming: Option<(String, Instant)>,
 }
 
 /// Keeps it as a task of `tasks`; there is none until a root was read.
@@ -78,6 +87,7 @@ pub(super) fn keep(
         leadership,
         nodes,
         current,
+        coming: None,
     };
     tasks.spawn("keep roots", keeper.run(tasks.drain()));
     receiver
@@ -108,19 +118,24 @@ impl Keeper {
 
     async fn look(&mut self) -> Result<(), KeeperError> {
         let leading = self.leadership.borrow_and_update().leading;
-        match self.store.load().await? {
-            Found::Plugged(pem) => {
-                let signer = Signer::from_pem(&pem)?;
+        let Found { plugged, own } = self.store.load().await?;
+        match (plugged, own) {
+            (Some(pem), own) => {
+                let mut signer = Signer::from_pem(&pem)?;
+                // What the installation's own root signed before goes on being good.
+                if let Some(own) = own {
+                    signer = signer.with_roots_of(&Signer::from_pem(&own.roots.signer())?);
+                }
                 self.adopt(signer, "Secret cacerts", "none");
             }
-            Found::Own(own) => {
+            (None, Some(own)) => {
                 let signer = Signer::from_pem(&own.roots.signer())?;
-                self.adopt(signer, "Secret mesh-agent-ca", own.roots.phase());
+                self.adopt(signer, OWN, own.roots.phase());
                 if leading {
                     self.advance(&own).await?;
                 }
             }
-            Found::Nothing if leading => {
+            (None, None) if leading => {
                 let roots = Roots::first(self.new_root()?);
                 self.store.create(&roots).await?;
                 tracing::info!("made a root, kept in Secret mesh-agent-ca");
@@ -128,7 +143,7 @@ impl Keeper {
                 self.leadership.mark_changed();
                 return Ok(());
             }
-            Found::Nothing => return Ok(()),
+            (None, None) => return Ok(()),
         }
         let roots = self
             .current
@@ -160,11 +175,46 @@ impl Keeper {
         let signer = Signer::from_pem(&roots.signer())?;
         self.store.replace(&roots, &own.version).await?;
         tracing::info!(root = signer.fingerprint(), "root rotation: {happened}");
-        self.adopt(signer, "Secret mesh-agent-ca", roots.phase());
+        self.adopt(signer, OWN, roots.phase());
         Ok(())
     }
 
-    fn adopt(&self, signer: Signer, origin: &'static str, rotation: &'static str) {
+    /// Lets `signer` sign; one whose roots nobody can know yet only after these were published
+    /// for a while.
+    fn adopt(&mut self, signer: Signer, origin: &'static str, rotation: &'static str) {
+        let current = self.current.borrow().clone();
+        if let Some(current) = current
+            && self.must_wait(&signer, &current.signer)
+        {
+            let both = current.signer.with_roots_of(&signer);
+            self.publish(
+                both,
+                current.origin,
+                "publishing the roots of another issuer",
+            );
+            return;
+        }
+        self.coming = None;
+        self.publish(signer, origin, rotation);
+    }
+
+    fn must_wait(&mut self, signer: &Signer, current: &Signer) -> bool {
+        if signer.fingerprint() == current.fingerprint() {
+            return false;
+        }
+        match &self.coming {
+            Some((fingerprint, since)) if fingerprint == signer.fingerprint() => {
+                since.elapsed() < PUBLISHED
+            }
+            _ if signer.is_covered_by(current) => false,
+            _ => {
+                self.coming = Some((signer.fingerprint().to_owned(), Instant::now()));
+                true
+            }
+        }
+    }
+
+    fn publish(&self, signer: Signer, origin: &'static str, rotation: &'static str) {
         self.current.send_if_modified(|current| {
             let same = current.as_ref().is_some_and(|it| {
                 it.signer.fingerprint() == signer.fingerprint()

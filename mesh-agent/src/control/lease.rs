@@ -87,7 +87,9 @@ pub(super) fn elect(
             renewed = renewed.filter(|at| at.elapsed() < RENEW_DEADLINE);
             announce(&leadership, renewed.is_some(), election.holder());
             // Not beyond the moment at which this replica has to step down.
-            let pause = RETRY.mul_f64(1.0 + 0.2 * fastrand::f64()).min(left(renewed));
+            let pause = RETRY
+                .mul_f64(1.0 + 0.2 * fastrand::f64())
+                .min(left(renewed));
             // Cancel-safe: both only wait.
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}

@@ -52,13 +52,11 @@ pub(super) enum StoreError {
 
 /// What there is.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) struct Found {
     /// Someone's own issuer.
-    Plugged(SignerPem),
+    pub(super) plugged: Option<SignerPem>,
     /// The installation's root.
-    Own(Box<Own>),
-    /// Nothing yet.
-    Nothing,
+    pub(super) own: Option<Own>,
 }
 
 /// The installation's root and where it stands.
@@ -84,15 +82,14 @@ impl Store {
         }
     }
 
-    /// What is plugged in, or else the installation's own.
+    /// What is plugged in, and the installation's own.
     pub(super) async fn load(&self) -> Result<Found, StoreError> {
         let plugged = self.secrets.get_opt(PLUGGED).await;
-        if let Some(secret) = plugged.map_err(failed("reading", "Secret", PLUGGED))? {
-            return plugged_in(&secret).map(Found::Plugged);
-        }
+        let plugged = plugged.map_err(failed("reading", "Secret", PLUGGED))?;
+        let plugged = plugged.as_ref().map(plugged_in).transpose()?;
         let own = self.secrets.get_opt(OWN).await;
         let Some(secret) = own.map_err(failed("reading", "Secret", OWN))? else {
-            return Ok(Found::Nothing);
+            return Ok(Found { plugged, own: None });
         };
         let data = secret.data.unwrap_or_default();
         let data = data
@@ -104,11 +101,15 @@ impl Store {
             .annotations
             .unwrap_or_default()
             .remove(ROTATE);
-        Ok(Found::Own(Box::new(Own {
+        let own = Own {
             roots: Roots::read(&data).map_err(StoreError::Own)?,
             asked,
             version: secret.metadata.resource_version.unwrap_or_default(),
-        })))
+        };
+        Ok(Found {
+            plugged,
+            own: Some(own),
+        })
     }
 
     /// Keeps the first root, unless another replica was faster.
@@ -153,12 +154,8 @@ impl Store {
         let data = BTreeMap::from([(ROOT_CERT.to_owned(), roots.to_owned())]);
         let outcome = match found {
             Some(map)
-                if map
-                    .data
-                    .as_ref()
-                    .and_then(|data| data.get(ROOT_CERT))
-                    .map(String::as_str)
-                    == Some(roots) =>
+                if map.data.as_ref().and_then(|data| data.get(ROOT_CERT))
+                    == data.get(ROOT_CERT) =>
             {
                 return Ok(false);
             }

@@ -81,7 +81,10 @@ pub enum SignError {
 
 /// Signs with one issuer. Clones share it.
 #[derive(Clone)]
-pub struct Signer(Arc<Inner>);
+pub struct Signer {
+    inner: Arc<Inner>,
+    roots: Vec<CertificateDer<'static>>,
+}
 
 struct Inner {
     issuer: Issuer<'static, KeyPair>,
@@ -89,7 +92,6 @@ struct Inner {
     not_after: SystemTime,
     fingerprint: String,
     intermediates: Vec<CertificateDer<'static>>,
-    roots: Vec<CertificateDer<'static>>,
 }
 
 /// The smallest RSA key that is signed.
@@ -148,14 +150,34 @@ impl Signer {
             intermediates.insert(0, certificate.clone());
         }
         let (not_before, not_after) = check_issuer(&certificate, &key)?;
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             fingerprint: roots::fingerprint(&certificate),
             issuer: Issuer::from_ca_cert_der(&certificate, key)?,
             not_before,
             not_after,
             intermediates,
+        });
+        Ok(Self {
+            inner,
             roots: trusted,
-        })))
+        })
+    }
+
+    /// The same issuer; peers are to trust the roots of `other`, too.
+    #[must_use]
+    pub fn with_roots_of(&self, other: &Self) -> Self {
+        let mut both = self.clone();
+        for root in &other.roots {
+            if !both.roots.contains(root) {
+                both.roots.push(root.clone());
+            }
+        }
+        both
+    }
+
+    /// Whether peers that trust the roots of `other` trust all roots of this one.
+    pub fn is_covered_by(&self, other: &Self) -> bool {
+        self.roots.iter().all(|root| other.roots.contains(root))
     }
 
     /// Signs `csr` for `identity`, valid for `ttl` from now, or as long as the issuer if that is
@@ -170,10 +192,15 @@ impl Signer {
         ttl: Duration,
     ) -> Result<Vec<String>, SignError> {
         let key = requested_key(csr)?;
-        let params = ca::workload_params(identity, ttl, self.0.not_after)?;
-        let leaf = params.signed_by(&key, &self.0.issuer)?;
+        let params = ca::workload_params(identity, ttl, self.inner.not_after)?;
+        let leaf = params.signed_by(&key, &self.inner.issuer)?;
         let mut texts = vec![roots::to_pem([leaf.der()])];
-        texts.extend(self.0.intermediates.iter().map(|one| roots::to_pem([one])));
+        texts.extend(
+            self.inner
+                .intermediates
+                .iter()
+                .map(|one| roots::to_pem([one])),
+        );
         texts.push(self.roots_pem());
         Ok(texts)
     }
@@ -190,14 +217,14 @@ impl Signer {
             let name = DnValue::Utf8String(first.chars().take(64).collect());
             params.distinguished_name.push(DnType::CommonName, name);
         }
-        ca::validity(&mut params, ttl, self.0.not_after);
+        ca::validity(&mut params, ttl, self.inner.not_after);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.is_ca = IsCa::ExplicitNoCa;
         params.use_authority_key_identifier_extension = true;
-        let leaf = params.signed_by(&key, &self.0.issuer)?.der().clone();
+        let leaf = params.signed_by(&key, &self.inner.issuer)?.der().clone();
         let mut chain = vec![leaf];
-        chain.extend(self.0.intermediates.iter().cloned());
+        chain.extend(self.inner.intermediates.iter().cloned());
         let der = PrivateKeyDer::Pkcs8(key.serialized_der().to_vec().into());
         let certified = CertifiedKey::new(chain, any_ecdsa_type(&der)?);
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -211,13 +238,12 @@ impl Signer {
 
     /// What peers are to trust, PEM.
     pub fn roots_pem(&self) -> String {
-        roots::to_pem(&self.0.roots)
+        roots::to_pem(&self.roots)
     }
 
     /// Fingerprints of what peers are to trust.
     pub fn root_fingerprints(&self) -> Vec<String> {
-        self.0
-            .roots
+        self.roots
             .iter()
             .map(|one| roots::fingerprint(one))
             .collect()
@@ -225,19 +251,19 @@ impl Signer {
 
     /// The issuer's fingerprint.
     pub fn fingerprint(&self) -> &str {
-        &self.0.fingerprint
+        &self.inner.fingerprint
     }
 
     /// Begin and end of the issuer's validity.
     pub fn validity(&self) -> (SystemTime, SystemTime) {
-        (self.0.not_before, self.0.not_after)
+        (self.inner.not_before, self.inner.not_after)
     }
 }
 
 impl fmt::Debug for Signer {
     /// Never shows the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Signer({})", self.0.fingerprint)
+        write!(f, "Signer({})", self.inner.fingerprint)
     }
 }
 

@@ -109,6 +109,20 @@ fn an_intermediate_is_part_of_the_chain() {
 }
 
 #[test]
+fn roots_of_another_issuer_can_be_trusted_beforehand() {
+    let (one, two) = (root(), root());
+    let (one, two) = (
+        Signer::from_pem(&one).unwrap(),
+        Signer::from_pem(&two).unwrap(),
+    );
+    assert!(!two.is_covered_by(&one));
+    let both = one.with_roots_of(&two);
+    assert_eq!(both.fingerprint(), one.fingerprint());
+    assert!(one.is_covered_by(&both) && two.is_covered_by(&both));
+    assert_eq!(both.with_roots_of(&two).roots_pem(), both.roots_pem());
+}
+
+#[test]
 fn what_does_not_belong_together_is_refused() {
     let (one, two) = (root(), root());
     let mixed = SignerPem {
