@@ -68,9 +68,12 @@ struct Keeper {
     leadership: watch::Receiver<Leadership>,
     nodes: Nodes,
     current: watch::Sender<Option<Arc<Current>>>,
-    /// The issuer that will sign once its roots were published for a while, and since when.
-    coming: Option<(String, Instant)>,
+    coming: Coming,
 }
+
+/// The issuer that will sign once its roots were published for a while, and since when.
+#[derive(Default)]
+struct Coming(Option<(String, Instant)>);
 
 /// Keeps it as a task of `tasks`; there is none until a root was read.
 pub(super) fn keep(
@@ -87,7 +90,7 @@ pub(super) fn keep(
         leadership,
         nodes,
         current,
-        coming: None,
+        coming: Coming::default(),
     };
     tasks.spawn("keep roots", keeper.run(tasks.drain()));
     receiver
@@ -184,7 +187,9 @@ impl Keeper {
     fn adopt(&mut self, signer: Signer, origin: &'static str, rotation: &'static str) {
         let current = self.current.borrow().clone();
         if let Some(current) = current
-            && self.must_wait(&signer, &current.signer)
+            && self
+                .coming
+                .must_wait(&signer, &current.signer, Instant::now())
         {
             let both = current.signer.with_roots_of(&signer);
             self.publish(
@@ -194,24 +199,8 @@ impl Keeper {
             );
             return;
         }
-        self.coming = None;
+        self.coming = Coming::default();
         self.publish(signer, origin, rotation);
-    }
-
-    fn must_wait(&mut self, signer: &Signer, current: &Signer) -> bool {
-        if signer.fingerprint() == current.fingerprint() {
-            return false;
-        }
-        match &self.coming {
-            Some((fingerprint, since)) if fingerprint == signer.fingerprint() => {
-                since.elapsed() < PUBLISHED
-            }
-            _ if signer.is_covered_by(current) => false,
-            _ => {
-                self.coming = Some((signer.fingerprint().to_owned(), Instant::now()));
-                true
-            }
-        }
     }
 
     fn publish(&self, signer: Signer, origin: &'static str, rotation: &'static str) {
@@ -239,5 +228,56 @@ impl Keeper {
 
     fn new_root(&self) -> Result<RootPem, SignError> {
         RootPem::generate(&self.terms.trust_domain, self.terms.root_ttl)
+    }
+}
+
+impl Coming {
+    /// Whether `signer` may not sign yet in place of `current`.
+    fn must_wait(&mut self, signer: &Signer, current: &Signer, now: Instant) -> bool {
+        if signer.fingerprint() == current.fingerprint() {
+            return false;
+        }
+        match &self.0 {
+            Some((fingerprint, since)) if fingerprint == signer.fingerprint() => {
+                now.duration_since(*since) < PUBLISHED
+            }
+            _ if signer.is_covered_by(current) => false,
+            _ => {
+                self.0 = Some((signer.fingerprint().to_owned(), now));
+                true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::rotation::Roots;
+
+    fn signer() -> Signer {
+        let root = RootPem::generate("a.b", Duration::from_secs(3600)).unwrap();
+        Signer::from_pem(&Roots::first(root).signer()).unwrap()
+    }
+
+    #[test]
+    fn an_issuer_with_other_roots_waits_until_they_are_known() {
+        let (old, new) = (signer(), signer());
+        let (mut coming, begin) = (Coming::default(), Instant::now());
+        assert!(coming.must_wait(&new, &old, begin));
+        // Meanwhile the old one signs and both are published.
+        let both = old.with_roots_of(&new);
+        let later = begin + PUBLISHED - Duration::from_secs(1);
+        assert!(coming.must_wait(&new, &both, later));
+        assert!(!coming.must_wait(&new, &both, begin + PUBLISHED));
+    }
+
+    #[test]
+    fn an_issuer_whose_roots_are_known_signs_at_once() {
+        let (old, new) = (signer(), signer());
+        let both = old.with_roots_of(&new);
+        let mut coming = Coming::default();
+        assert!(!coming.must_wait(&new, &both, Instant::now()));
+        assert!(!coming.must_wait(&both, &old, Instant::now()), "the same");
     }
 }

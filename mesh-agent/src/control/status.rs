@@ -7,7 +7,10 @@
 use std::{
     convert::Infallible,
     fmt::Write,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -202,73 +205,57 @@ fn status(views: &Views) -> Value {
     })
 }
 
-fn metrics(views: &Views) -> String {
-    let mut text = String::new();
-    let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
+/// Metrics of Prometheus' text format.
+#[derive(Default)]
+struct Exposition(String);
+
+impl Exposition {
+    fn add(&mut self, kind: &str, name: &str, help: &str, value: u64) {
+        let name = format!("mesh_control_{name}");
         writeln!(
-            text,
+            self.0,
             "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
         )
         .expect("a string takes everything");
-    };
-    let counts = &views.counts;
-    for (name, help, count) in [
-        (
-            "mesh_control_certificates_issued_total",
-            "Certificates that were signed.",
-            &counts.issued,
-        ),
-        (
-            "mesh_control_requests_denied_total",
-            "Calls that were refused for what the caller is or asked for.",
-            &counts.denied,
-        ),
-        (
-            "mesh_control_requests_failed_total",
-            "Calls that could not be answered for what is missing here.",
-            &counts.failed,
-        ),
-        (
-            "mesh_control_reports_total",
-            "Reports of nodes that were taken.",
-            &counts.reports,
-        ),
-    ] {
-        metric(name, "counter", help, count.load(Ordering::Relaxed));
     }
+
+    fn counter(&mut self, name: &str, help: &str, value: &AtomicU64) {
+        self.add("counter", name, help, value.load(Ordering::Relaxed));
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.add("gauge", name, help, value);
+    }
+}
+
+fn metrics(views: &Views) -> String {
+    let mut text = Exposition::default();
+    let counts = &views.counts;
+    let help = "Certificates that were signed.";
+    text.counter("certificates_issued_total", help, &counts.issued);
+    let help = "Calls that were refused for what the caller is or asked for.";
+    text.counter("requests_denied_total", help, &counts.denied);
+    let help = "Calls that could not be answered for what is missing here.";
+    text.counter("requests_failed_total", help, &counts.failed);
+    let help = "Reports of nodes that were taken.";
+    text.counter("reports_total", help, &counts.reports);
     let leading = views.leadership.borrow().leading;
-    let gauge = "gauge";
-    metric(
-        "mesh_control_leader",
-        gauge,
-        "1 on the replica that leads.",
-        leading.into(),
-    );
+    text.gauge("leader", "1 on the replica that leads.", leading.into());
     let nodes = views.nodes.list();
-    let reporting = nodes.iter().filter(|node| node.age.is_some()).count();
     let help = "Nodes that run an agent or report.";
-    metric("mesh_control_nodes", gauge, help, count(nodes.len()));
+    text.gauge("nodes", help, count(nodes.len()));
+    let reporting = nodes.iter().filter(|node| node.age.is_some()).count();
     let help = "Nodes whose reports this replica has.";
-    metric(
-        "mesh_control_nodes_reporting",
-        gauge,
-        help,
-        count(reporting),
-    );
+    text.gauge("nodes_reporting", help, count(reporting));
     if let Some(current) = views.current.borrow().as_ref() {
         let end = seconds(current.signer.validity().1);
         let help = "When the issuer's certificate expires, in seconds since 1970.";
-        metric(
-            "mesh_control_issuer_expiry_timestamp_seconds",
-            gauge,
-            help,
-            end,
-        );
-        let help = "Root certificates that are to be trusted.";
+        text.gauge("issuer_expiry_timestamp_seconds", help, end);
         let roots = current.signer.root_fingerprints().len();
-        metric("mesh_control_trusted_roots", gauge, help, count(roots));
+        let help = "Root certificates that are to be trusted.";
+        text.gauge("trusted_roots", help, count(roots));
     }
-    text
+    text.0
 }
 
 fn count(number: usize) -> u64 {

@@ -294,14 +294,13 @@ impl Inner {
     ) -> io::Result<Sender> {
         let stream = dial(address).await?;
         let stream = TlsConnector::from(config).connect(name, stream).await?;
-        let (sender, connection) = http2::Builder::new(Executor(self.tasks.clone()))
+        let handshake = http2::Builder::new(Executor(self.tasks.clone()))
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
+            .handshake(TokioIo::new(stream));
+        let (sender, connection) = Box::pin(handshake).await.map_err(io::Error::other)?;
         let drain = self.tasks.drain();
         self.tasks.spawn("grpc connection", async move {
             // Cancelling the connection closes it: nobody asks any more once the drain began.

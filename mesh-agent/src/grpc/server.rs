@@ -165,7 +165,7 @@ pub async fn serve(
                 let (server, drain) = (Arc::clone(&server), drain.clone());
                 tasks.spawn("grpc client", async move {
                     let _permit = permit;
-                    server.connection(acceptor, client, address, drain).await;
+                    Box::pin(server.connection(acceptor, client, address, drain)).await;
                 });
             }
             Ok(_) => {}
