@@ -128,7 +128,7 @@ struct Core {
     table: watch::Sender<Table>,
     last_generation: AtomicU64,
     tasks: Tasks,
-    keep: Option<Keep>,
+    keep: Mutex<Option<Keep>>,
     /// What survived the last restart and was not wanted yet.
     kept: Mutex<BTreeMap<SpiffeId, Issued>>,
     started: Instant,
@@ -202,7 +202,7 @@ impl Identities {
             authority: Box::new(authority),
             last_generation: AtomicU64::new(0),
             tasks: tasks.clone(),
-            keep,
+            keep: Mutex::new(keep),
             kept: Mutex::new(kept.certificates),
             started: Instant::now(),
         });
@@ -287,6 +287,15 @@ impl Identities {
     /// Sets the roots to trust besides the authority's own; takes effect for new sessions.
     pub fn trust(&self, roots: Vec<CertificateDer<'static>>) {
         self.0.core.change_trust(|trust| trust.added = roots);
+    }
+
+    /// Deletes what is kept over a restart, and keeps nothing from now on: the node leaves the mesh.
+    pub fn keep_nothing(&self) {
+        let keep = &self.0.core.keep;
+        let keep = keep.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(keep) = keep {
+            keep.clear();
+        }
     }
 
     /// All identities, in order.
@@ -376,8 +385,8 @@ impl Core {
     /// Keeps a new certificate, if anything is kept at all.
     async fn keep(&self, identity: &SpiffeId, fresh: Fresh) -> Issued {
         let Fresh { issued, pkcs8 } = fresh;
-        if let Some(keep) = &self.keep {
-            let (keep, of) = (keep.clone(), identity.clone());
+        if let Some(keep) = self.keeper() {
+            let of = identity.clone();
             let key = Arc::clone(&issued.key);
             let store = move || keep.store(&of, &key.cert, &pkcs8);
             let stored = self.tasks.blocking("keep certificate", store).await;
@@ -391,7 +400,7 @@ impl Core {
     /// Deletes what is kept of an identity that nobody wants any more.
     fn unkeep(&self, identity: &SpiffeId) {
         self.kept().remove(identity);
-        if let Some(keep) = &self.keep {
+        if let Some(keep) = self.keeper() {
             keep.remove(identity);
         }
     }
@@ -405,6 +414,11 @@ impl Core {
         for identity in unwanted.keys() {
             self.unkeep(identity);
         }
+    }
+
+    fn keeper(&self) -> Option<Keep> {
+        let keep = self.keep.lock().unwrap_or_else(PoisonError::into_inner);
+        keep.clone()
     }
 
     fn kept(&self) -> MutexGuard<'_, BTreeMap<SpiffeId, Issued>> {
@@ -439,7 +453,7 @@ impl Core {
             }
             true
         });
-        if let Some(keep) = self.keep.as_ref().filter(|_| changed) {
+        if let Some(keep) = self.keeper().filter(|_| changed) {
             let Trust { added, issuers, .. } = self.table.borrow().trust.clone();
             let mut roots = added;
             roots.extend(issuers);

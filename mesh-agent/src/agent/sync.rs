@@ -78,6 +78,7 @@ impl Sync {
     /// Takes no new connections, lets live ones end for `deadline`, and ends the kernel side.
     pub(super) async fn stop(&self, how: Stop, deadline: Duration) {
         if how == Stop::Remove {
+            self.identities.keep_nothing();
             // Nothing is enrolled in an empty snapshot: the kernel lets new connections pass.
             self.carry_out(block_in_place(|| {
                 self.datapath().apply(&Snapshot::default())

@@ -120,6 +120,13 @@ impl Keep {
         }
     }
 
+    /// Deletes everything.
+    pub(super) fn clear(&self) {
+        if let Err(error) = fs::remove_dir_all(&self.dir) {
+            tracing::warn!(dir = %self.dir.display(), %error, "deleting kept certificates");
+        }
+    }
+
     fn files(&self) -> Vec<PathBuf> {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,

@@ -470,6 +470,23 @@ async fn what_nobody_wants_any_more_is_not_kept() {
 }
 
 #[tokio::test]
+async fn a_node_that_leaves_the_mesh_keeps_nothing() {
+    let (dir, authority) = (
+        Dir::new(),
+        CertificateAuthority::in_memory(DOMAIN).unwrap(),
+    );
+    let identities = kept_in(&dir, &authority, false);
+    identities.want([id("web")]);
+    identities.ready(&id("web")).await;
+    identities.keep_nothing();
+    assert!(!dir.0.exists());
+    identities.want([id("web"), id("db")]);
+    identities.ready(&id("db")).await;
+    identities.server(&id("web")).unwrap();
+    assert!(!dir.0.exists());
+}
+
+#[tokio::test]
 async fn a_new_root_is_trusted_without_a_new_certificate() {
     let (identities, _) = moody(DAY);
     identities.want([id("web")]);
