@@ -23,8 +23,13 @@ use tokio::{
     time::timeout,
 };
 
-use super::{calls::Counts, keeper::Current, lease::Leadership,
-    nodes::{Applied, Nodes}, pods::Pods};
+use super::{
+    calls::Counts,
+    keeper::Current,
+    lease::Leadership,
+    nodes::{Applied, Nodes},
+    pods::Pods,
+};
 use crate::tasks::Tasks;
 
 /// What is looked at.
