@@ -120,7 +120,12 @@ impl Agent {
 
         let policy = stopping::policy(settings, &tasks).await;
 
-        let claim = Claim::new(datapath_settings(settings), &settings.admin_socket());
+        let claim = Claim {
+            datapath: datapath_settings(settings),
+            successor: hand_over::successor(&settings.admin_socket()),
+            snapshot: snapshot.clone(),
+            identities: identities.clone(),
+        };
         let Some(taken) = claim.take(&mut signals).await? else {
             return Ok(None);
         };

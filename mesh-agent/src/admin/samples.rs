@@ -198,7 +198,7 @@ fn workload(name: &str, node: &str, address: &str) -> Workload {
         identity: SpiffeId::new("cluster.local", "default", name),
         node: node.into(),
         addresses: vec![address.parse().unwrap()],
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
         owner: name.into(),
         canonical_service: name.into(),
         canonical_revision: "latest".into(),
