@@ -18,6 +18,9 @@ use crate::{
 /// Where the chart is.
 const CHART: &str = "deploy/chart";
 
+/// Where it is installed. A Helm that is built without flags takes itself for one of Kubernetes 1.20.
+const PLACE: &[&str] = &["--namespace", "mesh-system", "--kube-version", "1.36.0"];
+
 /// What the chart leaves to the installer unless it is told otherwise.
 const VALUES: &[&str] = &["--set", "namespace.create=true"];
 
@@ -30,15 +33,9 @@ pub(crate) fn run() -> Result<()> {
         )
     })?;
     let helm = helm()?;
-    command::run(program(&helm).args(["lint", "--strict", CHART]))?;
+    command::run(program(&helm).args(["lint", "--strict", CHART]).args(PLACE))?;
     let mut template = program(&helm);
-    template.args([
-        "template",
-        "mesh-agent",
-        CHART,
-        "--namespace",
-        "mesh-system",
-    ]);
+    template.args(["template", "mesh-agent", CHART]).args(PLACE);
     let chart = command::output(template.args(VALUES)).context("helm renders nothing")?;
     let work = command::target().join("chart");
     fs::create_dir_all(&work).with_context(|| format!("make {}", work.display()))?;

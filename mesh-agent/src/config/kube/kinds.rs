@@ -129,4 +129,38 @@ mod tests {
         assert_eq!(wanted.version(&["v1alpha3", "v1"]), Some("v1"));
         assert_eq!(wanted.version(&["v2"]), None);
     }
+
+    #[test]
+    fn the_manifests_permit_to_read_what_is_read() {
+        use serde::Deserialize;
+        use serde_json::Value;
+
+        let text = include_str!("../../../../deploy/agent-rbac.yaml");
+        let roles: Vec<Value> = serde_yaml_ng::Deserializer::from_str(text)
+            .map(|document| Value::deserialize(document).unwrap())
+            .collect();
+        let role = roles.iter().find(|it| {
+            it["kind"] == "ClusterRole" && it["metadata"]["name"] == "mesh-agent-config"
+        });
+        let rules = role.unwrap()["rules"].as_array().unwrap();
+        let lists = |rule: &Value, field: &str, word: &str| {
+            let words = rule[field].as_array().unwrap();
+            words.iter().any(|it| it == word)
+        };
+        for wanted in wanted() {
+            let name = wanted.kind.as_str().to_lowercase();
+            let plural = match name.strip_suffix('y') {
+                Some(stem) => format!("{stem}ies"),
+                None => format!("{name}s"),
+            };
+            let permits = |rule: &&Value| {
+                lists(rule, "apiGroups", wanted.group)
+                    && lists(rule, "resources", &plural)
+                    && ["list", "watch"]
+                        .iter()
+                        .all(|verb| lists(rule, "verbs", verb))
+            };
+            assert!(rules.iter().any(|rule| permits(&rule)), "{plural}");
+        }
+    }
 }
