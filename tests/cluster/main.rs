@@ -11,3 +11,7 @@
 )]
 
 mod bare;
+mod enrol;
+mod posts;
+mod rollout;
+mod strict;

@@ -146,7 +146,7 @@ fn survey(scopes: &[Scope]) -> Vec<Need> {
     if scopes.contains(&Scope::Applications) || scopes.contains(&Scope::Cluster) {
         go::survey(&mut needs);
     }
-    if scopes.contains(&Scope::Nodes) {
+    if scopes.contains(&Scope::Nodes) || scopes.contains(&Scope::Cluster) {
         mounts::survey(&mut needs);
     }
     needs

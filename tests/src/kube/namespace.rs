@@ -9,7 +9,7 @@ use super::{Cluster, Workload};
 use crate::command::{Ran, feed, run, run_ok};
 
 /// What tests make in `default`, where nothing can be deleted as a whole.
-const KINDS: &str = "deployments,statefulsets,daemonsets,jobs,pods,services,serviceaccounts";
+const KINDS: &str = "deployments,statefulsets,daemonsets,jobs,pods,services";
 
 /// One namespace.
 pub struct Namespace {

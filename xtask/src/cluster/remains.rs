@@ -63,7 +63,9 @@ pub(super) fn remove(cluster: &Cluster) -> Result<()> {
         cgroups::remove(&node.name())?;
         forget_network(node)?;
         for place in AGENTS {
-            remove_all(&Path::new(place).join(node.name()))?;
+            let place = Path::new(place).join(node.name());
+            remove_all(&place)?;
+            remove_all(&place.with_extension("sock"))?;
         }
     }
     unmount(cluster)?;

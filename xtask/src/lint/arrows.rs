@@ -13,7 +13,10 @@ use super::{
 
 /// What each module may name of ours. `agent` and `control` compose and are named by `main` only.
 const MAY_NAME: &[(&str, &[&str])] = &[
-    ("main", &["settings", "cli", "agent", "control", "telemetry"]),
+    (
+        "main",
+        &["settings", "cli", "agent", "control", "telemetry"],
+    ),
     ("settings", &["model", "telemetry"]),
     ("cli", &["settings", "config", "model"]),
     (
