@@ -21,6 +21,8 @@ mod connect;
 mod diag;
 mod existing;
 mod flows;
+mod gate;
+mod listeners;
 mod load;
 mod maps;
 mod netlink;
@@ -57,7 +59,7 @@ pub use self::{
     sandbox::SandboxEvents,
 };
 use self::{
-    connect::ConnectorMaps, flows::FlowLog, maps::NodeMaps, pins::Pins, pod::Node,
+    connect::ConnectorMaps, flows::FlowLog, gate::Gate, maps::NodeMaps, pins::Pins, pod::Node,
     sandbox::Sandboxes, spare::Spares, sync::Pods,
 };
 use crate::model::{Snapshot, Workload, WorkloadUid};
@@ -226,6 +228,7 @@ pub struct Datapath {
     connector_maps: Arc<ConnectorMaps>,
     maps: Mutex<NodeMaps>,
     flows: Mutex<FlowLog>,
+    gate: Arc<Gate>,
     sandboxes: Sandboxes,
     spares: Spares,
     pods: Pods,
@@ -252,7 +255,8 @@ impl Datapath {
         let pins = Pins::open(&settings.pin_dir)?;
         let mut instance = load::load_node(&pins, settings.debug_log)?;
         let mut maps = NodeMaps::take(&mut instance.ebpf).map_err(system("use the node's maps"))?;
-        let host_cookie = cgroup::host_cookie().map_err(system("tell the node's namespace"))?;
+        let host_cookie =
+            cgroup::namespace_cookie().map_err(system("tell the node's namespace"))?;
         maps.set_node(NodeConfig { host_cookie })
             .map_err(system("write the node's configuration"))?;
         let open = |name| sys::object_get(&pins.node(name));
@@ -262,8 +266,12 @@ impl Datapath {
         });
         let cgroup = cgroup::directory(&settings.cgroup, &settings.cgroup_root)?;
         let sockets_link = cgroup::attach(&pins, &cgroup, &instance.note_sockets)?;
-        let sandboxes =
-            Sandboxes::start(&settings.cgroup_root).map_err(system("look for sandboxes"))?;
+        let held = maps.held.take().expect("nobody else took it");
+        let gate = Gate::new(held, instance.hold_early, &cgroup)
+            .map(Arc::new)
+            .map_err(system("prepare to hold early connections"))?;
+        let sandboxes = Sandboxes::start(&settings.cgroup_root, Arc::clone(&gate))
+            .map_err(system("look for sandboxes"))?;
         let spares =
             Spares::start(&pins, settings.debug_log).map_err(system("load programs ahead"))?;
         let mut flush_log: Option<Box<dyn FnMut() + Send>> = None;
@@ -278,6 +286,7 @@ impl Datapath {
             connector_maps,
             maps: Mutex::new(maps),
             flows: Mutex::default(),
+            gate,
             sandboxes,
             spares,
             pods: Pods::default(),
@@ -316,9 +325,10 @@ impl Datapath {
             drop(maps.probes.set(&probes));
             drop(maps.mesh.set(&maps::mesh_entries(snapshot)));
         }
+        self.hold_early(snapshot);
         let (pods, node) = self.parts();
         let changes = pods.apply(&node, snapshot);
-        self.add_probes(&changes);
+        self.after(&changes);
         self.generation = snapshot.generation;
         changes
     }
@@ -336,15 +346,37 @@ impl Datapath {
         }
         let (pods, node) = self.parts();
         let changes = pods.follow_sandboxes(&node);
-        self.add_probes(&changes);
+        self.after(&changes);
         changes
     }
 
-    /// Lets probes through to pods that were captured before their status says their address.
-    fn add_probes(&self, changes: &[Change]) {
+    /// Holds pods that are to be captured and have no containers yet, now or as soon as they are
+    /// found.
+    fn hold_early(&self, snapshot: &Snapshot) {
+        let uncaptured = |workload: &&Arc<Workload>| {
+            workload.netns.is_none() && !self.pods.is_captured(&workload.uid)
+        };
+        let wanted: HashSet<WorkloadUid> = snapshot
+            .local_enrolled()
+            .filter(uncaptured)
+            .map(|workload| workload.uid.clone())
+            .collect();
+        self.gate.want(wanted.clone());
+        for uid in &wanted {
+            let sandbox = self.sandboxes.find(uid);
+            if let Some(sandbox) = sandbox.filter(|sandbox| sandbox.first_container.is_none()) {
+                self.gate.hold(uid, &sandbox.netns);
+            }
+        }
+    }
+
+    /// Lets go of what was held of captured pods, and probes through to those that were captured
+    /// before their status says their address.
+    fn after(&self, changes: &[Change]) {
         let mut maps = lock(&self.maps);
         for change in changes {
             if let Change::Captured(sockets) = change {
+                self.gate.release(&sockets.workload.uid);
                 let endpoints = maps::probe_endpoints(&sockets.workload, &sockets.addresses);
                 // What the kernel refuses is logged there, and tried again at the next apply.
                 drop(maps.probes.add(endpoints));
@@ -379,7 +411,8 @@ impl Datapath {
         self.read_flows();
         let (pods, node) = self.parts();
         let (changes, repairs) = pods.reconcile(&node);
-        self.add_probes(&changes);
+        self.after(&changes);
+        self.gate.expire();
         self.repairs += repairs;
         self.sweep_expected();
         changes
@@ -395,6 +428,7 @@ impl Datapath {
         let pods = std::mem::take(&mut self.pods).into_uids();
         self.sockets_link = None;
         self.handed_over = Some(pods);
+        self.gate.want(HashSet::new());
         if let Err(error) = self.pins.unlock() {
             // The descriptor is bad, so the lock is gone with it.
             tracing::warn!(%error, "cannot unlock the pin directory");
@@ -410,6 +444,7 @@ impl Datapath {
     pub fn observe(&self) -> Observation {
         self.read_flows();
         let maps = lock(&self.maps);
+        let (held, overdue_holds) = self.gate.observe();
         Observation {
             unfit: None,
             generation: self.generation,
@@ -422,6 +457,8 @@ impl Datapath {
             counters: maps.counters(),
             expected: maps.expected().len(),
             destinations: maps.mesh.len(),
+            held,
+            overdue_holds,
             refused_sandboxes: self.pods.refusals(),
             repairs: self.repairs,
             flows: lock(&self.flows).latest(),

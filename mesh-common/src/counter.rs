@@ -93,6 +93,8 @@ counters! {
     FLOW_LOST => "flow_lost",
     /// Sockets whose close could not be asked for.
     CALLBACK_FAILED => "callback_failed",
+    /// SYNs of pods that were about to be captured, dropped; they are sent again.
+    EARLY_HELD => "early_held",
 }
 
 /// The number of counters: the size of the maps.

@@ -58,6 +58,9 @@ closed_set! {
         PLAIN = 5 => "plain",
         /// The agent's connection to an application, with the client's address as source.
         APP_LEG = 6 => "app leg",
+        /// An application's socket of a pod that was not captured yet when it connected; nothing is
+        /// decided about it. The namespace's cookie is in the first words of the destination.
+        EARLY = 7 => "early",
     }
 }
 
@@ -125,6 +128,21 @@ pub struct Tag {
 const _: () = assert!(size_of::<Tag>() == 24);
 
 impl Tag {
+    /// A tag for an application's socket in a namespace whose pod is about to be captured.
+    #[expect(clippy::cast_possible_truncation, reason = "the halves of a word")]
+    pub const fn early(namespace_cookie: u64) -> Self {
+        let mut tag = Self::own(TagKind::EARLY);
+        tag.destination.address.words_be[0] = (namespace_cookie >> 32) as u32;
+        tag.destination.address.words_be[1] = namespace_cookie as u32;
+        tag
+    }
+
+    /// The namespace of [`Tag::early`].
+    pub const fn namespace_cookie(&self) -> u64 {
+        let [high, low, ..] = self.destination.address.words_be;
+        (high as u64) << 32 | low as u64
+    }
+
     /// A tag for one of the agent's own sockets.
     pub const fn own(kind: TagKind) -> Self {
         Self {

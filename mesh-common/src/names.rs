@@ -17,6 +17,8 @@ pub const HOST_FLOWS: &str = "HOST_FLOWS";
 pub const PROBES: &str = "PROBES";
 /// Destinations that are captured.
 pub const MESH: &str = "MESH";
+/// Namespaces whose new connections are held, and until when.
+pub const HELD: &str = "HELD";
 /// The node's configuration.
 pub const NODE: &str = "NODE";
 /// The node's counters, per CPU.
@@ -40,8 +42,8 @@ pub const PORT_MODES: &str = "PORT_MODES";
 pub const POD_COUNTERS: &str = "POD_COUNTERS";
 
 /// The maps of which a node has one.
-pub const NODE_MAPS: [&str; 9] = [
-    TAGS, EXPECT, HOST_FLOWS, PROBES, MESH, NODE, COUNTERS, FLOWS, LOGS,
+pub const NODE_MAPS: [&str; 10] = [
+    TAGS, EXPECT, HOST_FLOWS, PROBES, MESH, HELD, NODE, COUNTERS, FLOWS, LOGS,
 ];
 /// The maps of which each pod has its own.
 pub const POD_MAPS: [&str; 5] = [LISTENERS, POD, ADDRESSES, PORT_MODES, POD_COUNTERS];
@@ -55,6 +57,11 @@ pub const PICK_LISTENER: &str = "pick_listener";
 /// The program on the cgroup.
 pub const NOTE_SOCKETS: &str = "note_sockets";
 
+/// The program that holds back what is opened before its pod is captured.
+pub const HOLD_EARLY: &str = "hold_early";
+
+/// Pods that are found and not captured yet.
+pub const HELD_ENTRIES: usize = 1024;
 /// Live inbound connections of a node.
 pub const EXPECT_ENTRIES: usize = 65_536;
 /// Probes under way; the least recently used one is forgotten first.

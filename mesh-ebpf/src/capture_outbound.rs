@@ -89,7 +89,12 @@ fn segment_verdict(context: &TcContext, pod: &PodConfig, segment: &Segment) -> i
                     count_pod(Counter::PACKET_PASSED);
                     return PASS;
                 }
-                TagKind::CAPTURED | TagKind::PASSED => {
+                // A segment that is no SYN is older than the capture, held only for a while.
+                TagKind::EARLY if !segment.syn => {
+                    count_pod(Counter::PACKET_PASSED);
+                    return PASS;
+                }
+                TagKind::CAPTURED | TagKind::PASSED | TagKind::EARLY => {
                     let (kind, counter) = decide(pod, segment);
                     tag.kind = kind.0;
                     tag.destination = segment.tuple.destination;

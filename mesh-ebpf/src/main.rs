@@ -8,6 +8,7 @@
 //! | [`guard_inbound`] | ingress of the pod's interface | open, but for unreadable TCP |
 //! | [`pick_listener`] | socket lookups of the pod | closed |
 //! | [`note_sockets`] | sockets of a cgroup | open: it only takes notes |
+//! | [`hold_early`] | egress of a cgroup, while a pod is about to be captured | open, after a time |
 //!
 //! One object for all kernels from 5.15 on: no namespace cookies outside sock_ops, no cgroup
 //! helpers, no kfuncs. Decisions are logged at debug level; the level is read-only when a program
@@ -37,6 +38,7 @@
 mod capture_outbound;
 mod context;
 mod guard_inbound;
+mod hold_early;
 mod maps;
 mod note_sockets;
 mod packet;

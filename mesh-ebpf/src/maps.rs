@@ -44,6 +44,11 @@ pub(crate) static MESH: HashMap<
     { BPF_F_NO_PREALLOC as usize },
 > = HashMap::new();
 
+/// Namespaces, by cookie, whose new connections are held, until a time of `bpf_ktime_get_ns`.
+#[btf_map]
+pub(crate) static HELD: HashMap<u64, u64, { names::HELD_ENTRIES }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
 /// The node's configuration.
 #[btf_map]
 pub(crate) static NODE: Array<NodeConfig, 1> = Array::new();

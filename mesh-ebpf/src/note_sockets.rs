@@ -7,6 +7,7 @@
 //!   handshake is looked up again, after the client's side is established.
 //! * The node's own connections to declared probe ports (known by the namespace cookie) are noted
 //!   alike, so that probes pass untouched.
+//! * Connections of a pod that is about to be captured are tagged, for `hold_early` to hold.
 //! * Captured application sockets and the agent's tunnels leave a record when they close.
 //!
 //! Fails open: it decides nothing. A tuple that does not fit is counted; the agent has reserved
@@ -22,13 +23,13 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use mesh_common::{
-    Address, Counter, Endpoint, FlowRecord, TagKind, Tuple, layout, sock_ops_local_port,
+    Address, Counter, Endpoint, FlowRecord, Tag, TagKind, Tuple, layout, sock_ops_local_port,
     sock_ops_remote_port,
 };
 
 use crate::{
     context::{FAMILY_V4, FAMILY_V6, load_address, load_u32, load_u64},
-    maps::{self, EXPECT, FLOWS, HOST_FLOWS, NODE, PROBES, count},
+    maps::{self, EXPECT, FLOWS, HELD, HOST_FLOWS, NODE, PROBES, count},
 };
 
 /// Lets the answers of other programs on the cgroup stand.
@@ -87,6 +88,7 @@ fn note_connect(ops: *mut bpf_sock_ops, kind: Option<TagKind>) {
             call_at_close(ops);
         }
         Some(TagKind::TUNNEL) => call_at_close(ops),
+        None if note_early(ops) => {}
         None if is_of_host(ops) => {
             let Some(tuple) = tuple_of(ops) else { return };
             // SAFETY: only its presence is looked at.
@@ -102,6 +104,25 @@ fn note_connect(ops: *mut bpf_sock_ops, kind: Option<TagKind>) {
         }
         _ => {}
     }
+}
+
+/// Tags the socket if its namespace is held; says whether it is.
+#[inline(always)]
+fn note_early(ops: *mut bpf_sock_ops) -> bool {
+    // SAFETY: the context is valid for the whole run.
+    let cookie = unsafe { bpf_get_netns_cookie(ops.cast()) };
+    // SAFETY: only its presence is looked at.
+    if unsafe { HELD.get(&cookie) }.is_none() {
+        return false;
+    }
+    // SAFETY: the context is valid for the whole run.
+    let socket = unsafe { (*ops).__bindgen_anon_2.sk };
+    if !socket.is_null() {
+        // Without memory for it the connection is not held, and decided about like any other.
+        // SAFETY: a socket of the context that is not null.
+        unsafe { maps::set_tag(socket.cast(), Tag::early(cookie)) };
+    }
+    true
 }
 
 #[inline(always)]

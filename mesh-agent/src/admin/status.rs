@@ -81,6 +81,8 @@ fn node(
             "notesSockets": observation.notes_sockets,
             "destinations": observation.destinations,
             "expectedTuples": observation.expected,
+            "heldPods": observation.held,
+            "overdueHolds": observation.overdue_holds,
             "refusedSandboxes": observation.refused_sandboxes,
             "repairs": observation.repairs,
         },

@@ -22,8 +22,8 @@ use super::{
     sys::{self, LinkTarget},
 };
 
-/// The cookie of the namespace that the agent itself is in.
-pub(super) fn host_cookie() -> io::Result<u64> {
+/// The cookie of the namespace that the calling thread is in.
+pub(super) fn namespace_cookie() -> io::Result<u64> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     sys::netns_cookie(&socket)
 }

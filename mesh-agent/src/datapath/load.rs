@@ -35,7 +35,7 @@ const LOG_OFF: u8 = 0;
 const LOG_DEBUG: u8 = aya_log::Level::Debug as u8;
 
 /// Every program, and what would be missing without it.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 5] = [
     (
         names::CAPTURE_OUTBOUND,
         "takes connections to the mesh to the agent",
@@ -52,12 +52,17 @@ const PROGRAMS: [(&str, &str); 4] = [
         names::NOTE_SOCKETS,
         "tells the agent's connections and probes from others",
     ),
+    (
+        names::HOLD_EARLY,
+        "holds what a pod opens before it is captured",
+    ),
 ];
 
-/// The node's instance: every node map, and the program for the cgroup.
+/// The node's instance: every node map, and the programs for the cgroup.
 pub(super) struct NodeInstance {
     pub(super) ebpf: Ebpf,
     pub(super) note_sockets: OwnedFd,
+    pub(super) hold_early: OwnedFd,
 }
 
 /// A pod's instance: its maps and programs.
@@ -130,7 +135,7 @@ pub(super) fn load_node(pins: &Pins, debug_log: bool) -> Result<NodeInstance, Da
         }
     })?;
     let release = kernel_release();
-    let mut note_sockets = None;
+    let (mut note_sockets, mut hold_early) = (None, None);
     for (name, purpose) in PROGRAMS {
         let program = load_program(&mut ebpf, name).map_err(|source| DatapathError::Refused {
             program: name,
@@ -139,13 +144,16 @@ pub(super) fn load_node(pins: &Pins, debug_log: bool) -> Result<NodeInstance, Da
             has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
             source: Box::new(source),
         })?;
-        if name == names::NOTE_SOCKETS {
-            note_sockets = Some(program);
+        match name {
+            names::NOTE_SOCKETS => note_sockets = Some(program),
+            names::HOLD_EARLY => hold_early = Some(program),
+            _ => {}
         }
     }
     Ok(NodeInstance {
         ebpf,
         note_sockets: note_sockets.expect("it is one of the programs"),
+        hold_early: hold_early.expect("it is one of the programs"),
     })
 }
 
@@ -227,6 +235,7 @@ fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<OwnedFd, ProgramError> {
         Program::SchedClassifier(program) => program.load()?,
         Program::SkLookup(program) => program.load()?,
         Program::SockOps(program) => program.load()?,
+        Program::CgroupSkb(program) => program.load()?,
         _ => unreachable!("the object has no other kinds"),
     }
     Ok(program.fd()?.as_fd().try_clone_to_owned()?)

@@ -31,6 +31,8 @@ pub(super) struct NodeMaps {
     pub(super) probes: Mirror<Endpoint>,
     pub(super) expect: KernelHashMap<MapData, Tuple, u32>,
     pub(super) flows: RingBuf<MapData>,
+    /// For the gate, which takes it.
+    pub(super) held: Option<KernelHashMap<MapData, u64, u64>>,
     counters: PerCpuArray<MapData, u64>,
     node: Array<MapData, NodeConfig>,
 }
@@ -59,6 +61,7 @@ impl NodeMaps {
             probes: Mirror::take(ebpf, names::PROBES)?,
             expect: take_map(ebpf, names::EXPECT)?,
             flows: take_map(ebpf, names::FLOWS)?,
+            held: Some(take_map(ebpf, names::HELD)?),
             counters: take_map(ebpf, names::COUNTERS)?,
             node: take_map(ebpf, names::NODE)?,
         })

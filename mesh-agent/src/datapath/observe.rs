@@ -33,6 +33,10 @@ pub struct Observation {
     pub expected: usize,
     /// Entries of the mesh map.
     pub destinations: usize,
+    /// Pods whose new connections are held, as they are about to be captured.
+    pub held: usize,
+    /// Pods that were let go because they were not captured in time.
+    pub overdue_holds: u64,
     /// How often a namespace turned out not to be its pod's.
     pub refused_sandboxes: u64,
     /// How often rules, routes, sysctls and filters had to be put back.

@@ -10,26 +10,24 @@
 //! Release keeps captured connections alive: the egress program stays, told to capture nothing
 //! new, until no socket of ours has another's address in the namespace (each captured connection
 //! has exactly one such socket on our side), or until a deadline. Then everything goes.
-//!
-//! Invariant: a listener is tagged before it is bound, so what it accepts is ours from the start.
 
 use std::{
     fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use aya::maps::MapError;
-use mesh_common::{PodConfig, PodState, TagKind, names};
-use socket2::{Domain, Protocol, Socket, Type};
+use mesh_common::{PodConfig, PodState, names};
 
 use super::{
     PodSockets,
     attach::{self, AttachError, Attachment},
     connect::ConnectorMaps,
     existing::Existing,
+    listeners::Listeners,
     load::{self, LoadError},
     maps::{self, PodMaps},
     netlink,
@@ -39,17 +37,11 @@ use super::{
     route::{self, Addresses},
     sandbox::Sandboxes,
     spare::Spares,
-    sys,
 };
 use crate::model::Workload;
 
 /// How long connections that were captured before the pod left the mesh may live on.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
-
-/// Istio's ports, which applications know to avoid; only their being free matters.
-const OUTBOUND_PORT: u16 = 15_001;
-const INBOUND_PORT: u16 = 15_006;
-const BACKLOG: i32 = 4096;
 
 /// Listener choice, guard and capture.
 const PROGRAMS_PER_POD: usize = 3;
@@ -183,14 +175,13 @@ impl Pod {
         let mut maps = PodMaps::take(&mut instance.ebpf)?;
         write_entries(&mut maps, workload, &found, &addresses)?;
         let mut earlier = maps.config()?;
-        let is_adopted = earlier.state == PodState::ACTIVE.0;
+        let comes_back = earlier.state == PodState::DRAINING.0;
         let is_fresh = earlier.state == 0;
         if is_fresh {
             earlier = fresh;
         }
         let config = config_of(node, workload, state, &earlier);
-        let mut sockets = listen(node.connector, workload, netns, &mut maps)?;
-        sockets.addresses.clone_from(&found);
+        let listeners = Listeners::open(node.connector, &mut maps)?;
         maps.set_config(config)?;
         // Afterwards new ones are captured.
         let existing = match is_fresh {
@@ -198,10 +189,10 @@ impl Pod {
             false => Existing::default(),
         };
         let attachment = Attachment::attach(node.pins, &directory, netns, interface, instance)?;
-        let captured_since = if is_adopted {
-            pinned_at(&directory)
-        } else {
+        let captured_since = if comes_back {
             SystemTime::now()
+        } else {
+            pinned_at(&directory)
         };
         let pod = Self {
             workload: Arc::clone(workload),
@@ -216,6 +207,7 @@ impl Pod {
             drain_until: None,
             error: None,
         };
+        let sockets = listeners.of(&pod);
         Ok((pod, sockets))
     }
 
@@ -409,12 +401,16 @@ fn close_existing_after(node: &Node<'_>, workload: &Workload) -> Option<Duration
     workload.close_existing_after.or(node.close_existing_after)
 }
 
-/// When an earlier agent captured the pod: the listener's link is pinned once and only updated.
+/// When the pod was captured, by whichever agent: a link is pinned when it is in force, and only
+/// updated from then on. Without tcx only the choice of listeners has one.
 fn pinned_at(directory: &Path) -> SystemTime {
-    let link = directory.join(attach::link_name(names::PICK_LISTENER));
-    fs::metadata(link)
-        .and_then(|metadata| metadata.modified())
-        .unwrap_or_else(|_unknown| SystemTime::now())
+    [names::CAPTURE_OUTBOUND, names::PICK_LISTENER]
+        .iter()
+        .find_map(|program| {
+            let link = fs::metadata(directory.join(attach::link_name(program))).ok()?;
+            link.modified().ok()
+        })
+        .unwrap_or_else(SystemTime::now)
 }
 
 /// Removes what is pinned for a pod that is not to be captured, found at start.
@@ -468,60 +464,4 @@ fn config_of(
         accept_local_was_off: earlier.accept_local_was_off,
         reserved: [0; 4],
     }
-}
-
-/// Opens the listeners and puts them into the map, in place of an earlier agent's.
-fn listen(
-    connector: &ConnectorMaps,
-    workload: &Arc<Workload>,
-    netns: &Netns,
-    maps: &mut PodMaps,
-) -> Result<PodSockets, PodError> {
-    let v4 = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let v6 = IpAddr::from(Ipv6Addr::LOCALHOST);
-    let mut sockets = PodSockets {
-        workload: Arc::clone(workload),
-        netns: netns.clone(),
-        addresses: Vec::new(),
-        outbound: Vec::new(),
-        inbound: Vec::new(),
-    };
-    for (index, address, port) in [
-        (names::LISTENER_OUTBOUND_V4, v4, OUTBOUND_PORT),
-        (names::LISTENER_OUTBOUND_V6, v6, OUTBOUND_PORT),
-        (names::LISTENER_INBOUND_V4, v4, INBOUND_PORT),
-        (names::LISTENER_INBOUND_V6, v6, INBOUND_PORT),
-    ] {
-        if address.is_ipv6() && !route::has_ipv6() {
-            continue;
-        }
-        let listener = listener(connector, SocketAddr::new(address, port))
-            // An application has the port: any other does as well.
-            .or_else(|_| listener(connector, SocketAddr::new(address, 0)))
-            .map_err(PodError::Listen)?;
-        maps.listeners.set(index, &listener, 0)?;
-        if port == OUTBOUND_PORT {
-            sockets.outbound.push(listener);
-        } else {
-            sockets.inbound.push(listener);
-        }
-    }
-    Ok(sockets)
-}
-
-fn listener(connector: &ConnectorMaps, address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    connector.tag(&socket, TagKind::ACCEPTED)?;
-    sys::set_transparent(&socket, address.is_ipv6())?;
-    socket.set_reuse_address(true)?;
-    // Two agents listen side by side while one hands over to the other.
-    socket.set_reuse_port(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
 }

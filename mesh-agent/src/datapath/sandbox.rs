@@ -14,7 +14,7 @@
 //! older one of the pod lives.
 
 mod layout;
-mod process;
+mod proc;
 mod watch;
 
 use std::{
@@ -29,8 +29,8 @@ use std::{
 
 use tokio::sync::Notify;
 
-use self::{process::Proc, watch::Finder};
-use super::netns::Netns;
+use self::{proc::Proc, watch::Finder};
+use super::{gate::Gate, netns::Netns};
 use crate::model::WorkloadUid;
 
 /// Where cgroup file systems are mounted.
@@ -74,7 +74,8 @@ struct Table {
 
 impl Sandboxes {
     /// Begins to look for sandboxes below `cgroups`, `/sys/fs/cgroup` when empty.
-    pub(super) fn start(cgroups: &Path) -> io::Result<Self> {
+    /// Those that `gate` wants are held before they are told of.
+    pub(super) fn start(cgroups: &Path, gate: Arc<Gate>) -> io::Result<Self> {
         let cgroups = match cgroups.as_os_str().is_empty() {
             true => PathBuf::from(CGROUPS),
             false => cgroups.to_owned(),
@@ -82,7 +83,8 @@ impl Sandboxes {
         let shared = Arc::new(Shared::default());
         let (stop, stopped) = UnixStream::pair()?;
         let host = Netns::host()?.id();
-        let mut finder = Finder::new(Arc::clone(&shared), cgroups, Proc(PROC.into()), host);
+        let proc = Proc(PROC.into());
+        let mut finder = Finder::new(Arc::clone(&shared), gate, cgroups, proc, host);
         // What an earlier agent captured is known before anything is decided about it.
         finder.sweep();
         thread::Builder::new()

@@ -290,6 +290,11 @@ impl Pods {
         active.map(|(uid, _)| uid).collect()
     }
 
+    /// Whether a pod's new connections are captured.
+    pub(super) fn is_captured(&self, uid: &WorkloadUid) -> bool {
+        self.captured.get(uid).is_some_and(Pod::is_active)
+    }
+
     /// The pods under capture.
     pub(super) fn captured(&self) -> impl Iterator<Item = &Pod> {
         self.captured.values()

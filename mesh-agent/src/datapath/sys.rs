@@ -29,7 +29,7 @@ use std::{
 use aya::Pod;
 
 pub(super) use self::events::{
-    Event, Inotify, Watch, open_process, time_since_boot, wait_readable,
+    Event, Inotify, Watch, monotonic_time, open_process, time_since_boot, wait_readable,
 };
 
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
@@ -54,6 +54,8 @@ pub(super) enum LinkTarget<'a> {
     SkLookup(BorrowedFd<'a>),
     /// Sockets of a cgroup.
     SockOps(BorrowedFd<'a>),
+    /// What the sockets of a cgroup send.
+    CgroupEgress(BorrowedFd<'a>),
 }
 
 #[repr(C)]
@@ -210,6 +212,7 @@ pub(super) fn object_get(path: &Path) -> io::Result<OwnedFd> {
 
 /// Attaches `program`; it stays attached while the link is open or pinned.
 pub(super) fn link_create(program: impl AsFd, target: LinkTarget<'_>) -> io::Result<OwnedFd> {
+    const BPF_CGROUP_INET_EGRESS: u32 = 1;
     const BPF_CGROUP_SOCK_OPS: u32 = 3;
     const BPF_SK_LOOKUP: u32 = 36;
     const BPF_TCX_INGRESS: u32 = 46;
@@ -221,6 +224,7 @@ pub(super) fn link_create(program: impl AsFd, target: LinkTarget<'_>) -> io::Res
         LinkTarget::TcxIngress(interface) => (interface, BPF_TCX_INGRESS, BPF_F_BEFORE),
         LinkTarget::SkLookup(netns) => (number(netns), BPF_SK_LOOKUP, 0),
         LinkTarget::SockOps(cgroup) => (number(cgroup), BPF_CGROUP_SOCK_OPS, 0),
+        LinkTarget::CgroupEgress(cgroup) => (number(cgroup), BPF_CGROUP_INET_EGRESS, 0),
     };
     let mut create = LinkCreate {
         program: number(program),

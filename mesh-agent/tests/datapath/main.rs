@@ -61,10 +61,12 @@ impl Node {
         let mut datapath = None;
         // A program that another test is just starting has our descriptors until it is executed, and
         // so holds the lock of an agent that is gone.
-        eventually("the lock is free", || match Datapath::start(&self.settings) {
-            Ok(started) => datapath.replace(started).is_none(),
-            Err(DatapathError::InUse { .. }) => false,
-            Err(error) => panic!("the kernel takes the programs: {error}"),
+        eventually("the lock is free", || {
+            match Datapath::start(&self.settings) {
+                Ok(started) => datapath.replace(started).is_none(),
+                Err(DatapathError::InUse { .. }) => false,
+                Err(error) => panic!("the kernel takes the programs: {error}"),
+            }
         });
         let datapath = datapath.expect("it was started");
         self.relay = Some(Relay::new(datapath.connector()));

@@ -472,3 +472,53 @@ fn connections_older_than_the_capture_are_listed_and_ended_at_the_deadline() {
     }
     newer.check();
 }
+
+#[test]
+fn what_a_pod_opens_before_its_capture_waits_for_it() {
+    let (client, stranger, server) = (Pod::new(), Pod::new(), Pod::new());
+    server.app(PORT);
+    let kubelet = Kubelet::new();
+    let mut node = kubelet.node();
+    let mut sandbox = kubelet.sandbox();
+    let workload = sandbox.workload(&client);
+    node.apply_all([workload.clone(), server.workload()]);
+    sandbox.begin(&client);
+    // Found, and not captured: nobody follows yet.
+    eventually("it is held", || node.datapath().observe().held == 1);
+    std::thread::scope(|scope| {
+        let waiting = both(&server, PORT).map(|to| {
+            let client = &client;
+            scope.spawn(move || ask(client.connect(to)))
+        });
+        let held = |node: &mut Node| node.datapath().observe().counters["early_held"];
+        eventually("both are held", || held(&mut node) >= 2);
+        for to in both(&server, PORT) {
+            ask(stranger.connect(to));
+        }
+        assert_eq!(node.follow(), (1, 0));
+        for peer in waiting.map(|waiting| waiting.join().expect("it does not panic")) {
+            assert!(peer.port() < 32_768, "captured after all");
+        }
+    });
+    let observation = node.datapath().observe();
+    assert_eq!((observation.held, observation.overdue_holds), (0, 0));
+}
+
+#[test]
+fn a_pod_that_is_not_to_be_captured_is_not_held() {
+    let (client, server) = (Pod::new(), Pod::new());
+    server.app(PORT);
+    let kubelet = Kubelet::new();
+    let mut node = kubelet.node();
+    let mut sandbox = kubelet.sandbox();
+    let workload = Workload {
+        enrolled: false,
+        ..sandbox.workload(&client)
+    };
+    node.apply_all([workload]);
+    sandbox.begin(&client);
+    for to in both(&server, PORT) {
+        assert!(ask(client.connect(to)).port() >= 32_768, "directly");
+    }
+    assert_eq!(node.datapath().observe().counters["early_held"], 0);
+}

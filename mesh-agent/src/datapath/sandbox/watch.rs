@@ -25,10 +25,11 @@ use std::{
 use super::{
     Sandbox, Shared,
     layout::{self, Level},
-    process::{Proc, Process},
+    proc::{Proc, Process},
 };
 use crate::{
     datapath::{
+        gate::Gate,
         netns::{Netns, NetnsId},
         route::Addresses,
         sys::{self, Event, Inotify, Watch},
@@ -53,6 +54,7 @@ const EMPTY_MAX: Duration = Duration::from_secs(2);
 /// Finds sandboxes.
 pub(super) struct Finder {
     shared: Arc<Shared>,
+    gate: Arc<Gate>,
     cgroups: PathBuf,
     proc: Proc,
     host: NetnsId,
@@ -99,7 +101,13 @@ enum Lacking {
 }
 
 impl Finder {
-    pub(super) fn new(shared: Arc<Shared>, cgroups: PathBuf, proc: Proc, host: NetnsId) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        gate: Arc<Gate>,
+        cgroups: PathBuf,
+        proc: Proc,
+        host: NetnsId,
+    ) -> Self {
         let inotify = Inotify::new()
             .inspect_err(|error| {
                 tracing::warn!(%error, "new pods are found by looking for them, which is slower");
@@ -107,6 +115,7 @@ impl Finder {
             .ok();
         Self {
             shared,
+            gate,
             cgroups,
             proc,
             host,
@@ -260,6 +269,7 @@ impl Finder {
     }
 
     fn withdraw(&self, uid: &WorkloadUid) {
+        self.gate.release(uid);
         let mut table = self.shared.lock();
         table.refused.remove(uid);
         if table.sandboxes.remove(uid).is_some() {
@@ -413,14 +423,15 @@ impl Finder {
             known.pid = pid;
             return;
         }
+        drop(table);
+        self.gate.hold(uid, &netns);
         tracing::debug!(pod = %uid, pid, netns = netns.id().0, "found its sandbox");
         let sandbox = Sandbox {
             netns,
             pid,
             first_container: None,
         };
-        table.sandboxes.insert(uid.clone(), sandbox);
-        drop(table);
+        self.shared.lock().sandboxes.insert(uid.clone(), sandbox);
         self.shared.changed.notify_one();
     }
 

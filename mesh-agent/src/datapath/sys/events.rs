@@ -153,12 +153,21 @@ pub(in crate::datapath) fn wait_readable(
 
 /// How long ago the machine was started, suspended time included.
 pub(in crate::datapath) fn time_since_boot() -> io::Result<Duration> {
+    read_clock(libc::CLOCK_BOOTTIME)
+}
+
+/// The time that programs read (`bpf_ktime_get_ns`).
+pub(in crate::datapath) fn monotonic_time() -> io::Result<Duration> {
+    read_clock(libc::CLOCK_MONOTONIC)
+}
+
+fn read_clock(clock: libc::clockid_t) -> io::Result<Duration> {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: `time` is live and writable. std does not read this clock.
-    if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) } != 0 {
+    // SAFETY: `time` is live and writable. std does not tell the value of these clocks.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
         return Err(io::Error::last_os_error());
     }
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
