@@ -6,6 +6,7 @@
 
 mod capture;
 mod inbound;
+mod kubelet;
 mod lifecycle;
 mod pods;
 mod programs;

@@ -31,6 +31,12 @@ const START_FIELD: usize = 19;
 /// What the sandboxes of container runtimes run: Kubernetes' and OpenShift's.
 const PAUSE: [&str; 2] = ["pause", "pod"];
 
+/// How runtimes call themselves in a container before they become its program.
+const RUNTIMES: [&str; 3] = ["runc", "crun", "youki"];
+
+/// How runc calls itself when it has joined the container's namespaces and waits to be started.
+const LAST_STAGE: &str = "runc:[2:INIT]";
+
 /// CRI-O's monitor of a container, which may be in its pod's cgroup.
 const MONITOR: &str = "conmon";
 
@@ -106,9 +112,20 @@ impl Proc {
         Netns::open(&self.0.join(format!("{pid}/ns/net")))
     }
 
-    /// Whether the process only keeps a sandbox, rather than being an application.
-    pub(super) fn is_pause(&self, pid: u32) -> bool {
-        PAUSE.contains(&self.name(pid).trim_end())
+    /// Whether the process only keeps a sandbox, rather than being an application; unknown while it
+    /// is still the runtime's.
+    pub(super) fn is_pause(&self, pid: u32) -> Option<bool> {
+        let name = self.name(pid);
+        let name = name.trim_end();
+        // Executed from a descriptor, runtimes are called by its number.
+        let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+        let is_runtimes = RUNTIMES.iter().any(|runtime| name.starts_with(runtime));
+        (!is_number && !is_runtimes).then(|| PAUSE.contains(&name))
+    }
+
+    /// Whether the process has joined the namespaces that it is to live in.
+    pub(super) fn has_joined(&self, pid: u32) -> bool {
+        self.is_pause(pid).is_some() || self.name(pid).trim_end() == LAST_STAGE
     }
 
     /// Whether the process is a runtime's, and watches over a container.
@@ -201,8 +218,8 @@ mod tests {
         fake.check(&[900, 7, 8]);
         let container = &fake.proc.of_pod(&fake.pod())[2].container;
         assert_eq!(*container, fake.pod().join("app"));
-        assert!(fake.proc.is_pause(900));
-        assert!(!fake.proc.is_pause(7));
+        assert_eq!(fake.proc.is_pause(900), Some(true));
+        assert_eq!(fake.proc.is_pause(7), Some(false));
         assert_eq!(fake.proc.pod(7), Some(WorkloadUid(UID.into())));
     }
 
@@ -214,6 +231,18 @@ mod tests {
         fs::remove_dir_all(fake.proc.0.join("10")).unwrap();
         fake.check(&[9]);
         assert_eq!(fake.proc.pod(10), None);
+    }
+
+    #[test]
+    fn a_process_that_is_still_the_runtimes_is_neither() {
+        let fake = Fake::new("process-runtime");
+        fake.process("sandbox", 9, "runc:[2:INIT]", 1200);
+        fake.process("sandbox", 10, "6", 1200);
+        assert_eq!(fake.proc.is_pause(9), None);
+        assert_eq!(fake.proc.is_pause(10), None);
+        assert_eq!(fake.proc.is_pause(11), None, "it has ended");
+        assert!(fake.proc.has_joined(9));
+        assert!(!fake.proc.has_joined(10));
     }
 
     #[test]

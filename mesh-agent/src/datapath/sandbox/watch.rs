@@ -345,9 +345,9 @@ impl Finder {
             Err(Lacking::Truth(reason)) => {
                 let mut table = self.shared.lock();
                 let earlier = table.refused.insert(uid.clone(), reason.clone());
-                // Said once, not at every look.
+                // Said once, not at every look; loudly by who wants to capture it.
                 if earlier.as_ref() != Some(&reason) {
-                    tracing::error!(pod = %uid, reason, "cannot tell its network namespace");
+                    tracing::debug!(pod = %uid, reason, "cannot tell its network namespace");
                 }
             }
         }
@@ -371,8 +371,9 @@ impl Finder {
             break;
         }
         let (process, netns) = oldest.ok_or(Lacking::Processes)?;
-        // It has not joined the pod's namespace yet, or the pod shares the node's.
-        if netns.id() == self.host {
+        // It has not joined the pod's namespace yet, or the pod shares the node's. (Where several
+        // nodes share a kernel, a runtime's process may come from another node's.)
+        if netns.id() == self.host || !self.proc.has_joined(process.pid) {
             return Err(Lacking::Time);
         }
         // The number may be another process's by now.
@@ -447,7 +448,7 @@ impl Finder {
 
     /// When the first process began that does not keep the sandbox.
     fn first_container(&self, keeper: &Process, processes: &[Process]) -> Option<SystemTime> {
-        let keeps_only = self.proc.is_pause(keeper.pid);
+        let keeps_only = self.proc.is_pause(keeper.pid)?;
         processes
             .iter()
             .find(|process| !keeps_only || process.container != keeper.container)?
