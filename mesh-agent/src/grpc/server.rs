@@ -150,9 +150,11 @@ pub async fn serve(
         let accept = async {
             let permit = Arc::clone(&permits).acquire_owned().await;
             let permit = permit.map_err(io::Error::other)?;
-            let acceptor = tls.wait_for(Option::is_some).await;
-            let acceptor = acceptor.map_err(io::Error::other)?.clone();
+            let ready = tls.wait_for(Option::is_some).await;
+            drop(ready.map_err(io::Error::other)?);
             let (client, address) = listener.accept().await?;
+            // As it is now, not as it was when waiting began.
+            let acceptor = tls.borrow().clone();
             io::Result::Ok((permit, acceptor, client, address))
         };
         // Cancel-safe: a client stays in the kernel's queue until it is accepted.

@@ -52,16 +52,19 @@ fn tls() -> (TlsAcceptor, TlsSource) {
     )
 }
 
+type Tls = watch::Sender<Option<TlsAcceptor>>;
+
 struct Pair {
     client: Client,
     source: TlsSource,
     tasks: Tasks,
     server: Tasks,
+    tls: Tls,
     acceptor: TlsAcceptor,
 }
 
 /// Answers on `listener` until the tasks that are returned are drained.
-fn serve_on(listener: TcpListener, acceptor: TlsAcceptor) -> Tasks {
+fn serve_on(listener: TcpListener, acceptor: TlsAcceptor) -> (Tasks, Tls) {
     let router = Router::default()
         .unary(
             ECHO,
@@ -87,19 +90,19 @@ fn serve_on(listener: TcpListener, acceptor: TlsAcceptor) -> Tasks {
         call_deadline: Duration::from_secs(30),
     };
     let tasks = Tasks::new();
-    let (_, tls) = watch::channel(Some(acceptor));
+    let (sender, tls) = watch::channel(Some(acceptor));
     tasks.spawn(
         "server",
         serve(listener, tls, router, limits, tasks.clone()),
     );
-    tasks
+    (tasks, sender)
 }
 
 async fn pair() -> Pair {
     let (acceptor, source) = tls();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let server = serve_on(listener, acceptor.clone());
+    let (server, tls) = serve_on(listener, acceptor.clone());
     let tasks = Tasks::new();
     let endpoint = Endpoint {
         address,
@@ -110,6 +113,7 @@ async fn pair() -> Pair {
         source,
         tasks,
         server,
+        tls,
         acceptor,
     }
 }
@@ -218,6 +222,19 @@ async fn a_server_with_another_name_is_not_trusted() {
 }
 
 #[tokio::test]
+async fn the_next_client_sees_the_new_certificate() {
+    let pair = pair().await;
+    echo(&pair.client, "a").await.unwrap();
+    let (acceptor, source) = tls();
+    pair.tls.send_replace(Some(acceptor));
+    let endpoint = pair.client.endpoint().clone();
+    let client = Client::new(endpoint, source, Tasks::new());
+    echo(&client, "b").await.unwrap();
+    // What is connected already stays so.
+    echo(&pair.client, "c").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_connection_that_ended_is_opened_again() {
     let pair = pair().await;
     echo(&pair.client, "a").await.unwrap();
@@ -234,7 +251,7 @@ async fn a_server_that_stops_answers_what_it_has_and_its_successor_the_rest() {
     let refusal = echo(&pair.client, "b").await.unwrap_err();
     assert_eq!(refusal.code, Code::Unavailable, "{refusal}");
     let listener = TcpListener::bind(&pair.client.endpoint().address).await;
-    let successor = serve_on(listener.unwrap(), pair.acceptor.clone());
+    let (successor, _tls) = serve_on(listener.unwrap(), pair.acceptor.clone());
     let answer = async {
         while echo(&pair.client, "c").await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -471,10 +471,7 @@ async fn what_nobody_wants_any_more_is_not_kept() {
 
 #[tokio::test]
 async fn a_node_that_leaves_the_mesh_keeps_nothing() {
-    let (dir, authority) = (
-        Dir::new(),
-        CertificateAuthority::in_memory(DOMAIN).unwrap(),
-    );
+    let (dir, authority) = (Dir::new(), CertificateAuthority::in_memory(DOMAIN).unwrap());
     let identities = kept_in(&dir, &authority, false);
     identities.want([id("web")]);
     identities.ready(&id("web")).await;
