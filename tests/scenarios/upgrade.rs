@@ -23,27 +23,35 @@ const LONG: &[&str] = &["--drain-deadline", "120s"];
 /// How long an old agent may take to end once nothing holds it.
 const END: Duration = Duration::from_secs(30);
 
-/// Everything at once: short connections, kept ones, HTTP/2, and TCP streams.
+/// Everything at once: short connections, kept ones, HTTP/2, and TCP streams; between the nodes,
+/// and within one.
 struct Mixed {
     short: Load,
     kept: Load,
+    near: Load,
     http2: Http2Load,
     streams: Streams,
-    _echo: App,
+    _apps: [App; 2],
+    _near: mesh_tests::Pod,
 }
 
 impl Mixed {
     #[track_caller]
     fn start(mesh: &Mesh) -> Self {
+        let near = mesh.lab.pod("near").label("app", "near").start();
+        let app = App::http(&near, 8080);
+        mesh.lab.service("near").port("http", 80, 8080).create();
         let (echo, tcp) = echo(mesh);
         let http = mesh.service("recommendations", 80);
         let host = "recommendations";
         let mixed = Self {
             short: Load::start_short(&mesh.client, &http, host, "/", 3),
             kept: Load::start(&mesh.client, &http, host, "/", 3),
+            near: Load::start(&mesh.client, &mesh.service("near", 80), "near", "/", 2),
             http2: Http2Load::start(&mesh.client, &http, host, "/", 8),
             streams: Streams::start(&mesh.client, &tcp, 3),
-            _echo: echo,
+            _apps: [echo, app],
+            _near: near,
         };
         mixed.go_on();
         mixed
@@ -55,6 +63,7 @@ impl Mixed {
         let (http2, bytes) = (self.http2.answered(), self.streams.bytes());
         self.short.wait_for(50);
         self.kept.wait_for(50);
+        self.near.wait_for(50);
         wait::until_true("HTTP/2 requests to be answered", wait::PATIENCE, || {
             self.http2.answered() >= http2 + 50
         });
@@ -70,6 +79,7 @@ impl Mixed {
         for (kind, tally) in [
             ("short", self.short.stop()),
             ("kept", self.kept.stop()),
+            ("near", self.near.stop()),
             ("http/2", self.http2.stop()),
         ] {
             eprintln!("{kind}: {} answered", tally.answered);
