@@ -29,8 +29,6 @@ use self::archive::{Image, stripped};
 pub(crate) const AGENT: &str = "mesh-agent.local/mesh-agent:dev";
 /// The first process of every pod.
 pub(crate) const PAUSE: &str = "mesh-agent.local/pause:1";
-/// Kubernetes' test program.
-const AGNHOST: &str = "mesh-agent.local/agnhost:dev";
 /// The Go applications of the scenarios.
 const APPLICATIONS: &str = "mesh-agent.local/applications:dev";
 /// What Gateway API's manifests of its conformance suite ask for.
@@ -85,10 +83,8 @@ pub(crate) fn pause() -> Result<PathBuf> {
 
 /// The archives of the programs that tests run in pods.
 pub(crate) fn for_tests() -> Result<Vec<PathBuf>> {
-    Ok(vec![
-        of_program(AGNHOST, &programs::AGNHOST, "/agnhost")?,
-        of_program(APPLICATIONS, &programs::APPLICATIONS, "/applications")?,
-    ])
+    let applications = of_program(APPLICATIONS, &programs::APPLICATIONS, "/applications")?;
+    Ok(vec![applications])
 }
 
 /// The archive of Istio's echo: what the conformance suite runs in pods.

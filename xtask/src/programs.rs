@@ -49,16 +49,6 @@ pub(crate) const KUBERNETES: Program = Program {
     c_library: true,
 };
 
-/// Kubernetes' own test program: servers and clients of many kinds. Built as the one above, with
-/// which it shares most of its packages.
-pub(crate) const AGNHOST: Program = Program {
-    name: "agnhost",
-    module: "kubernetes",
-    build: &["build", "-trimpath", "-buildvcs=false", SMALL],
-    package: "k8s.io/kubernetes/test/images/agnhost",
-    c_library: true,
-};
-
 /// The first process of every pod.
 pub(crate) const PAUSE: Program = Program {
     name: "pause",
@@ -232,7 +222,6 @@ mod tests {
     fn every_program_has_a_module_that_pins_it() {
         let all = [
             &KUBERNETES,
-            &AGNHOST,
             &PAUSE,
             &COREDNS,
             &CONFORMANCE,

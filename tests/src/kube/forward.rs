@@ -8,7 +8,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _},
     path::Path,
-    process::{Child, Stdio},
+    process::{Child, ChildStdout, Stdio},
 };
 
 use super::{Namespace, end};
@@ -19,6 +19,8 @@ pub struct Forward<'a> {
     namespace: &'a Namespace,
     child: Child,
     port: u16,
+    /// Kept open: kubectl says each connection there, and ends when it cannot.
+    _output: BufReader<ChildStdout>,
 }
 
 impl<'a> Forward<'a> {
@@ -36,10 +38,9 @@ impl<'a> Forward<'a> {
             .spawn()
             .expect("kubectl starts");
         let output = child.stdout.take().expect("standard output was piped");
+        let mut output = BufReader::new(output);
         let mut first = String::new();
-        BufReader::new(output)
-            .read_line(&mut first)
-            .expect("a pipe can be read");
+        output.read_line(&mut first).expect("a pipe can be read");
         // `Forwarding from 127.0.0.1:40001 -> 8080`
         let chosen = first
             .split(" -> ")
@@ -58,6 +59,7 @@ impl<'a> Forward<'a> {
             namespace,
             child,
             port: chosen,
+            _output: output,
         }
     }
 
