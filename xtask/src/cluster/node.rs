@@ -88,7 +88,7 @@ impl<'a> Node<'a> {
     }
 
     /// The name of its network for CNI, which keeps notes by that name for the whole machine.
-    pub(super) fn network(&self) -> String {
+    fn network(&self) -> String {
         format!("xtask-{}", self.name())
     }
 

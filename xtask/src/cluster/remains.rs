@@ -61,13 +61,14 @@ pub(super) fn remove(cluster: &Cluster) -> Result<()> {
     for node in &nodes {
         end_shims(node)?;
         cgroups::remove(&node.name())?;
-        forget_network(node)?;
         for place in AGENTS {
             let place = Path::new(place).join(node.name());
             remove_all(&place)?;
             remove_all(&place.with_extension("sock"))?;
+            remove_all(&place.with_extension("sock.lock"))?;
         }
     }
+    forget_network(cluster)?;
     unmount(cluster)?;
     network::down(cluster)?;
     forget_logs(cluster)?;
@@ -160,15 +161,13 @@ fn is_shim_of(line: &str, socket: &str) -> bool {
     program.contains("containerd-shim") && words.any(|word| word == socket)
 }
 
-/// Removes what CNI remembers of the node's pods for the whole machine.
-fn forget_network(node: &Node<'_>) -> Result<()> {
-    let prefix = format!("{}-", node.network());
-    for place in ["/var/lib/cni/results", "/var/lib/cni/cache/results"] {
-        for path in entries(Path::new(place)) {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with(&prefix) {
-                remove_all(&path)?;
-            }
+/// Removes what CNI remembers of our pods for the whole machine: what names a network namespace
+/// below the cluster's directory.
+fn forget_network(cluster: &Cluster) -> Result<()> {
+    let ours = format!("{}/", cluster.directory().display());
+    for path in entries(Path::new("/var/lib/cni/results")) {
+        if fs::read_to_string(&path).is_ok_and(|text| text.contains(&ours)) {
+            remove_all(&path)?;
         }
     }
     Ok(())
