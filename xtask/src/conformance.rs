@@ -218,11 +218,7 @@ fn judge(options: &Options<'_>, suite: &Path) -> Result<()> {
     let report_text = fs::read_to_string(&report).unwrap_or_default();
     println!("{report_text}");
     let tests = Tests::in_log(&log_text);
-    for (verdict, names) in [("passed", &tests.passed), ("FAILED", &tests.failed)] {
-        for name in names {
-            println!("{verdict} {name}");
-        }
-    }
+    print!("{tests}");
     let verdicts = report::core_verdicts(&report_text);
     let lost: Vec<&str> = PROFILES
         .iter()

@@ -5,7 +5,7 @@
 //! Knows nothing of how it is run. Invariant: what is not said to have passed has not: a profile
 //! without a verdict is a failure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// How the tests of one run went.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -35,6 +35,17 @@ impl Tests {
         tests.passed.sort();
         tests.failed.sort();
         tests
+    }
+}
+
+impl fmt::Display for Tests {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (verdict, names) in [("passed", &self.passed), ("FAILED", &self.failed)] {
+            for name in names {
+                writeln!(out, "{verdict} {name}")?;
+            }
+        }
+        Ok(())
     }
 }
 
