@@ -234,7 +234,11 @@ impl Index {
 
     /// How many objects of a kind there are.
     pub(super) fn count(&self, kind: Kind) -> usize {
-        self.shelves.names(kind).count()
+        let names = self.shelves.names(kind);
+        match names.size_hint() {
+            (low, Some(high)) if low == high => low,
+            _ => names.count(),
+        }
     }
 
     /// Replaces what a front end has to say about what it could not hand over as objects.

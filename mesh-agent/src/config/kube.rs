@@ -50,7 +50,7 @@ use self::{
 };
 
 /// News that may wait for the collector; a page counts as one.
-const INPUTS: usize = 64;
+const INPUTS: usize = 4;
 
 /// How long `analyze` waits for the server.
 const ANALYZE: Duration = Duration::from_secs(30);

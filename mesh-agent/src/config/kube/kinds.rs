@@ -100,14 +100,19 @@ mod tests {
         let allowed = include_str!("../../../../deploy/agent-rbac.yaml");
         for Wanted { kind, group, .. } in wanted() {
             let name = kind.as_str().to_lowercase();
-            let plural = name.strip_suffix('y').map_or(format!("{name}s"), |stem| format!("{stem}ies"));
+            let plural = name
+                .strip_suffix('y')
+                .map_or(format!("{name}s"), |stem| format!("{stem}ies"));
             let mut rules = allowed.split("- apiGroups: ");
             let of_group = |rule: &str| {
                 let groups = rule.lines().next().unwrap_or_default();
                 groups == format!("[{group}]") || (group.is_empty() && groups == "[\"\"]")
             };
             let named = rules.any(|rule| {
-                of_group(rule) && rule.split(|c: char| !c.is_alphanumeric()).any(|word| word == plural)
+                of_group(rule)
+                    && rule
+                        .split(|c: char| !c.is_alphanumeric())
+                        .any(|word| word == plural)
             });
             assert!(named, "{plural} of {group:?} are in no rule");
         }
