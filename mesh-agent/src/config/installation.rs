@@ -184,6 +184,8 @@ mod tests {
 
     const GONE: &str = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure",
         "message":"gone","reason":"NotFound","code":404}"#;
+    const BROKEN: &str = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure",
+        "message":"no quorum","reason":"InternalError","code":500}"#;
     const DENIED: &str = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure",
         "message":"no","reason":"Forbidden","code":403}"#;
 
@@ -236,7 +238,7 @@ mod tests {
         let going = r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"mesh-system",
             "deletionTimestamp":"2026-01-01T00:00:00Z"}}"#;
         check_leaving((2, 200, going), Some(true)).await;
-        check_leaving((0, 500, GONE), None).await;
+        check_leaving((0, 500, BROKEN), None).await;
     }
 
     #[tokio::test]
