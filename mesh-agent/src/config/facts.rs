@@ -147,8 +147,6 @@ pub(super) struct Stored<T> {
     pub(super) revision: Revision,
     /// The parents of that state, if it is a route's.
     pub(super) parents: Vec<ParentFacts>,
-    /// That state was rejected.
-    pub(super) rejected: bool,
 }
 
 /// All objects of one kind, by namespace and name.
@@ -175,7 +173,6 @@ impl<T: PartialEq> Shelf<T> {
             problems: Vec::new(),
             revision: Revision::default(),
             parents: Vec::new(),
-            rejected: false,
         });
         // A new version alone says nothing: it may be a status that we wrote ourselves.
         let other = |revision: &Revision| {
@@ -198,7 +195,6 @@ impl<T: PartialEq> Shelf<T> {
         stored.problems = findings.problems;
         stored.revision = findings.revision;
         stored.parents = findings.parents;
-        stored.rejected = findings.rejected;
         change
     }
 

@@ -165,21 +165,16 @@ impl<'a> Judge<'a> {
         stored: &'a Stored<RouteFacts>,
         parent: &'a ParentFacts,
     ) -> Vec<Condition> {
-        let faults = || {
-            list(
-                self.problems_of(key)
-                    .iter()
-                    .copied()
-                    .filter(|one| one.code == code::SCHEMA),
-            )
-        };
+        // Of a state that was rejected, here or before it was even an object.
+        let problems = self.problems_of(key).iter().copied();
+        let faults = list(problems.filter(|one| one.code == code::SCHEMA));
         let Some(route) = &stored.facts else {
-            return vec![condition("Accepted", false, "UnsupportedValue", faults())];
+            return vec![condition("Accepted", false, "UnsupportedValue", faults)];
         };
         let mut conditions = vec![self.accepted(route, parent), self.resolved(route)];
         let broken = refusals(route);
-        if stored.rejected {
-            let text = format!("Fall Back: {}", faults());
+        if !faults.is_empty() {
+            let text = format!("Fall Back: {faults}");
             conditions.push(condition(
                 "PartiallyInvalid",
                 true,

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::nodes::Applied;
-use crate::config::{Conditions, ObjectKey, ObjectStatus};
+use crate::config::{Conditions, Kind, ObjectKey, ObjectStatus};
 
 /// How long nodes may take to apply a change before it is said which one lags.
 const LAGGING: Duration = Duration::from_secs(10);
@@ -37,8 +37,8 @@ pub(super) struct Book {
     known: BTreeMap<ObjectKey, Known>,
     /// To be written.
     due: BTreeSet<ObjectKey>,
-    /// Not yet applied everywhere, as far as was said.
-    unsettled: BTreeSet<ObjectKey>,
+    /// Not yet applied everywhere, as far as was said: by kind, the oldest versions first.
+    unsettled: BTreeSet<(Kind, u64, ObjectKey)>,
 }
 
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Book {
         let present: BTreeSet<&ObjectKey> = statuses.iter().map(|status| &status.key).collect();
         self.known.retain(|key, _| present.contains(key));
         self.due.retain(|key| present.contains(key));
-        self.unsettled.retain(|key| present.contains(key));
+        self.unsettled.retain(|(.., key)| present.contains(key));
         for status in statuses {
             self.adopt_one(status, now);
         }
@@ -81,6 +81,9 @@ impl Book {
             }
             None => {
                 let last = self.known.remove(key);
+                if let Some(version) = last.as_ref().and_then(|last| last.version) {
+                    self.unsettled.remove(&(key.kind, version, key.clone()));
+                }
                 let version = status.revision.resource_version.parse().ok();
                 let known = Known {
                     want: Want {
@@ -97,8 +100,8 @@ impl Book {
                     not_before: now,
                 };
                 self.known.insert(key.clone(), known);
-                if version.is_some() {
-                    self.unsettled.insert(key.clone());
+                if let Some(version) = version {
+                    self.unsettled.insert((key.kind, version, key.clone()));
                 }
             }
         }
@@ -117,21 +120,37 @@ impl Book {
 
     /// Looks how far the nodes are, where that is still open.
     pub(super) fn look(&mut self, now: Instant, applied: impl Fn(&str, u64) -> Applied) {
-        for key in self.unsettled.clone() {
-            let Some(known) = self.known.get_mut(&key) else {
+        let (mut settled, mut said) = (Vec::new(), Vec::new());
+        // A kind's versions are applied in order: behind one that is not, none is.
+        let mut behind = None;
+        for entry @ (kind, version, key) in &self.unsettled {
+            let Some(known) = self.known.get_mut(key) else {
                 continue;
             };
-            let reached = applied(key.kind.as_str(), known.version.unwrap_or_default());
+            let is_lagging = now >= known.lagging_at;
+            if behind == Some(*kind) && !is_lagging {
+                continue;
+            }
+            let reached = applied(kind.as_str(), *version);
             if reached.of > 0 && reached.nodes == reached.of {
                 // For this generation that is the last word: nodes that join later start with it.
-                self.unsettled.remove(&key);
-                known.want.applied = Some(reached);
-            } else if reached.of > 0 && now >= known.lagging_at {
-                known.want.applied = Some(reached);
+                settled.push(entry.clone());
+            } else {
+                behind = Some(*kind);
+                if reached.of == 0 || !is_lagging {
+                    continue;
+                }
                 known.patience *= 2;
                 known.lagging_at = now + known.patience;
             }
-            self.mark(&key);
+            known.want.applied = Some(reached);
+            said.push(key.clone());
+        }
+        for entry in &settled {
+            self.unsettled.remove(entry);
+        }
+        for key in &said {
+            self.mark(key);
         }
     }
 
@@ -146,7 +165,8 @@ impl Book {
     /// When there may be something to do although nothing has changed.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let due = self.due.iter().filter_map(|key| self.known.get(key));
-        let unsettled = self.unsettled.iter().filter_map(|key| self.known.get(key));
+        let unsettled = self.unsettled.iter();
+        let unsettled = unsettled.filter_map(|(.., key)| self.known.get(key));
         let writes = due.map(|known| known.not_before);
         writes.chain(unsettled.map(|known| known.lagging_at)).min()
     }
@@ -181,8 +201,10 @@ impl Book {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
-    use crate::config::{Condition, Kind, Revision};
+    use crate::config::{Condition, Revision};
 
     fn key() -> ObjectKey {
         ObjectKey {
@@ -248,6 +270,28 @@ mod tests {
         assert_eq!(write_all(&mut book, start + LAGGING * 9), 0);
         book.adopt(&[status(2, "20", "a")], start);
         assert_eq!(write_all(&mut book, start), 1);
+    }
+
+    #[test]
+    fn of_many_that_are_not_applied_only_the_oldest_is_asked_about() {
+        let (mut book, start) = (Book::default(), Instant::now());
+        let many: Vec<ObjectStatus> = (0..1000_u32)
+            .map(|number| {
+                let mut one = status(1, &(1000 + number).to_string(), "a");
+                one.key.name = format!("web-{number}");
+                one
+            })
+            .collect();
+        book.adopt(&many, start);
+        let asked = Cell::new(0);
+        let mut upto = |frontier: u64| {
+            book.look(start, |_, version| {
+                asked.set(asked.get() + 1);
+                reached(if version <= frontier { 3 } else { 2 }, 3)
+            });
+            asked.take()
+        };
+        assert_eq!([upto(0), upto(0), upto(1009), upto(1009)], [1, 1, 11, 1]);
     }
 
     #[test]

@@ -38,6 +38,9 @@ const FIELD_MANAGER: &str = "mesh-agent-control";
 /// Writes per second at most, and at once.
 const PACE: (Duration, u32) = (Duration::from_millis(50), 50);
 
+/// How often nodes are asked about at most.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
 /// How long one request may take.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -112,7 +115,7 @@ where
     let mut pace = Pace::new(PACE.0, PACE.1);
     let statuses = Arc::clone(&sources.statuses.borrow_and_update());
     book.adopt(&statuses, now());
-    let mut led = false;
+    let (mut led, mut news, mut look_at) = (false, true, now());
     loop {
         let leading = sources.leadership.borrow_and_update().leading;
         if leading && !led {
@@ -120,36 +123,49 @@ where
             book.forget_written();
         }
         led = leading;
-        let mut wake_at = None;
-        if leading {
+        if leading && now() >= look_at {
             book.look(now(), &sources.applied);
-            wake_at = match book.next(now()) {
-                None => book.wake_at(),
-                Some((key, want)) => match pace.take(now()) {
-                    Ok(()) => {
-                        write_one(&objects, &mut book, key, want).await;
-                        Some(now())
-                    }
-                    Err(later) => Some(later),
-                },
-            };
+            (news, look_at) = (false, now() + LOOK_EVERY);
         }
+        let wake_at = if leading {
+            let more = write_next(&objects, &mut book, &mut pace).await;
+            // Who lags shows when nodes are looked at.
+            let later = book.wake_at().map(|at| at.max(look_at));
+            let look = news.then_some(look_at);
+            more.or(later).into_iter().chain(look).min()
+        } else {
+            None
+        };
         // Cancel-safe: watches keep what they have to say, and the time is computed anew.
         let open = tokio::select! {
             biased;
             changed = sources.statuses.changed() => {
                 let statuses = Arc::clone(&sources.statuses.borrow_and_update());
                 book.adopt(&statuses, now());
+                news = true;
                 changed.is_ok()
             }
             changed = sources.leadership.changed() => changed.is_ok(),
-            changed = sources.reports.changed(), if leading => changed.is_ok(),
+            changed = sources.reports.changed(), if leading => {
+                news = true;
+                changed.is_ok()
+            }
             () = sleep_until(wake_at) => true,
         };
         if !open {
             return;
         }
     }
+}
+
+/// Writes one status that is due, if one is; returns when the next may be written.
+async fn write_next(objects: &impl Objects, book: &mut Book, pace: &mut Pace) -> Option<Instant> {
+    let (key, want) = book.next(now())?;
+    if let Err(later) = pace.take(now()) {
+        return Some(later);
+    }
+    write_one(objects, book, key, want).await;
+    Some(now())
 }
 
 fn now() -> Instant {
