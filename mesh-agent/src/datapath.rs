@@ -39,7 +39,6 @@ mod sys;
 
 use std::{
     collections::HashSet,
-    io,
     net::{IpAddr, SocketAddr, TcpListener},
     os::fd::OwnedFd,
     path::PathBuf,
