@@ -12,7 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -28,6 +28,7 @@ mod ca;
 mod custody;
 mod issue;
 mod keep;
+mod lasting;
 mod remote;
 mod roots;
 mod rotate;
@@ -35,7 +36,7 @@ mod signer;
 mod tls;
 mod verify;
 
-use self::issue::{Fresh, Issued};
+use self::issue::Issued;
 pub use self::{
     ca::{AuthorityError, CertificateAuthority},
     issue::{Answer, Authority, Chain, IssueError},
@@ -47,9 +48,6 @@ pub use self::{
     verify::{PeerError, peer, refusal},
 };
 use crate::{model::SpiffeId, tasks::Tasks};
-
-/// A certificate that survived a restart is deleted if nobody wants it for this long.
-const UNWANTED_FOR: Duration = Duration::from_secs(600);
 
 /// Why there is no TLS for an identity, or none with a peer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -289,15 +287,6 @@ impl Identities {
         self.0.core.change_trust(|trust| trust.added = roots);
     }
 
-    /// Deletes what is kept over a restart, and keeps nothing from now on: the node leaves the mesh.
-    pub fn keep_nothing(&self) {
-        let keep = &self.0.core.keep;
-        let keep = keep.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(keep) = keep {
-            keep.clear();
-        }
-    }
-
     /// All identities, in order.
     pub fn list(&self) -> Vec<CertificateView> {
         let table = self.0.core.table.borrow();
@@ -361,74 +350,6 @@ impl Core {
         });
     }
 
-    /// Makes what was kept of `identity` the live one; returns how long it is valid.
-    fn restore(&self, identity: &SpiffeId) -> Option<Duration> {
-        let issued = self.kept().remove(identity)?;
-        let left = issued.not_after.duration_since(SystemTime::now()).ok()?;
-        let store = Arc::clone(&self.table.borrow().trust.store);
-        match self.live(identity, issued, store) {
-            Ok(live) => {
-                tracing::info!(%identity, serial = live.issued.serial, "certificate kept over the restart");
-                self.table.send_modify(|table| {
-                    let entry = table.entries.entry(identity.clone()).or_default();
-                    entry.live = Some(Arc::new(live));
-                });
-                Some(left)
-            }
-            Err(error) => {
-                tracing::warn!(%identity, %error, "a kept certificate is of no use");
-                None
-            }
-        }
-    }
-
-    /// Keeps a new certificate, if anything is kept at all.
-    async fn keep(&self, identity: &SpiffeId, fresh: Fresh) -> Issued {
-        let Fresh { issued, pkcs8 } = fresh;
-        if let Some(keep) = self.keeper() {
-            let of = identity.clone();
-            let key = Arc::clone(&issued.key);
-            let store = move || keep.store(&of, &key.cert, &pkcs8);
-            let stored = self.tasks.blocking("keep certificate", store).await;
-            if let Some(Err(error)) = stored {
-                tracing::warn!(%identity, %error, "the certificate cannot be kept over a restart");
-            }
-        }
-        issued
-    }
-
-    /// Deletes what is kept of an identity that nobody wants any more.
-    fn unkeep(&self, identity: &SpiffeId) {
-        self.kept().remove(identity);
-        if let Some(keep) = self.keeper() {
-            keep.remove(identity);
-        }
-    }
-
-    /// Deletes what survived a restart and nobody wanted for a while.
-    fn sweep_kept(&self) {
-        if self.started.elapsed() < UNWANTED_FOR {
-            return;
-        }
-        let unwanted = std::mem::take(&mut *self.kept());
-        for identity in unwanted.keys() {
-            self.unkeep(identity);
-        }
-    }
-
-    fn keeper(&self) -> Option<Keep> {
-        let keep = self.keep.lock().unwrap_or_else(PoisonError::into_inner);
-        keep.clone()
-    }
-
-    fn kept(&self) -> MutexGuard<'_, BTreeMap<SpiffeId, Issued>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn has_certificate(&self, identity: &SpiffeId) -> bool {
-        self.table.borrow().live(identity).is_ok()
-    }
-
     /// Changes the roots; what is live is made anew with them.
     fn change_trust(&self, change: impl FnOnce(&mut Trust)) {
         let changed = self.table.send_if_modified(|table| {
@@ -453,13 +374,8 @@ impl Core {
             }
             true
         });
-        if let Some(keep) = self.keeper().filter(|_| changed) {
-            let Trust { added, issuers, .. } = self.table.borrow().trust.clone();
-            let mut roots = added;
-            roots.extend(issuers);
-            if let Err(error) = keep.store_roots(&roots) {
-                tracing::warn!(%error, "the roots cannot be kept over a restart");
-            }
+        if changed {
+            self.keep_roots();
         }
     }
 
