@@ -2,7 +2,8 @@
 
 //! Takes in the news of all kinds and publishes them as one.
 //!
-//! The one task that has the index. A list is marked and swept: what was not in it is deleted at
+//! The one task that has the index. One object is taken in and out by `collect/object.rs`; what is
+//! told of it all is in `collect/tell.rs`. A list is marked and swept: what was not in it is deleted at
 //! its end, and nothing before. The first snapshot is published once every kind that is there was
 //! read in full, or, if that takes too long, with what the disk has; from then on changes are
 //! published when nothing came for a moment.
@@ -16,7 +17,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use serde_json::Value;
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::{Instant, sleep_until, timeout},
@@ -27,16 +27,17 @@ use super::{
         frontier::Frontier,
         index::Index,
         object::{Kind, ObjectKey},
-        problem::{Origin, Problem, Severity, code},
+        problem::{Origin, Problem},
         read,
-        source::{KindState, SourceKind, SourceState},
+        source::{KindState, SourceState},
     },
     discover::DEFINITIONS,
     journal::{Journal, Replay},
-    parse::Item,
-    prune,
     watcher::{Input, Message, News},
 };
+
+mod object;
+mod tell;
 
 /// Changes are published after so long without another one.
 const QUIET: Duration = Duration::from_millis(5);
@@ -49,9 +50,6 @@ const DISK_AFTER: Duration = Duration::from_secs(3);
 
 /// How often the state of the source is made anew while nothing happens to it.
 const STATE: Duration = Duration::from_secs(1);
-
-/// How often the disk is told that what it has is true.
-const ALIVE: Duration = Duration::from_secs(30);
 
 /// Where objects come from.
 const PLACE: &str = "the Kubernetes API";
@@ -346,48 +344,6 @@ impl Collector {
         self.judge();
     }
 
-    /// Takes in an object; whether it counts.
-    fn apply(&mut self, item: Item) -> bool {
-        let Item {
-            key,
-            mut value,
-            version,
-        } = item;
-        if key.kind == Kind::Pod && !is_of_use(&mut value, &self.parts.node) {
-            return false;
-        }
-        let text = self.parts.journal.is_some().then(|| value.clone());
-        match read::from_server(key.kind, &key, value) {
-            Ok(object) => {
-                self.words |= self.broken.remove(&key).is_some();
-                let is_new = self.parts.index.apply(object, self.origin.clone());
-                if let (Some(journal), Some(text), true) = (&self.parts.journal, text, is_new) {
-                    journal.put(&key, &text);
-                }
-            }
-            Err(faults) => {
-                let origin = Origin {
-                    place: format!("{PLACE}, resourceVersion {version}").into(),
-                    line: None,
-                };
-                let problem = |fault: read::Fault| fault.problem(&key, origin.clone(), "");
-                let problems: Vec<Problem> = faults.into_iter().map(problem).collect();
-                self.words |= self.broken.get(&key) != Some(&problems);
-                self.broken.insert(key, problems);
-            }
-        }
-        true
-    }
-
-    fn delete(&mut self, key: &ObjectKey) {
-        self.words |= self.broken.remove(key).is_some();
-        if self.parts.index.delete(key)
-            && let Some(journal) = &self.parts.journal
-        {
-            journal.delete(key);
-        }
-    }
-
     /// A list is complete: deletes what was not in it.
     fn sweep(&mut self, kind: Kind, version: &str) {
         let Some(read) = self.reads.get_mut(&kind) else {
@@ -426,120 +382,6 @@ impl Collector {
             self.tell_state();
         }
     }
-
-    fn publish(&mut self) {
-        let first = !std::mem::replace(&mut self.published, true);
-        if self.words || first {
-            let problems = self.problems();
-            self.parts.index.set_front_end_problems(problems);
-        }
-        if self.is_changed() {
-            self.words = false;
-            let before = self.parts.index.generation();
-            self.parts.index.publish();
-            let generation = self.parts.index.generation();
-            if first && let Some(as_of) = self.disk_as_of {
-                let age = SystemTime::now().duration_since(as_of).unwrap_or_default();
-                tracing::warn!(
-                    generation,
-                    age_seconds = age.as_secs(),
-                    "the API server does not answer: configuration is from disk"
-                );
-            } else if generation != before {
-                tracing::info!(generation, "configuration changed");
-            }
-        }
-        if first {
-            self.tell_state();
-        }
-        self.tell_frontier();
-    }
-
-    fn tell_frontier(&self) {
-        let versions = self.reads.iter().filter(|(kind, _)| **kind != DEFINITIONS);
-        let versions: BTreeMap<&'static str, u64> = versions
-            .filter_map(|(kind, read)| Some((kind.as_str(), read.version?)))
-            .collect();
-        let generation = self.parts.index.generation();
-        self.parts.frontier.send_if_modified(|frontier| {
-            let changed = frontier.generation != generation || frontier.versions != versions;
-            frontier.generation = generation;
-            frontier.versions = versions;
-            changed
-        });
-    }
-
-    /// What is wrong, but not with an object in the index.
-    fn problems(&self) -> Vec<Problem> {
-        let mut problems: Vec<Problem> = self.broken.values().flatten().cloned().collect();
-        let unread = |what: String, fix: &str| Problem {
-            severity: Severity::Error,
-            code: code::UNREADABLE,
-            object: None,
-            origin: self.origin.clone(),
-            field: String::new(),
-            text: format!("{what}; what was read before stays in force"),
-            fix: fix.to_owned(),
-        };
-        for (kind, read) in &self.reads {
-            if let Some(error) = &read.state.error {
-                let what = format!("{} cannot be read: {error}", kind.as_str());
-                let fix = "see that the API server runs and lets the agent list and watch them";
-                problems.push(unread(what, fix));
-            }
-        }
-        if let Some(error) = &self.undiscovered {
-            let what = format!("the server does not say which kinds it has: {error}");
-            problems.push(unread(
-                what,
-                "see that the API server runs and can be reached",
-            ));
-        }
-        if let Some(as_of) = self.disk_as_of {
-            let age = SystemTime::now().duration_since(as_of).unwrap_or_default();
-            let what = format!(
-                "configuration is from disk: it was true {} s before the agent used it",
-                age.as_secs()
-            );
-            problems.push(unread(
-                what,
-                "see that the API server runs and can be reached",
-            ));
-        }
-        problems
-    }
-
-    fn tell_state(&mut self) {
-        self.state_at = Instant::now();
-        if let Some(journal) = &self.parts.journal
-            && self.synced
-            && self.alive_at.elapsed() >= ALIVE
-        {
-            self.alive_at = Instant::now();
-            journal.alive();
-        }
-        let kinds = self.reads.iter().map(|(kind, read)| KindState {
-            objects: self.parts.index.count(*kind),
-            ..read.state.clone()
-        });
-        let journal = self.parts.journal.as_ref();
-        let state = SourceState {
-            kind: SourceKind::Kubernetes,
-            synced: self.synced,
-            since: self.since,
-            disk_as_of: self.disk_as_of.filter(|_| self.published),
-            last_event: self.last_event,
-            disk_errors: journal.map_or(0, Journal::errors),
-            kinds: kinds.collect(),
-        };
-        self.parts.state.send_if_modified(|last| {
-            let changed = **last != state;
-            if changed {
-                *last = Arc::new(state);
-            }
-            changed
-        });
-    }
 }
 
 impl Read {
@@ -559,26 +401,4 @@ impl Read {
 
 fn is_inert(kind: Kind) -> bool {
     matches!(kind, Kind::Unenforced(_) | Kind::Unsupported(_))
-}
-
-/// Whether a pod can matter on this node: a pod of another node does once it has an address of its
-/// own. Prunes what is left.
-fn is_of_use(pod: &mut Value, node: &str) -> bool {
-    let text = |value: &Value, path: &str| {
-        let text = value.pointer(path).and_then(Value::as_str);
-        text.unwrap_or_default().to_owned()
-    };
-    if matches!(text(pod, "/status/phase").as_str(), "Succeeded" | "Failed") {
-        return false;
-    }
-    if text(pod, "/spec/nodeName") == node {
-        return true;
-    }
-    let host_network = pod.pointer("/spec/hostNetwork") == Some(&Value::Bool(true));
-    let has_address = !text(pod, "/status/podIP").is_empty();
-    if host_network || !has_address {
-        return false;
-    }
-    prune::remote_pod(pod);
-    true
 }
