@@ -12,6 +12,7 @@
 
 mod bare;
 mod enrol;
+mod outage;
 mod posts;
 mod rollout;
 mod strict;

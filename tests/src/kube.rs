@@ -59,6 +59,11 @@ impl Cluster {
         Self { directory, name }
     }
 
+    /// Where its state is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// kubectl as the administrator.
     pub fn kubectl(&self) -> Command {
         let mut kubectl = self.inside(&self.directory.join("bin/kubectl"));
