@@ -2,7 +2,7 @@
 
 //! What is written comes back, and what is damaged does not count.
 
-use std::{thread, time::Duration};
+use std::{os::unix::fs::symlink, thread, time::Duration};
 
 use serde_json::json;
 
@@ -152,13 +152,18 @@ fn a_disk_that_fails_is_counted_and_stops_nothing() {
     let (journal, _replay, _writer) = Journal::open(&dir.0, "node-a").unwrap();
     drop(journal);
     let mut writer = Writer::begin(dir.file(), "node-a").unwrap();
-    writer.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    // The path names it, too: another file there would be a successor's.
+    let aside = dir.file().with_extension("aside");
+    fs::rename(dir.file(), &aside).unwrap();
+    symlink("/dev/full", dir.file()).unwrap();
+    writer.file = OpenOptions::new().write(true).open(dir.file()).unwrap();
     writer.take(Command::Write(
         Record::put(&key("a"), &json!({})).to_bytes(),
     ));
     writer.flush();
     writer.flush();
     assert_eq!(writer.errors.load(Ordering::Relaxed), 1);
+    fs::rename(&aside, dir.file()).unwrap();
     writer.file = OpenOptions::new().append(true).open(dir.file()).unwrap();
     writer.failed_at = Instant::now().checked_sub(RETRY);
     writer.flush();
