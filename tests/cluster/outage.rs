@@ -172,7 +172,7 @@ fn an_agent_that_starts_without_the_api_server_works_from_disk() {
             }
         });
         wait::until("answers from the second version", PATIENCE, || {
-            all_from_v2(&ask)
+            all_from_v2(ask)
         });
     }
     wait::until("the agent's own words", PATIENCE, || {

@@ -359,13 +359,13 @@ async fn a_successor_is_answered_once_the_agent_has_let_go() {
     let (asked, ()) = tokio::join!(ask_to_hand_over(&served.path, &own), agent);
     asked.unwrap();
     // The place is the successor's now, and what it makes there stays.
-    let _next = loop {
+    loop {
         match serve(&served.path, served.sample.views.clone(), &Tasks::new()).await {
             Ok(()) => break,
             Err(error) => assert!(error.is_taken(), "{error}"),
         }
         tokio::task::yield_now().await;
-    };
+    }
     assert!(served.path.exists());
 }
 

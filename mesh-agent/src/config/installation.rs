@@ -70,8 +70,8 @@ impl Installation {
 
     /// Whether it is going away or leaving this node; `None` if that cannot be told.
     pub async fn is_leaving(&self) -> Option<bool> {
-        // Cancel-safe: nothing but questions.
-        match tokio::time::timeout(PATIENCE, self.look()).await {
+        // Cancel-safe: nothing but questions. On the heap, as objects are large on their way.
+        match tokio::time::timeout(PATIENCE, Box::pin(self.look())).await {
             Ok(Ok(leaving)) => {
                 self.seen.store(true, Ordering::Relaxed);
                 Some(leaving)
