@@ -16,3 +16,4 @@ mod outage;
 mod posts;
 mod rollout;
 mod strict;
+mod upgrade;
