@@ -10,6 +10,7 @@
     reason = "all of this crate is tests: a panic with its line is what they are for"
 )]
 
+mod authority;
 mod bare;
 mod enrol;
 mod outage;
