@@ -12,6 +12,7 @@
 
 mod authority;
 mod bare;
+mod early;
 mod enrol;
 mod outage;
 mod posts;
