@@ -9,7 +9,7 @@ use mesh_tests::{
 };
 
 /// Sends everything for `server` to its second version: only who is enrolled obeys.
-const ALL_TO_V2: &str = "\
+pub(crate) const ALL_TO_V2: &str = "\
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {name: server}

@@ -10,9 +10,12 @@
     reason = "all of this crate is tests: a panic with its line is what they are for"
 )]
 
+mod authority;
 mod bare;
+mod early;
 mod enrol;
 mod outage;
 mod posts;
 mod rollout;
 mod strict;
+mod upgrade;

@@ -3,33 +3,15 @@
 //! The API server stops answering: traffic goes on, and an agent that starts meanwhile works with
 //! the last good configuration from disk.
 
-use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
+use std::{fs, process::Command, thread, time::Duration};
 
 use mesh_tests::{
     command::{Ran, run, run_ok},
-    kube::{Cluster, Mesh, Namespace, PATIENCE, PodLoad, Workload},
+    kube::{Cluster, Mesh, Namespace, PATIENCE, PodLoad, PodProcess, Workload},
     wait,
 };
 
-/// Sends everything for `server` to its second version: only who has the configuration obeys.
-const ALL_TO_V2: &str = "\
-apiVersion: networking.istio.io/v1
-kind: DestinationRule
-metadata: {name: server}
-spec:
-  host: server
-  subsets:
-  - {name: v1, labels: {version: v1}}
-  - {name: v2, labels: {version: v2}}
----
-apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: server}
-spec:
-  hosts: [server]
-  http:
-  - route: [{destination: {host: server, subset: v2}}]
-";
+use crate::enrol::ALL_TO_V2;
 
 /// How long the API server is away.
 const OUTAGE: Duration = Duration::from_secs(60);
@@ -81,35 +63,20 @@ fn routed(cluster: &Cluster, name: &str) -> Namespace {
 fn all_from_v2(ask: impl Fn() -> Ran) -> Result<(), String> {
     for _ in 0..10 {
         let ran = ask();
-        if !ran.ok() || ran.stdout.contains("server-v1") {
+        if !ran.stdout.contains(" 200 server-v2 ") {
             return Err(format!("{ran:?}"));
         }
     }
     Ok(())
 }
 
-/// Processes called `name` in the cgroup of the pod with this UID.
-fn processes(uid: &str, name: &str) -> Vec<u32> {
-    let all = fs::read_dir("/proc").unwrap().flatten();
-    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid: &u32| {
-            let read = |file: &str| {
-                let path = PathBuf::from(format!("/proc/{pid}/{file}"));
-                // It may have ended since it was listed.
-                fs::read_to_string(path).unwrap_or_default()
-            };
-            read("comm").trim_end() == name && read("cgroup").contains(uid)
-        })
-        .collect()
-}
-
 #[test]
 fn traffic_goes_on_while_the_api_server_is_silent() {
     let cluster = Cluster::here();
-    let mesh = Mesh::on(&cluster);
+    Mesh::on(&cluster);
     let namespace = routed(&cluster, "outage");
-    let load = PodLoad::start(&namespace, "deployment/client", "http://server/", 4);
-    thread::sleep(Duration::from_secs(2));
+    let client = PodProcess::application(&namespace.field_of("client", "metadata.uid"));
+    let load = PodLoad::beside(client, "http://server/", 4);
     {
         let _silent = Silent::api_server(&cluster);
         thread::sleep(OUTAGE);
@@ -127,7 +94,7 @@ fn traffic_goes_on_while_the_api_server_is_silent() {
         let ask = || namespace.get("deployment/client", "http://server/", 1);
         match all_from_v2(ask) {
             Err(_) => Ok(()),
-            Ok(()) => Err(mesh.describe()),
+            Ok(()) => Err("still all from the second version"),
         }
     });
 }
@@ -140,33 +107,20 @@ fn an_agent_that_starts_without_the_api_server_works_from_disk() {
     let agent = mesh.agent_on(&cluster.nodes()[0]);
     let uid_of = "jsonpath={.metadata.uid}";
     let uid = mesh.run(&["get", &agent, "--output", uid_of]).stdout;
-    let client = namespace.ok(&[
-        "get",
-        "pods",
-        "--selector=app=client",
-        "--output=jsonpath={.items[0].metadata.uid}",
-    ]);
-    let address = namespace.ok(&[
-        "get",
-        "service",
-        "server",
-        "--output=jsonpath={.spec.clusterIP}",
-    ]);
-    let client = processes(&client, "applications")[0].to_string();
+    let client = PodProcess::application(&namespace.field_of("client", "metadata.uid"));
     // As the client would, without the API server's help.
-    let ask = || -> Ran {
-        let mut command = Command::new("nsenter");
-        command.args(["--net", "--target", &client, "--"]);
-        command.arg(format!("/proc/{client}/root/applications"));
-        run(command.args(["get", &format!("http://{address}/"), "1"]))
+    let ask = || {
+        run(client
+            .beside("/applications")
+            .args(["get", "http://server/", "1"]))
     };
-    let before = processes(&uid, "mesh-agent");
+    let before = PodProcess::all(&uid, "/mesh-agent run ");
     assert_eq!(before.len(), 1, "{uid}: {before:?}");
     {
         let _silent = Silent::api_server(&cluster);
-        run_ok(Command::new("kill").args(["-KILL", &before[0].to_string()]));
+        before[0].kill();
         wait::until("another agent", PATIENCE, || {
-            match processes(&uid, "mesh-agent") {
+            match PodProcess::all(&uid, "/mesh-agent run ") {
                 fresh if fresh.len() == 1 && fresh != before => Ok(()),
                 other => Err(format!("{other:?}")),
             }

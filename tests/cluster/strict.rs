@@ -4,7 +4,8 @@
 
 use mesh_tests::kube::{Cluster, Forward, Mesh, Namespace, Workload};
 
-const STRICT: &str = "\
+/// Closes a namespace to plaintext.
+pub(crate) const STRICT: &str = "\
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: default}
@@ -13,7 +14,7 @@ spec: {mtls: {mode: STRICT}}
 
 /// A namespace that is enrolled and closed to plaintext.
 #[track_caller]
-fn closed(cluster: &Cluster, name: &str) -> Namespace {
+pub(crate) fn closed(cluster: &Cluster, name: &str) -> Namespace {
     let namespace = Namespace::create(cluster, name);
     namespace.label("istio-injection=enabled");
     namespace.apply(STRICT);

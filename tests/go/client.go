@@ -63,18 +63,25 @@ func websocketEcho(arguments []string) error {
 	}
 	defer connection.Close()
 	for turn := range count {
-		said := fmt.Sprint("message ", turn)
-		if err := websocket.Message.Send(connection, said); err != nil {
+		if err := say(connection, fmt.Sprint("message ", turn)); err != nil {
 			return err
-		}
-		var heard string
-		if err := websocket.Message.Receive(connection, &heard); err != nil {
-			return err
-		}
-		if heard != said {
-			return fmt.Errorf("said %q, heard %q", said, heard)
 		}
 	}
 	fmt.Println(count, "echoed")
+	return nil
+}
+
+// say sends a message and expects it back.
+func say(connection *websocket.Conn, said string) error {
+	if err := websocket.Message.Send(connection, said); err != nil {
+		return err
+	}
+	var heard string
+	if err := websocket.Message.Receive(connection, &heard); err != nil {
+		return err
+	}
+	if heard != said {
+		return fmt.Errorf("said %q, heard %q", said, heard)
+	}
 	return nil
 }

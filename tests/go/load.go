@@ -10,12 +10,45 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/net/websocket"
 )
 
 // load asks for a URL on a number of keep-alive connections, one request after the other on each, until standard
 // input ends. It prints "COUNT STATUS NAME" lines for what was answered and "COUNT failed: ERROR" lines.
-func load(arguments []string) error {
-	connections, err := number(arguments[1])
+func load(arguments []string) error { return ask(arguments, false) }
+
+// short is load with a new connection for each request.
+func short(arguments []string) error { return ask(arguments, true) }
+
+func ask(arguments []string, short bool) error {
+	return repeat(arguments[1], func() func() string {
+		transport := &http.Transport{MaxConnsPerHost: 1, DisableKeepAlives: short}
+		client := &http.Client{Transport: transport, Timeout: 20 * time.Second}
+		return func() string { return answer(client, arguments[0]) }
+	})
+}
+
+// hold keeps a number of WebSockets open and says something on each now and then, until standard input ends: a
+// connection that is lost is not opened again, and all that would have been said on it fails.
+func hold(arguments []string) error {
+	return repeat(arguments[1], func() func() string {
+		connection, err := websocket.Dial(arguments[0], "", "http://lab.example/")
+		return func() string {
+			if err == nil {
+				err = say(connection, "still there")
+			}
+			if err != nil {
+				return "failed: " + err.Error()
+			}
+			return "200 still there"
+		}
+	})
+}
+
+// repeat does what start returns, again and again in a number of goroutines, until standard input ends.
+func repeat(count string, start func() func() string) error {
+	clients, err := number(count)
 	if err != nil {
 		return err
 	}
@@ -25,32 +58,32 @@ func load(arguments []string) error {
 		close(stop)
 	}()
 	var (
-		seen    = tally{}
-		lock    sync.Mutex
-		clients sync.WaitGroup
+		seen  = tally{}
+		lock  sync.Mutex
+		group sync.WaitGroup
 	)
-	for range connections {
-		clients.Go(func() {
-			client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}, Timeout: 20 * time.Second}
+	for range clients {
+		group.Go(func() {
+			once := start()
 			for {
 				select {
 				case <-stop:
 					return
 				case <-time.After(2 * time.Millisecond):
 				}
-				answer := ask(client, arguments[0])
+				answer := once()
 				lock.Lock()
 				seen[answer]++
 				lock.Unlock()
 			}
 		})
 	}
-	clients.Wait()
+	group.Wait()
 	seen.print()
 	return nil
 }
 
-func ask(client *http.Client, url string) string {
+func answer(client *http.Client, url string) string {
 	response, err := client.Get(url)
 	if err != nil {
 		return "failed: " + strings.ReplaceAll(err.Error(), "\n", " ")

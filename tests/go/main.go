@@ -13,6 +13,8 @@ const usage = `usage:
   apps serve ADDRESS NAME          HTTP (any path, /ws) and gRPC on one port
   apps get URL COUNT               GETs on one keep-alive connection; prints "STATUS BODY" counts
   apps load URL CONNECTIONS        GETs until standard input ends; prints "STATUS NAME" counts and failures
+  apps short URL CLIENTS           the same with a connection for each GET
+  apps hold URL CONNECTIONS        WebSocket messages, echoed, until standard input ends; counts and failures
   apps unary ADDRESS COUNT         gRPC unary calls; prints server name counts
   apps stream ADDRESS COUNT        one bidirectional gRPC stream with COUNT messages each way
   apps websocket URL COUNT         COUNT WebSocket messages, echoed
@@ -20,7 +22,8 @@ const usage = `usage:
 
 func main() {
 	commands := map[string]func([]string) error{
-		"serve": serve, "get": get, "load": load, "unary": unary, "stream": stream, "websocket": websocketEcho,
+		"serve": serve, "get": get, "load": load, "short": short, "hold": hold,
+		"unary": unary, "stream": stream, "websocket": websocketEcho,
 	}
 	if len(os.Args) != 4 || commands[os.Args[1]] == nil {
 		fmt.Fprint(os.Stderr, usage)

@@ -23,10 +23,12 @@ pub mod forward;
 pub mod install;
 pub mod load;
 pub mod namespace;
+pub mod process;
 pub mod workload;
 
 pub use self::{
-    forward::Forward, install::Mesh, load::PodLoad, namespace::Namespace, workload::Workload,
+    forward::Forward, install::Mesh, load::PodLoad, namespace::Namespace, process::PodProcess,
+    workload::Workload,
 };
 
 /// How long something in a cluster may take on a busy machine.

@@ -13,6 +13,9 @@ use crate::command::{Ran, run, run_ok};
 /// Where the installation is.
 pub const NAMESPACE: &str = "mesh-system";
 
+/// The agents' pods.
+const AGENTS: &str = "--selector=app.kubernetes.io/name=mesh-agent";
+
 /// The mesh in a cluster. It stays installed for the next test.
 pub struct Mesh {
     cluster: Cluster,
@@ -47,6 +50,26 @@ impl Mesh {
         }
     }
 
+    /// Waits until agents that are not in `before` are ready on all nodes and the others have been
+    /// told to go. `kubectl rollout status` waits until they are gone, too: as long as the oldest of
+    /// their connections.
+    #[track_caller]
+    pub fn wait_for_successors(&self, before: &[String]) {
+        let template = "--output=go-template={{range .items}}{{if not .metadata.deletionTimestamp}}\
+                        pod/{{.metadata.name}}{{range .status.conditions}}{{if eq .type \"Ready\"}} \
+                        {{.status}}{{end}}{{end}}{{\"\\n\"}}{{end}}{{end}}";
+        let is_done = |listed: &str| {
+            let is_new = |line: &str| {
+                let (pod, ready) = line.split_once(' ').unwrap_or_default();
+                ready == "True" && !before.iter().any(|old| old == pod)
+            };
+            listed.lines().count() == before.len() && listed.lines().all(is_new)
+        };
+        let words = ["--namespace", NAMESPACE, "get", "pods", AGENTS, template];
+        self.cluster
+            .until("the agents' successors to be ready", &words, is_done);
+    }
+
     /// kubectl in the installation's namespace.
     #[track_caller]
     pub fn run(&self, words: &[&str]) -> Ran {
@@ -54,17 +77,35 @@ impl Mesh {
         run(kubectl.args(["--namespace", NAMESPACE]).args(words))
     }
 
-    /// The name of the agent's pod on `node`.
+    /// The name of the agent's pod on `node`: not of a predecessor whose connections are ending.
     #[track_caller]
     pub fn agent_on(&self, node: &str) -> String {
         let field = format!("--field-selector=spec.nodeName={node},status.phase=Running");
-        let ran = self.run(&["get", "pods", &field, "--output=name"]);
-        let mut pods = ran.stdout.lines().filter(|pod| {
-            pod.starts_with("pod/mesh-agent-") && !pod.starts_with("pod/mesh-agent-control-")
-        });
-        let pod = pods.next();
-        pod.unwrap_or_else(|| panic!("no agent on {node}: {}", self.describe()))
+        let names = "--output=go-template={{range .items}}{{if not .metadata.deletionTimestamp}}\
+                     pod/{{.metadata.name}}{{\"\\n\"}}{{end}}{{end}}";
+        let ran = self.run(&["get", "pods", &field, AGENTS, names]);
+        let pod = ran.stdout.lines().next();
+        pod.unwrap_or_else(|| panic!("no agent on {node}: {ran:?}\n{}", self.describe()))
             .to_owned()
+    }
+
+    /// What the agent on `node` says of itself and its pods.
+    #[track_caller]
+    pub fn status(&self, node: &str) -> serde_json::Value {
+        let ran = self.agent(node, &["status", "-o", "json"]);
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"))
+    }
+
+    /// Lines of the access log of the agent on `node` that name `address`.
+    #[track_caller]
+    pub fn access_log(&self, node: &str, address: &str) -> Vec<String> {
+        let ran = self.run(&["logs", &self.agent_on(node), "--since=120s"]);
+        let lines = ran
+            .stdout
+            .lines()
+            .filter(|line| line.contains("\taccess\t"));
+        let named = lines.filter(|line| line.contains(&format!("{address}:")));
+        named.map(str::to_owned).collect()
     }
 
     /// Runs the agent's command line on `node`, in its pod.

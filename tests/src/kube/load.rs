@@ -8,10 +8,10 @@
 
 use std::{
     collections::BTreeMap,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
 };
 
-use super::{Namespace, end};
+use super::{Namespace, PodProcess, end};
 
 /// Load that is running.
 pub struct PodLoad {
@@ -55,14 +55,33 @@ impl PodLoad {
     /// Starts `connections` clients in a pod of `target` that ask for `url`.
     #[track_caller]
     pub fn start(namespace: &Namespace, target: &str, url: &str, connections: u32) -> Self {
-        let mut kubectl = namespace.kubectl();
+        Self::of(namespace, target, "load", url, connections)
+    }
+
+    /// The same with another kind of client than `load`: `short` or `hold`.
+    #[track_caller]
+    pub fn of(ns: &Namespace, target: &str, kind: &str, url: &str, connections: u32) -> Self {
+        let mut kubectl = ns.kubectl();
         kubectl.args(["exec", "--stdin", target, "--"]);
-        kubectl.args(["/applications", "load", url, &connections.to_string()]);
-        kubectl.stdin(Stdio::piped()).stdout(Stdio::piped());
-        kubectl.stderr(Stdio::piped());
+        kubectl.args(["/applications", kind, url, &connections.to_string()]);
+        Self::spawn(kubectl, format!("{kind} on {url} from {target}"))
+    }
+
+    /// Starts it beside a process of a pod, so that it needs no API server.
+    #[track_caller]
+    pub fn beside(process: PodProcess, url: &str, connections: u32) -> Self {
+        let mut command = process.beside("/applications");
+        command.args(["load", url, &connections.to_string()]);
+        Self::spawn(command, format!("load on {url} beside {process:?}"))
+    }
+
+    #[track_caller]
+    fn spawn(mut command: Command, what: String) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let child = command.stderr(Stdio::piped()).spawn();
         Self {
-            child: Some(kubectl.spawn().expect("kubectl starts")),
-            what: format!("load on {url} from {target}"),
+            child: Some(child.expect("kubectl and nsenter start")),
+            what,
         }
     }
 

@@ -85,6 +85,27 @@ impl Namespace {
         feed(self.kubectl().args(["apply", "-f", "-"]), manifests);
     }
 
+    /// Makes a ServiceAccount.
+    #[track_caller]
+    pub fn account(&self, name: &str) {
+        self.ok(&["create", "serviceaccount", name]);
+    }
+
+    /// A field of the first pod of `app`, as `kubectl --output=jsonpath` names it.
+    #[track_caller]
+    pub fn field_of(&self, app: &str, field: &str) -> String {
+        let selector = format!("--selector=app={app}");
+        let output = format!("--output=jsonpath={{.items[0].{field}}}");
+        self.ok(&["get", "pods", &selector, &output])
+    }
+
+    /// The address of a Service.
+    #[track_caller]
+    pub fn address_of(&self, service: &str) -> String {
+        let output = "--output=jsonpath={.spec.clusterIP}";
+        self.ok(&["get", "service", service, output])
+    }
+
     /// Starts workloads and waits until they are ready.
     #[track_caller]
     pub fn start(&self, workloads: &[&Workload]) {

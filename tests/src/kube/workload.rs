@@ -18,6 +18,7 @@ pub struct Workload {
     version: String,
     replicas: u32,
     node: Option<String>,
+    account: String,
     labels: Vec<(String, String)>,
     annotations: Vec<(String, String)>,
     service: bool,
@@ -33,6 +34,7 @@ impl Workload {
             version: "v1".to_owned(),
             replicas: 1,
             node: None,
+            account: "default".to_owned(),
             labels: Vec::new(),
             annotations: Vec::new(),
             service: true,
@@ -64,6 +66,12 @@ impl Workload {
     /// All pods on one node.
     pub fn on(mut self, node: &str) -> Self {
         self.node = Some(node.to_owned());
+        self
+    }
+
+    /// All pods with a ServiceAccount that is there already.
+    pub fn account(mut self, account: &str) -> Self {
+        self.account = account.to_owned();
         self
     }
 
@@ -122,6 +130,7 @@ spec:
       annotations: {{tests: \"\"{annotations}}}
     spec:
       {node}
+      serviceAccountName: {account}
       terminationGracePeriodSeconds: 2
       containers:
       - name: app
@@ -135,6 +144,7 @@ spec:
 ",
             name = self.name,
             replicas = self.replicas,
+            account = self.account,
             app = self.app,
             version = self.version,
             labels = pairs(&self.labels),
