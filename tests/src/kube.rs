@@ -23,11 +23,11 @@ pub mod forward;
 pub mod install;
 pub mod load;
 pub mod namespace;
-pub mod process;
+pub mod pod_pid;
 pub mod workload;
 
 pub use self::{
-    forward::Forward, install::Mesh, load::PodLoad, namespace::Namespace, process::PodProcess,
+    forward::Forward, install::Mesh, load::PodLoad, namespace::Namespace, pod_pid::PodProcess,
     workload::Workload,
 };
 

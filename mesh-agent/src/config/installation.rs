@@ -6,7 +6,7 @@
 //! for this node. Whoever uninstalls usually takes our rights away in the same moment, so being
 //! refused what was once allowed says the same.
 //!
-//! Invariant: no answer within [`PATIENCE`], or one that says nothing, is `None`.
+//! Invariant: no answer within `PATIENCE`, or one that says nothing, is `None`.
 
 use std::{
     collections::BTreeMap,
