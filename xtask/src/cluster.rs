@@ -37,7 +37,7 @@ mod remains;
 use self::node::Node;
 
 const USAGE: &str =
-    "cluster up|down|load IMAGE.tar...|kubectl ARGUMENTS..., after which [--dir DIR] [--name NAME]";
+    "cluster up|down|load|kubectl [--dir DIR] [--name NAME] [IMAGE.tar... | ARGUMENTS...]";
 
 /// How long a component may take to answer for the first time on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
