@@ -22,6 +22,7 @@ mod serve;
 mod socket;
 mod status;
 mod views;
+mod ztunnel;
 
 use std::{
     io,

@@ -7,6 +7,7 @@
 
 mod authority;
 mod control;
+mod dump;
 mod plugin;
 mod pods;
 mod source;
@@ -27,6 +28,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::{
     authority::AuthoritySettings,
     control::ControlSettings,
+    dump::{DumpFormat, DumpSettings},
     plugin::PluginSettings,
     pods::PodSettings,
     source::SourceSettings,
@@ -86,7 +88,7 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print all of it.
-    Dump(ClientSettings),
+    Dump(DumpSettings),
 }
 
 /// Flags of `run`.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     body::Body, dump, gauges, hand_over::Successor, pods, readiness, routing, status, views::Views,
+    ztunnel,
 };
 use crate::{tasks::Tasks, telemetry::exposition::CONTENT_TYPE};
 
@@ -93,13 +94,14 @@ fn answer_json(method: &Method, uri: &Uri, views: &Views, tasks: &Tasks) -> Resu
             &views.report.borrow(),
         )),
         "/problems" => Ok(dump::problems(&views.report.borrow())),
+        "/config_dump" => Ok(ztunnel::config_dump(views)),
         "/log" => log(method, &query, views),
         path => match path.strip_prefix("/proxy-config/") {
             Some(view) => proxy_config(view, &query, views),
             None => Err(unknown(
                 path,
                 "/ready, /status, /proxy-status, /proxy-config/{listeners,clusters,routes,\
-                 endpoints}?pod=, /config, /problems, /metrics, /log?level=",
+                 endpoints}?pod=, /config, /config_dump, /problems, /metrics, /log?level=",
             )),
         },
     }
