@@ -118,6 +118,10 @@ pub struct RunSettings {
     #[arg(long, value_name = "ADDRESS:PORT", default_value_t = METRICS_ADDRESS, value_parser = value::loopback)]
     pub metrics_address: SocketAddr,
 
+    /// Loopback address where `istioctl ztunnel-config` finds /config_dump [default: none].
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = value::loopback)]
+    pub ztunnel_dump_address: Option<SocketAddr>,
+
     /// Directory on a bpf file system that keeps kernel programs over a restart
     /// [default: /sys/fs/bpf/mesh-agent/NODE].
     #[arg(long, value_name = "DIR")]
