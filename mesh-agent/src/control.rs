@@ -164,11 +164,8 @@ async fn start(settings: &ControlSettings, tasks: &Tasks) -> anyhow::Result<()> 
         cert_ttl_max: settings.cert_ttl_max,
         counts: Arc::clone(&counts),
     };
-    let router = calls::router(calls);
-    tasks.spawn(
-        "grpc",
-        grpc::serve(grpc, tls, router, LIMITS, tasks.clone()),
-    );
+    let serve = grpc::serve(grpc, tls, calls::router(calls), LIMITS, tasks.clone());
+    tasks.spawn("grpc", serve);
     let views = Views {
         current,
         leadership,
