@@ -22,6 +22,7 @@ mod serve;
 mod socket;
 mod status;
 mod views;
+mod ztunnel;
 
 use std::{
     io,
@@ -65,15 +66,19 @@ pub enum AdminError {
         #[source]
         source: io::Error,
     },
-    /// Metrics have no authentication.
-    #[error("--metrics-address {address} is not a loopback address: anyone could read it")]
+    /// What is answered at addresses has no authentication.
+    #[error("{flag} {address} is not a loopback address: anyone could read it")]
     NotLoopback {
+        /// Who asked for it.
+        flag: &'static str,
         /// What was asked for.
         address: SocketAddr,
     },
-    /// The metrics address is taken, or not one of this host.
-    #[error("listening at --metrics-address {address}")]
-    Metrics {
+    /// The address is taken, or not one of this host.
+    #[error("listening at {flag} {address}")]
+    Listen {
+        /// Who asked for it.
+        flag: &'static str,
         /// What was asked for.
         address: SocketAddr,
         /// What the kernel says.
@@ -87,7 +92,7 @@ impl AdminError {
     pub fn is_taken(&self) -> bool {
         match self {
             Self::InUse { .. } => true,
-            Self::Metrics { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            Self::Listen { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
             Self::NotASocket { .. } | Self::Socket { .. } | Self::NotLoopback { .. } => false,
         }
     }
@@ -122,15 +127,39 @@ pub async fn serve_metrics(
     views: Views,
     tasks: &Tasks,
 ) -> Result<SocketAddr, AdminError> {
+    serve_at("--metrics-address", address, Scope::Metrics, views, tasks).await
+}
+
+/// Answers `/config_dump` at `address`, likewise.
+pub async fn serve_ztunnel_dump(
+    address: SocketAddr,
+    views: Views,
+    tasks: &Tasks,
+) -> Result<SocketAddr, AdminError> {
+    let scope = Scope::ZtunnelDump;
+    serve_at("--ztunnel-dump-address", address, scope, views, tasks).await
+}
+
+async fn serve_at(
+    flag: &'static str,
+    address: SocketAddr,
+    scope: Scope,
+    views: Views,
+    tasks: &Tasks,
+) -> Result<SocketAddr, AdminError> {
     if !address.ip().to_canonical().is_loopback() {
-        return Err(AdminError::NotLoopback { address });
+        return Err(AdminError::NotLoopback { flag, address });
     }
-    let failed = |source| AdminError::Metrics { address, source };
+    let failed = |source| AdminError::Listen {
+        flag,
+        address,
+        source,
+    };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     let (views, listen_tasks) = (Arc::new(views), tasks.clone());
     tasks.spawn("admin", async move {
-        serve::accept(Listener::Tcp(listener), Scope::Metrics, views, listen_tasks).await;
+        serve::accept(Listener::Tcp(listener), scope, views, listen_tasks).await;
     });
     Ok(bound)
 }

@@ -19,6 +19,7 @@ mod sync;
 mod unfit;
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -332,7 +333,27 @@ async fn serve_admin(settings: &RunSettings, views: &Views, tasks: &Tasks) -> an
     hand_over::when_free(|| admin::serve_metrics(settings.metrics_address, views.clone(), tasks))
         .await
         .with_context(|| format!("metrics on {}", settings.metrics_address))?;
+    if let Some(address) = settings.ztunnel_dump_address {
+        serve_ztunnel_dump(address, views.clone(), tasks);
+    }
     Ok(())
+}
+
+/// Lets istioctl look inside. Nobody's traffic depends on it: it is no reason to wait or to fail.
+fn serve_ztunnel_dump(address: SocketAddr, views: Views, tasks: &Tasks) {
+    let (drain, listen_tasks) = (tasks.drain(), tasks.clone());
+    tasks.spawn("ztunnel-dump", async move {
+        let serve = || admin::serve_ztunnel_dump(address, views.clone(), &listen_tasks);
+        // Cancel-safe: an address that is bound is served already.
+        let served = tokio::select! {
+            served = hand_over::when_free(serve) => served,
+            () = drain.requested() => return,
+        };
+        if let Err(error) = served {
+            let error = format!("{:#}", anyhow::Error::new(error));
+            warn!(error, "istioctl ztunnel-config cannot ask this agent");
+        }
+    });
 }
 
 /// Logs `ready` once everything the first configuration asked for is in place.

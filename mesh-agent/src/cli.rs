@@ -19,8 +19,8 @@ use self::client::Client;
 use crate::{
     config::{self, kube::KubeError},
     settings::{
-        ClientSettings, Command, ConfigCommand, LogSettings, Output, ProxyConfigSettings,
-        ProxyConfigView, ReadySettings,
+        ClientSettings, Command, ConfigCommand, DumpFormat, DumpSettings, LogSettings, Output,
+        ProxyConfigSettings, ProxyConfigView, ReadySettings,
     },
 };
 
@@ -130,12 +130,8 @@ pub fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::ProxyStatus(client) => show(&client, "/proxy-status", print::proxy_status)?,
         Command::ProxyConfig(settings) => proxy_config(&settings)?,
         Command::Config {
-            command: ConfigCommand::Dump(client),
-        } => {
-            let answer = Client::find(&client)?.get_json("/config")?;
-            let form = client.output.unwrap_or(Output::Json);
-            print::output(form, &answer, print::config)?;
-        }
+            command: ConfigCommand::Dump(settings),
+        } => dump(&settings)?,
         Command::Log(settings) => log(&settings)?,
         Command::Metrics(client) => metrics(&client)?,
         Command::Ready(settings) => return ready(&settings),
@@ -187,6 +183,17 @@ fn proxy_config(settings: &ProxyConfigSettings) -> Result<(), CliError> {
         &format!("/proxy-config/{view}?pod={pod}{port}"),
         as_table,
     )
+}
+
+fn dump(settings: &DumpSettings) -> Result<(), CliError> {
+    let (path, as_table): (_, fn(&Value) -> String) = match settings.format {
+        DumpFormat::Agent => ("/config", print::config),
+        // It has no table of its own: `istioctl` makes them.
+        DumpFormat::Ztunnel => ("/config_dump", |answer| format!("{answer:#}\n")),
+    };
+    let answer = Client::find(&settings.client)?.get_json(path)?;
+    let form = settings.client.output.unwrap_or(Output::Json);
+    print::output(form, &answer, as_table)
 }
 
 fn log(settings: &LogSettings) -> Result<(), CliError> {

@@ -21,6 +21,7 @@ mod rotation;
 mod serving;
 mod status;
 mod store;
+mod syncz;
 mod tokens;
 
 use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
@@ -46,10 +47,11 @@ use self::{
     pods::Pods,
     status::Views,
     store::Store,
+    syncz::Syncz,
     tokens::Tokens,
 };
 use crate::{
-    config::{self, Index, IndexSettings, kube::KubeSettings},
+    config::{self, Index, IndexSettings, ObjectStatus, kube::KubeSettings},
     grpc::{self, Limits},
     settings::{ControlSettings, LogForm},
     tasks::Tasks,
@@ -136,7 +138,8 @@ async fn start(settings: &ControlSettings, tasks: &Tasks) -> anyhow::Result<()> 
     definitions::keep(client.clone(), leadership.clone(), tasks);
     let pods = Pods::watch(client.clone(), tasks);
     let nodes = Nodes::new(pods.clone(), node_accounts.clone());
-    judge(settings, &client, &leadership, &nodes, tasks).await?;
+    let statuses = judge(settings, &client, &leadership, &nodes, tasks).await?;
+    let syncz = Syncz::new(&nodes, &pods, &node_accounts, statuses, settings);
     let terms = Terms {
         trust_domain: settings.trust_domain.clone(),
         root_ttl: settings.root_ttl,
@@ -157,19 +160,18 @@ async fn start(settings: &ControlSettings, tasks: &Tasks) -> anyhow::Result<()> 
         current: current.clone(),
         leadership: leadership.clone(),
         nodes: nodes.clone(),
+        syncz: syncz.clone(),
         cert_ttl_max: settings.cert_ttl_max,
         counts: Arc::clone(&counts),
     };
-    let router = calls::router(calls);
-    tasks.spawn(
-        "grpc",
-        grpc::serve(grpc, tls, router, LIMITS, tasks.clone()),
-    );
+    let serve = grpc::serve(grpc, tls, calls::router(calls), LIMITS, tasks.clone());
+    tasks.spawn("grpc", serve);
     let views = Views {
         current,
         leadership,
         nodes,
         pods,
+        syncz,
         counts,
         me,
     };
@@ -178,14 +180,14 @@ async fn start(settings: &ControlSettings, tasks: &Tasks) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Judges the configuration, and writes into objects what became of them.
+/// Judges the configuration, and writes into objects what became of them; returns the judgements.
 async fn judge(
     settings: &ControlSettings,
     client: &Client,
     leadership: &watch::Receiver<Leadership>,
     nodes: &Nodes,
     tasks: &Tasks,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<watch::Receiver<Arc<Vec<ObjectStatus>>>> {
     let index = Index::new(IndexSettings {
         trust_domain: settings.trust_domain.clone(),
         cluster_domain: settings.cluster_domain.clone(),
@@ -193,8 +195,9 @@ async fn judge(
         ..IndexSettings::default()
     });
     let nodes = nodes.clone();
+    let statuses = index.statuses();
     let sources = Sources {
-        statuses: index.statuses(),
+        statuses: statuses.clone(),
         leadership: leadership.clone(),
         reports: nodes.changes(),
         applied: move |kind: &str, version| nodes.applied(kind, version),
@@ -209,7 +212,7 @@ async fn judge(
         .await
         .context("configuration from the Kubernetes API")?;
     conditions::keep(client.clone(), sources, tasks);
-    Ok(())
+    Ok(statuses)
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {

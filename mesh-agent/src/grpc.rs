@@ -3,7 +3,7 @@
 //! Unary gRPC over HTTP/2 and TLS: a server that dispatches by path, a client that keeps one
 //! connection, and the messages of the two services that are spoken.
 //!
-//! Just as much of gRPC as these need: one message each way, no compression, deadlines, status in
+//! Just as much of gRPC as these need: one message each way (of a stream the first), no compression, deadlines, status in
 //! trailers. Knows nothing of certificates and nodes; TLS configurations are handed in.
 //!
 //! Invariant: what the other side sends costs a bounded amount of memory and time, and every call
@@ -11,6 +11,7 @@
 //! Reference: gRPC over HTTP/2 (PROTOCOL-HTTP2.md of grpc/grpc).
 
 mod client;
+pub mod discovery;
 mod frame;
 pub mod messages;
 mod server;

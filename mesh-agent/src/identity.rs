@@ -109,6 +109,17 @@ pub struct CertificateView {
     pub error: Option<String>,
 }
 
+/// A root that peers are verified against, for people to look at.
+#[derive(Clone, Debug)]
+pub struct RootView {
+    /// The serial number in hexadecimal digits.
+    pub serial: String,
+    /// Begin of validity.
+    pub not_before: SystemTime,
+    /// End of validity.
+    pub not_after: SystemTime,
+}
+
 /// The identities in use on this node. Clones share everything.
 #[derive(Clone)]
 pub struct Identities(Arc<Shared>);
@@ -280,6 +291,21 @@ impl Identities {
         let table = self.0.core.table.borrow();
         let Trust { added, issuers, .. } = &table.trust;
         added.iter().chain(issuers).cloned().collect()
+    }
+
+    /// The same, for people to look at.
+    pub fn root_list(&self) -> Vec<RootView> {
+        let view = |root: &CertificateDer<'static>| {
+            // What is trusted was read before.
+            let (not_before, not_after) = verify::validity_of(root).ok()?;
+            let serial = issue::serial_of(root);
+            Some(RootView {
+                serial,
+                not_before,
+                not_after,
+            })
+        };
+        self.roots().iter().filter_map(view).collect()
     }
 
     /// Sets the roots to trust besides the authority's own; takes effect for new sessions.

@@ -7,6 +7,7 @@
 
 mod authority;
 mod control;
+mod dump;
 mod plugin;
 mod pods;
 mod source;
@@ -27,6 +28,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::{
     authority::AuthoritySettings,
     control::ControlSettings,
+    dump::{DumpFormat, DumpSettings},
     plugin::PluginSettings,
     pods::PodSettings,
     source::SourceSettings,
@@ -86,7 +88,7 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print all of it.
-    Dump(ClientSettings),
+    Dump(DumpSettings),
 }
 
 /// Flags of `run`.
@@ -115,6 +117,10 @@ pub struct RunSettings {
     /// Loopback address for Prometheus' scrapes of /metrics, and for /ready.
     #[arg(long, value_name = "ADDRESS:PORT", default_value_t = METRICS_ADDRESS, value_parser = value::loopback)]
     pub metrics_address: SocketAddr,
+
+    /// Loopback address where `istioctl ztunnel-config` finds /config_dump [default: none].
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = value::loopback)]
+    pub ztunnel_dump_address: Option<SocketAddr>,
 
     /// Directory on a bpf file system that keeps kernel programs over a restart
     /// [default: /sys/fs/bpf/mesh-agent/NODE].

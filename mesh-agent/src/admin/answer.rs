@@ -12,11 +12,15 @@ use serde_json::{Value, json};
 
 use super::{
     body::Body, dump, gauges, hand_over::Successor, pods, readiness, routing, status, views::Views,
+    ztunnel,
 };
 use crate::{tasks::Tasks, telemetry::exposition::CONTENT_TYPE};
 
 /// Where a successor asks; what it asks for takes time, so it is answered apart.
 pub(super) const HAND_OVER: &str = "/hand-over";
+
+/// Where istioctl asks a ztunnel.
+const CONFIG_DUMP: &str = "/config_dump";
 
 /// What a listener lets be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub(super) enum Scope {
     All,
     /// `/metrics` and `/ready`: the loopback address, which any user of the host can reach.
     Metrics,
+    /// `/config_dump`: likewise a loopback address.
+    ZtunnelDump,
 }
 
 /// A question that has no answer.
@@ -72,6 +78,9 @@ pub(super) fn answer(
             text: format!("{path} does not take {method}"),
         });
     }
+    if scope == Scope::ZtunnelDump && path != CONFIG_DUMP {
+        return refuse(&unknown(path, CONFIG_DUMP));
+    }
     match path {
         "/metrics" => metrics(views, tasks),
         "/ready" => ready(views),
@@ -93,13 +102,14 @@ fn answer_json(method: &Method, uri: &Uri, views: &Views, tasks: &Tasks) -> Resu
             &views.report.borrow(),
         )),
         "/problems" => Ok(dump::problems(&views.report.borrow())),
+        CONFIG_DUMP => Ok(ztunnel::config_dump(views)),
         "/log" => log(method, &query, views),
         path => match path.strip_prefix("/proxy-config/") {
             Some(view) => proxy_config(view, &query, views),
             None => Err(unknown(
                 path,
                 "/ready, /status, /proxy-status, /proxy-config/{listeners,clusters,routes,\
-                 endpoints}?pod=, /config, /problems, /metrics, /log?level=",
+                 endpoints}?pod=, /config, /config_dump, /problems, /metrics, /log?level=",
             )),
         },
     }

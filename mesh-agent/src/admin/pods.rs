@@ -10,6 +10,11 @@ use crate::model::{MtlsMode, Snapshot, Workload};
 /// Where a name without a namespace is looked for.
 const DEFAULT_NAMESPACE: &str = "default";
 
+/// All pods of the cluster, sorted by namespace and name.
+pub(super) fn all(snapshot: &Snapshot) -> Vec<&Arc<Workload>> {
+    sorted(snapshot.workloads.values())
+}
+
 /// The pods of this node, sorted by namespace and name.
 pub(super) fn local(snapshot: &Snapshot) -> Vec<&Arc<Workload>> {
     let workloads = snapshot.workloads.values();

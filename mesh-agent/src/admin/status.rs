@@ -304,7 +304,7 @@ fn milliseconds_after(earlier: SystemTime, later: SystemTime) -> i64 {
 }
 
 /// RFC 3339, in whole seconds.
-fn stamp(at: SystemTime) -> String {
+pub(super) fn stamp(at: SystemTime) -> String {
     let at = OffsetDateTime::from(at);
     let whole = at.replace_nanosecond(0).unwrap_or(at);
     whole.format(&Rfc3339).unwrap_or_default()

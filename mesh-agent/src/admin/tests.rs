@@ -435,3 +435,27 @@ async fn a_wish_without_a_name_is_a_mistake() {
         .await;
     assert_eq!(status, 405);
 }
+
+#[tokio::test]
+async fn the_address_for_istioctl_tells_the_configuration_alone() {
+    let sample = Sample::ready().await;
+    let address = ([127, 0, 0, 1], 0).into();
+    let bound = serve_ztunnel_dump(address, sample.views.clone(), &sample.tasks)
+        .await
+        .unwrap();
+    for (target, status, says) in [
+        ("/config_dump", 200, "mtls-strict-except-8080"),
+        ("/metrics", 404, "/config_dump"),
+        ("/log", 404, "/config_dump"),
+    ] {
+        let socket = TcpSocket::new_v4().unwrap();
+        let mut stream = socket.connect(bound).await.unwrap();
+        let request = format!("GET {target} HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (got, body) = split(&answer);
+        assert_eq!(got, status, "{target}");
+        assert!(body.contains(says), "{target}: {body}");
+    }
+}

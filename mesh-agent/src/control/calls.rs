@@ -21,11 +21,13 @@ use super::{
     lease::Leadership,
     nodes::Nodes,
     pods::Pods,
+    syncz::{self, Syncz},
     tokens::{TokenError, Tokens},
 };
 use crate::{
     grpc::{
         Call, Code, Router, Status,
+        discovery::{DISCOVERY, DiscoveryRequest, DiscoveryResponse},
         messages::{
             CREATE_CERTIFICATE, CreateCertificateRequest, CreateCertificateResponse, NOT_LEADER,
             REPORT, ReportRequest, ReportResponse,
@@ -43,6 +45,7 @@ pub(super) struct Calls {
     pub(super) current: watch::Receiver<Option<Arc<Current>>>,
     pub(super) leadership: watch::Receiver<Leadership>,
     pub(super) nodes: Nodes,
+    pub(super) syncz: Syncz,
     pub(super) cert_ttl_max: Duration,
     pub(super) counts: Arc<Counts>,
 }
@@ -75,12 +78,14 @@ enum CallError {
     },
     #[error("a report from {0}, which is no node's account")]
     NotANode(String),
+    #[error("a question about nodes from namespace {0}")]
+    Outsider(String),
 }
 
 /// What to answer under which path.
 pub(super) fn router(calls: Calls) -> Router {
     let calls = Arc::new(calls);
-    let reports = Arc::clone(&calls);
+    let (reports, discovery) = (Arc::clone(&calls), Arc::clone(&calls));
     Router::default()
         .unary(CREATE_CERTIFICATE, move |call, request| {
             let calls = Arc::clone(&calls);
@@ -89,6 +94,10 @@ pub(super) fn router(calls: Calls) -> Router {
         .unary(REPORT, move |call, report| {
             let calls = Arc::clone(&reports);
             async move { calls.report(call, report).await }
+        })
+        .first_of_stream(DISCOVERY, move |call, request| {
+            let calls = Arc::clone(&discovery);
+            async move { calls.discover(call, request).await }
         })
 }
 
@@ -160,6 +169,28 @@ impl Calls {
         Ok(ReportResponse {})
     }
 
+    /// For istioctl, which asks with a token that it made for an account of our namespace.
+    async fn discover(
+        &self,
+        call: Call,
+        request: DiscoveryRequest,
+    ) -> Result<DiscoveryResponse, Status> {
+        let refuse = |error| self.refuse(&call, &error);
+        let caller = self.tokens.caller(&call.metadata).await;
+        let namespace = caller
+            .map_err(|error| refuse(error.into()))?
+            .account
+            .namespace;
+        if namespace != self.syncz.namespace() {
+            return Err(refuse(CallError::Outsider(namespace)));
+        }
+        if request.type_url != syncz::TYPE {
+            let known = format!("there is {} alone, for istioctl proxy-status", syncz::TYPE);
+            return Err(Status::new(Code::Unimplemented, known));
+        }
+        Ok(self.syncz.answer(request))
+    }
+
     /// Who calls, by its token and the pod that this is bound to.
     async fn proven(&self, call: &Call) -> Result<Proven, CallError> {
         let caller = self.tokens.caller(&call.metadata).await?;
@@ -197,6 +228,10 @@ impl Calls {
             CallError::NotANode(_) => (
                 &self.counts.denied,
                 Status::new(Code::PermissionDenied, "reports come from nodes"),
+            ),
+            CallError::Outsider(_) => (
+                &self.counts.denied,
+                Status::new(Code::PermissionDenied, "only for accounts of our namespace"),
             ),
             CallError::Sign {
                 source: SignError::Request(problem),

@@ -55,6 +55,13 @@ pub(super) struct NodeView {
     pub(super) report: ReportRequest,
 }
 
+impl NodeView {
+    /// Whether its report still says something.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.age.is_some_and(|age| age < FRESH.as_secs())
+    }
+}
+
 impl Nodes {
     /// No reports yet. Nodes that run a pod of one of `accounts` are expected to report.
     pub(super) fn new(pods: Pods, accounts: Vec<Account>) -> Self {

@@ -7,7 +7,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -156,6 +156,21 @@ impl Pods {
                 .values()
                 .filter(|pod| !pod.finished && accounts.contains(&pod.account))
                 .filter_map(|pod| pod.node.clone())
+                .collect()
+        })
+    }
+
+    /// Namespace and name of the pod of one of these accounts on each node; of several, one.
+    pub(super) fn agents(&self, accounts: &[Account]) -> BTreeMap<String, (String, String)> {
+        self.read(|table| {
+            table
+                .pods
+                .values()
+                .filter(|pod| !pod.finished && accounts.contains(&pod.account))
+                .filter_map(|pod| {
+                    let name = (pod.account.namespace.clone(), pod.name.clone());
+                    Some((pod.node.clone()?, name))
+                })
                 .collect()
         })
     }

@@ -32,6 +32,7 @@ use super::{
     lease::Leadership,
     nodes::{Applied, Nodes},
     pods::Pods,
+    syncz::Syncz,
 };
 use crate::tasks::Tasks;
 
@@ -41,6 +42,7 @@ pub(super) struct Views {
     pub(super) leadership: watch::Receiver<Leadership>,
     pub(super) nodes: Nodes,
     pub(super) pods: Pods,
+    pub(super) syncz: Syncz,
     pub(super) counts: Arc<Counts>,
     pub(super) me: String,
 }
@@ -113,9 +115,11 @@ fn answer(path: &str, views: &Views) -> Response<Full<Bytes>> {
         }
         "/metrics" => respond(StatusCode::OK, METRICS, metrics(views)),
         "/status" => respond(StatusCode::OK, JSON, status(views).to_string()),
+        "/debug/syncz" => respond(StatusCode::OK, JSON, views.syncz.json().to_string()),
         _ if path.starts_with(APPLIED) => applied(path, views),
         _ => {
-            let known = "there are /ready, /metrics, /status and /applied/KIND/VERSION";
+            let known =
+                "there are /ready, /metrics, /status, /debug/syncz and /applied/KIND/VERSION";
             respond(
                 StatusCode::NOT_FOUND,
                 JSON,

@@ -30,6 +30,39 @@ pub(super) fn encode(message: &impl Message) -> Bytes {
     out.freeze()
 }
 
+/// Reads the first message of a stream, and no further.
+pub(super) async fn read_first<B>(body: B, max_bytes: usize) -> Result<Option<Bytes>, Status>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Error + 'static,
+{
+    let mut body = body;
+    let mut held = BytesMut::new();
+    loop {
+        if let Some(length) = announced(&held)
+            && let Some(end) = length.checked_add(PREFIX_BYTES)
+            && held.len() >= end
+        {
+            return message(held.split_to(end).freeze());
+        }
+        let Some(frame) = body.frame().await else {
+            return message(held.freeze());
+        };
+        let frame = frame.map_err(|error| broken(&error))?;
+        if let Ok(data) = frame.into_data() {
+            held.extend_from_slice(&data);
+            check_length(&held, max_bytes)?;
+        }
+    }
+}
+
+/// The length that the prefix tells, once it is there.
+fn announced(held: &[u8]) -> Option<usize> {
+    let digits = held.get(1..PREFIX_BYTES)?;
+    let length = u32::from_be_bytes(digits.try_into().ok()?);
+    Some(usize::try_from(length).unwrap_or(usize::MAX))
+}
+
 /// Reads a body to its end: the message's bytes, if there is one, and the trailers.
 pub(super) async fn read<B>(body: B, max_bytes: usize) -> Result<(Option<Bytes>, HeaderMap), Status>
 where
@@ -64,11 +97,7 @@ pub(super) fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
 
 /// Refuses what is too long as early as it shows.
 fn check_length(held: &[u8], max_bytes: usize) -> Result<(), Status> {
-    let announced = held
-        .get(1..PREFIX_BYTES)
-        .and_then(|digits| <[u8; 4]>::try_from(digits).ok())
-        .map_or(0, u32::from_be_bytes);
-    let announced = usize::try_from(announced).unwrap_or(usize::MAX);
+    let announced = announced(held).unwrap_or(0);
     if announced > max_bytes || held.len() > max_bytes + PREFIX_BYTES {
         return Err(Status::new(
             Code::ResourceExhausted,
@@ -182,6 +211,20 @@ mod tests {
         let pieces = encoded.chunks(1).map(Bytes::copy_from_slice).collect();
         let bytes = read_pieces(pieces, 100).await.unwrap().unwrap();
         assert_eq!(decode::<CreateCertificateRequest>(bytes), Ok(request()));
+    }
+
+    #[tokio::test]
+    async fn of_a_stream_the_first_message_is_enough() {
+        let encoded = encode(&request());
+        let mut pieces: VecDeque<Bytes> = encoded.chunks(3).map(Bytes::copy_from_slice).collect();
+        pieces.push_back(Bytes::from_static(&[0, 0]));
+        let bytes = read_first(Pieces(pieces), 100).await.unwrap().unwrap();
+        assert_eq!(decode::<CreateCertificateRequest>(bytes), Ok(request()));
+        let none = read_first(Pieces(VecDeque::new()), 100).await;
+        assert_eq!(none, Ok(None));
+        let cut = VecDeque::from([encoded.slice(..7)]);
+        let refusal = read_first(Pieces(cut), 100).await.unwrap_err();
+        assert_eq!(refusal.code, Code::InvalidArgument);
     }
 
     #[tokio::test]

@@ -60,7 +60,16 @@ type Handler = Box<dyn Fn(Call, Bytes) -> Reply + Send + Sync>;
 /// What is answered under which path.
 #[derive(Default)]
 pub struct Router {
-    methods: HashMap<&'static str, Handler>,
+    methods: HashMap<&'static str, (Asks, Handler)>,
+}
+
+/// What a client sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asks {
+    /// One message.
+    Once,
+    /// A stream of messages, of which the first is answered; then the stream ends.
+    AndListens,
 }
 
 /// The time a client has for its TLS handshake.
@@ -94,8 +103,37 @@ impl Router {
     /// Answers calls of `path` with `method`.
     #[must_use]
     pub fn unary<Req, Res, F>(
+        self,
+        path: &'static str,
+        method: impl Fn(Call, Req) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        Req: Message + Default,
+        Res: Message,
+        F: Future<Output = Result<Res, Status>> + Send + 'static,
+    {
+        self.method(path, Asks::Once, method)
+    }
+
+    /// Answers the first message of streams of `path` with `method`, and ends them.
+    #[must_use]
+    pub fn first_of_stream<Req, Res, F>(
+        self,
+        path: &'static str,
+        method: impl Fn(Call, Req) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        Req: Message + Default,
+        Res: Message,
+        F: Future<Output = Result<Res, Status>> + Send + 'static,
+    {
+        self.method(path, Asks::AndListens, method)
+    }
+
+    fn method<Req, Res, F>(
         mut self,
         path: &'static str,
+        asks: Asks,
         method: impl Fn(Call, Req) -> F + Send + Sync + 'static,
     ) -> Self
     where
@@ -112,7 +150,7 @@ impl Router {
                 Err(refusal) => Box::pin(std::future::ready(Err(refusal))),
             }
         };
-        self.methods.insert(path, Box::new(method));
+        self.methods.insert(path, (asks, Box::new(method)));
         self
     }
 }
@@ -258,7 +296,7 @@ impl Server {
 
     async fn reply(&self, request: Request<Incoming>, client: SocketAddr) -> Result<Bytes, Status> {
         let path = request.uri().path();
-        let method = self.router.methods.get(path).ok_or_else(|| {
+        let (asks, method) = self.router.methods.get(path).ok_or_else(|| {
             Status::new(Code::Unimplemented, format!("there is no method {path}"))
         })?;
         let asked = request
@@ -274,7 +312,11 @@ impl Server {
                 Status::unavailable("stopping")
             })?;
             let (head, body) = request.into_parts();
-            let (message, _) = frame::read(body, self.limits.message_max_bytes).await?;
+            let max_bytes = self.limits.message_max_bytes;
+            let message = match asks {
+                Asks::Once => frame::read(body, max_bytes).await?.0,
+                Asks::AndListens => frame::read_first(body, max_bytes).await?,
+            };
             let message = message.ok_or_else(|| Status::invalid("there is no message"))?;
             let call = Call {
                 metadata: head.headers,
