@@ -42,7 +42,7 @@ pub use self::{
     issue::{Answer, Authority, Chain, IssueError},
     keep::Keep,
     remote::{RemoteAuthority, RemoteError, RemoteSettings},
-    roots::{RootsError, fingerprint, parse_roots},
+    roots::{RootView, RootsError, fingerprint, parse_roots},
     signer::{RootPem, SignError, Signer, SignerPem, certificate_facts},
     tls::Alpn,
     verify::{PeerError, peer, refusal},
@@ -107,17 +107,6 @@ pub struct CertificateView {
     pub roots: Vec<String>,
     /// Why the last attempt to issue did not work.
     pub error: Option<String>,
-}
-
-/// A root that peers are verified against, for people to look at.
-#[derive(Clone, Debug)]
-pub struct RootView {
-    /// The serial number in hexadecimal digits.
-    pub serial: String,
-    /// Begin of validity.
-    pub not_before: SystemTime,
-    /// End of validity.
-    pub not_after: SystemTime,
 }
 
 /// The identities in use on this node. Clones share everything.
@@ -295,17 +284,7 @@ impl Identities {
 
     /// The same, for people to look at.
     pub fn root_list(&self) -> Vec<RootView> {
-        let view = |root: &CertificateDer<'static>| {
-            // What is trusted was read before.
-            let (not_before, not_after) = verify::validity_of(root).ok()?;
-            let serial = issue::serial_of(root);
-            Some(RootView {
-                serial,
-                not_before,
-                not_after,
-            })
-        };
-        self.roots().iter().filter_map(view).collect()
+        self.roots().iter().filter_map(RootView::new).collect()
     }
 
     /// Sets the roots to trust besides the authority's own; takes effect for new sessions.

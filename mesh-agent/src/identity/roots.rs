@@ -4,11 +4,13 @@
 //!
 //! Knows nothing of where the text comes from.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{issue, verify};
 
 /// A text is no bundle of root certificates.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +29,29 @@ pub enum RootsError {
     /// There is none in it.
     #[error("it holds no CERTIFICATE")]
     Empty,
+}
+
+/// A root that peers are verified against, for people to look at.
+#[derive(Clone, Debug)]
+pub struct RootView {
+    /// The serial number in hexadecimal digits.
+    pub serial: String,
+    /// Begin of validity.
+    pub not_before: SystemTime,
+    /// End of validity.
+    pub not_after: SystemTime,
+}
+
+impl RootView {
+    /// Reads it; nothing for what is no certificate.
+    pub(super) fn new(root: &CertificateDer<'static>) -> Option<Self> {
+        let (not_before, not_after) = verify::validity_of(root).ok()?;
+        Some(Self {
+            serial: issue::serial_of(root),
+            not_before,
+            not_after,
+        })
+    }
 }
 
 /// Reads a bundle of PEM certificates; each once, in order.

@@ -229,10 +229,15 @@ fn a_pod_that_is_leaving_keeps_its_connections_over_a_hand_over() {
     for echo in &mut echoes {
         echo.check();
     }
-    assert!(
-        ask(client.connect(both(&server, PORT)[0])).port() >= 32_768,
-        "not captured"
-    );
+    let uid = client.workload().uid;
+    let captured = |node: &mut Node| {
+        let pods = node.datapath().observe().pods;
+        let pod = pods.iter().find(|pod| pod.uid == uid);
+        pod.expect("it is still here").counters["captured_syn"]
+    };
+    let before = captured(&mut node);
+    ask(client.connect(both(&server, PORT)[0]));
+    assert_eq!(captured(&mut node), before, "not captured");
     drop(echoes);
     eventually(
         "the pod is drained, though the old agent still lives",
