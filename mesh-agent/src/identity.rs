@@ -282,11 +282,6 @@ impl Identities {
         added.iter().chain(issuers).cloned().collect()
     }
 
-    /// The same, for people to look at.
-    pub fn root_list(&self) -> Vec<RootView> {
-        self.roots().iter().filter_map(RootView::new).collect()
-    }
-
     /// Sets the roots to trust besides the authority's own; takes effect for new sessions.
     pub fn trust(&self, roots: Vec<CertificateDer<'static>>) {
         self.0.core.change_trust(|trust| trust.added = roots);

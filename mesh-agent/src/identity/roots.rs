@@ -10,7 +10,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{issue, verify};
+use super::{Identities, issue, verify};
 
 /// A text is no bundle of root certificates.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +51,13 @@ impl RootView {
             not_before,
             not_after,
         })
+    }
+}
+
+impl Identities {
+    /// The roots that peers are verified against, for people to look at.
+    pub fn root_list(&self) -> Vec<RootView> {
+        self.roots().iter().filter_map(RootView::new).collect()
     }
 }
 

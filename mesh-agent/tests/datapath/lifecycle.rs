@@ -229,12 +229,7 @@ fn a_pod_that_is_leaving_keeps_its_connections_over_a_hand_over() {
     for echo in &mut echoes {
         echo.check();
     }
-    let uid = client.workload().uid;
-    let captured = |node: &mut Node| {
-        let pods = node.datapath().observe().pods;
-        let pod = pods.iter().find(|pod| pod.uid == uid);
-        pod.expect("it is still here").counters["captured_syn"]
-    };
+    let captured = |node: &mut Node| counter(&node.datapath().observe(), &client, "captured_syn");
     let before = captured(&mut node);
     ask(client.connect(both(&server, PORT)[0]));
     assert_eq!(captured(&mut node), before, "not captured");
