@@ -101,8 +101,6 @@ pub(super) enum PodError {
     Load(#[from] LoadError),
     #[error("cannot write the pod's maps")]
     Maps(#[from] MapError),
-    #[error("cannot list the connections that it has")]
-    Existing(#[source] io::Error),
     #[error("cannot listen in the pod")]
     Listen(#[source] io::Error),
     #[error(transparent)]
@@ -185,7 +183,7 @@ impl Pod {
         maps.set_config(config)?;
         // Afterwards new ones are captured.
         let existing = match is_fresh {
-            true => Existing::list(&addresses).map_err(PodError::Existing)?,
+            true => list_existing(workload, &addresses),
             false => Existing::default(),
         };
         let attachment = Attachment::attach(node.pins, &directory, netns, interface, instance)?;
@@ -411,6 +409,16 @@ fn pinned_at(directory: &Path) -> SystemTime {
             link.modified().ok()
         })
         .unwrap_or_else(SystemTime::now)
+}
+
+/// The connections that the pod has already. A kernel that does not tell (no inet_diag) is no
+/// reason to leave the pod out of the mesh.
+fn list_existing(workload: &Workload, addresses: &Addresses) -> Existing {
+    Existing::list(addresses).unwrap_or_else(|error| {
+        let pod = workload.dotted_name();
+        tracing::warn!(pod, %error, "cannot list the connections that are older than the capture");
+        Existing::default()
+    })
 }
 
 /// Removes what is pinned for a pod that is not to be captured, found at start.
