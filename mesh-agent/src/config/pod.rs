@@ -31,7 +31,7 @@ const NETNS_DIR: &str = "/run/netns";
 const NETNS: &str = "mesh-agent.io/netns";
 
 /// The annotation that says how long connections older than the pod's capture may live on.
-const CLOSE_EXISTING_AFTER: &str = "mesh-agent.io/close-existing-after";
+pub(super) const CLOSE_EXISTING_AFTER: &str = "mesh-agent.io/close-existing-after";
 
 /// What matters of a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use serde::de::{
 };
 use serde_json::{Map, Value};
 
-use super::super::{enrol, object::Kind};
+use super::super::{enrol, object::Kind, pod};
 
 /// What is kept of a JSON value.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +50,14 @@ const ENROLMENT: Mask = Only(&[
     (enrol::SIDECAR, All),
     (enrol::DATAPLANE, All),
     (enrol::OWN, All),
+]);
+
+const POD_ANNOTATIONS: Mask = Only(&[
+    (enrol::INJECTION, All),
+    (enrol::SIDECAR, All),
+    (enrol::DATAPLANE, All),
+    (enrol::OWN, All),
+    (pod::CLOSE_EXISTING_AFTER, All),
 ]);
 
 const NAMESPACE: Mask = Only(&[(
@@ -92,7 +100,7 @@ const POD: Mask = Only(&[
             ("creationTimestamp", All),
             ("deletionTimestamp", All),
             ("labels", All),
-            ("annotations", ENROLMENT),
+            ("annotations", POD_ANNOTATIONS),
             (
                 "ownerReferences",
                 Only(&[("kind", All), ("name", All), ("controller", All)]),
@@ -296,7 +304,8 @@ mod tests {
                 "metadata": {
                     "name": "web", "resourceVersion": "7", "labels": {"app": "web"},
                     "annotations": {
-                        "mesh-agent.io/netns": "another", "sidecar.istio.io/inject": "true"
+                        "mesh-agent.io/netns": "another", "sidecar.istio.io/inject": "true",
+                        "mesh-agent.io/close-existing-after": "10m"
                     },
                     "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:status": {}}}],
                     "ownerReferences": [{"kind": "ReplicaSet", "name": "web-1", "uid": "u"}],
@@ -316,7 +325,10 @@ mod tests {
             &json!({
                 "metadata": {
                     "name": "web", "resourceVersion": "7", "labels": {"app": "web"},
-                    "annotations": {"sidecar.istio.io/inject": "true"},
+                    "annotations": {
+                        "sidecar.istio.io/inject": "true",
+                        "mesh-agent.io/close-existing-after": "10m"
+                    },
                     "ownerReferences": [{"kind": "ReplicaSet", "name": "web-1"}],
                 },
                 "spec": {
