@@ -24,7 +24,7 @@ mod store;
 mod syncz;
 mod tokens;
 
-use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use kube::Client;
@@ -230,19 +230,4 @@ fn names(settings: &ControlSettings) -> Vec<String> {
         format!("{service}.{namespace}.svc.{domain}"),
         format!("{service}.{namespace}"),
     ]
-}
-
-/// An error and its sources in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.ends_with(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        source = inner.source();
-    }
-    text
 }

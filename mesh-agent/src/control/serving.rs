@@ -32,7 +32,10 @@ pub(super) fn keep(
                         tls.send_replace(Some(acceptor));
                     }
                     Err(error) => {
-                        tracing::warn!(error = super::chain(&error), "no serving certificate");
+                        tracing::warn!(
+                            error = crate::grpc::chain(&error),
+                            "no serving certificate"
+                        );
                     }
                 }
             }

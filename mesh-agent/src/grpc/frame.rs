@@ -136,7 +136,7 @@ fn broken(error: &(dyn Error + 'static)) -> Status {
 }
 
 /// An error and its sources in one line.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
