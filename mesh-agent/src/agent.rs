@@ -153,6 +153,7 @@ impl Agent {
         if let Some(authority) = remote {
             report::start(authority, identities.clone(), state, &tasks);
         }
+        sync::hold_early(datapath.early_gate(), snapshot.clone(), &tasks);
         let connector = datapath.connector();
         let datapath = Arc::new(Mutex::new(datapath));
 

@@ -48,19 +48,27 @@ use std::{
 
 use aya_log::EbpfLogger;
 pub use mesh_common::ABI_VERSION;
-use mesh_common::{NodeConfig, OnDeath, Tuple, names};
+use mesh_common::{OnDeath, Tuple, names};
 
 pub use self::{
     cleanup::cleanup,
     connect::{Connector, Leg, Upstream, break_when_closed, end_when_closed, reset},
     error::DatapathError,
+    gate::EarlyGate,
     netns::{Entered, Netns, NetnsId},
-    observe::{ExistingConnection, FlowObservation, Hook, Observation, PodObservation},
+    observe::{Applied, ExistingConnection, FlowObservation, Hook, Observation, PodObservation},
     sandbox::SandboxEvents,
 };
 use self::{
-    connect::ConnectorMaps, flows::FlowLog, gate::Gate, maps::NodeMaps, pins::Pins, pod::Node,
-    sandbox::Sandboxes, spare::Spares, sync::Pods,
+    connect::ConnectorMaps,
+    flows::FlowLog,
+    gate::Gate,
+    maps::{GateMaps, NodeMaps},
+    pins::Pins,
+    pod::Node,
+    sandbox::Sandboxes,
+    spare::Spares,
+    sync::Pods,
 };
 use crate::model::{Snapshot, Workload, WorkloadUid};
 
@@ -162,11 +170,9 @@ impl Datapath {
         load::preflight()?;
         let pins = Pins::open(&settings.pin_dir)?;
         let mut instance = load::load_node(&pins, settings.debug_log)?;
-        let mut maps = NodeMaps::take(&mut instance.ebpf).map_err(system("use the node's maps"))?;
+        let maps = NodeMaps::take(&mut instance.ebpf).map_err(system("use the node's maps"))?;
         let host_cookie =
             cgroup::namespace_cookie().map_err(system("tell the node's namespace"))?;
-        maps.set_node(NodeConfig { host_cookie })
-            .map_err(system("write the node's configuration"))?;
         let open = |name| sys::object_get(&pins.node(name));
         let connector_maps = Arc::new(ConnectorMaps {
             tags: open(names::TAGS).map_err(system("open the socket tags"))?,
@@ -174,8 +180,8 @@ impl Datapath {
         });
         let cgroup = cgroup::directory(&settings.cgroup, &settings.cgroup_root)?;
         let sockets_link = cgroup::attach(&pins, &cgroup, &instance.note_sockets)?;
-        let held = maps.held.take().expect("nobody else took it");
-        let gate = Gate::new(held, instance.hold_early, &cgroup)
+        let gate = GateMaps::take(&mut instance.ebpf).map_err(system("use the node's maps"))?;
+        let gate = Gate::new(gate, host_cookie, instance.hold_early, &cgroup)
             .map(Arc::new)
             .map_err(system("prepare to hold early connections"))?;
         let sandboxes = Sandboxes::start(&settings.cgroup_root, Arc::clone(&gate))
@@ -218,8 +224,9 @@ impl Datapath {
         self.connector.clone()
     }
 
-    /// Makes the kernel match `snapshot`. A pod that fails is kept with its error (see
-    /// [`Datapath::observe`]) and tried again at the next apply or reconcile.
+    /// Makes the kernel match `snapshot`, but for pods that are not captured yet: that is
+    /// [`Datapath::capture_next`]'s, as is everything that later steps find to be captured.
+    #[must_use = "the proxy must learn of released pods"]
     pub fn apply(&mut self, snapshot: &Snapshot) -> Vec<Change> {
         if let Some(left) = &mut self.handed_over {
             return let_go(left, snapshot);
@@ -233,7 +240,7 @@ impl Datapath {
             drop(maps.probes.set(&probes));
             drop(maps.mesh.set(&maps::mesh_entries(snapshot)));
         }
-        self.hold_early(snapshot);
+        self.early_gate().follow(snapshot);
         let (pods, node) = self.parts();
         let changes = pods.apply(&node, snapshot);
         self.after(&changes);
@@ -241,12 +248,36 @@ impl Datapath {
         changes
     }
 
+    /// Holds pods before they are captured, whatever the datapath is busy with.
+    pub fn early_gate(&self) -> EarlyGate {
+        EarlyGate::new(Arc::clone(&self.gate), self.sandboxes.events())
+    }
+
+    /// Holds nothing from now on, whatever the early gate is told.
+    pub fn hold_nothing(&self) {
+        self.gate.close();
+    }
+
     /// Tells when [`Datapath::follow_sandboxes`] has something to do.
     pub fn sandbox_events(&self) -> SandboxEvents {
         self.sandboxes.events()
     }
 
-    /// Captures pods whose sandbox has appeared, releases those whose sandbox is gone.
+    /// Captures one of the pods that are to be captured, if there is one that can be. One that fails
+    /// is kept with its error (see [`Datapath::observe`]), and it is its turn again at the next apply
+    /// or reconcile. Call it until it returns None; on a busy node it may take seconds.
+    #[must_use = "the proxy must learn of captured pods"]
+    pub fn capture_next(&mut self) -> Option<Vec<Change>> {
+        if self.handed_over.is_some() {
+            return None;
+        }
+        let (pods, node) = self.parts();
+        let changes = pods.capture_next(&node)?;
+        self.after(&changes);
+        Some(changes)
+    }
+
+    /// Releases pods whose sandbox is gone; those that wait for one may be captured now.
     #[must_use = "the proxy must learn of captured and released pods"]
     pub fn follow_sandboxes(&mut self) -> Vec<Change> {
         if self.handed_over.is_some() {
@@ -258,33 +289,16 @@ impl Datapath {
         changes
     }
 
-    /// Holds pods that are to be captured and have no containers yet, now or as soon as they are
-    /// found.
-    fn hold_early(&self, snapshot: &Snapshot) {
-        let uncaptured = |workload: &&Arc<Workload>| {
-            workload.netns.is_none() && !self.pods.is_captured(&workload.uid)
-        };
-        let wanted: HashSet<WorkloadUid> = snapshot
-            .local_enrolled()
-            .filter(uncaptured)
-            .map(|workload| workload.uid.clone())
-            .collect();
-        self.gate.want(wanted.clone());
-        for uid in &wanted {
-            let sandbox = self.sandboxes.find(uid);
-            if let Some(sandbox) = sandbox.filter(|sandbox| sandbox.first_container.is_none()) {
-                self.gate.hold(uid, &sandbox.netns);
-            }
-        }
-    }
-
     /// Lets go of what was held of captured pods, and probes through to those that were captured
     /// before their status says their address.
-    fn after(&self, changes: &[Change]) {
+    fn after(&mut self, changes: &[Change]) {
         let mut maps = lock(&self.maps);
         for change in changes {
             if let Change::Captured(sockets) = change {
-                self.gate.release(&sockets.workload.uid);
+                let uid = &sockets.workload.uid;
+                if let Some(since) = self.gate.captured(uid) {
+                    self.pods.note_held(uid, since);
+                }
                 let endpoints = maps::probe_endpoints(&sockets.workload, &sockets.addresses);
                 // What the kernel refuses is logged there, and tried again at the next apply.
                 drop(maps.probes.add(endpoints));
@@ -306,8 +320,8 @@ impl Datapath {
         (&mut self.pods, node)
     }
 
-    /// Puts back what pods may have removed, reads flow records and logs, ends drained pods,
-    /// retries failed ones. Call it every few seconds, and give the proxy what changed.
+    /// Puts back what pods may have removed, reads flow records and logs, ends drained pods; failed
+    /// ones may be tried again. Call it every few seconds, and give the proxy what changed.
     #[must_use = "the proxy must learn of captured and released pods"]
     pub fn reconcile(&mut self) -> Vec<Change> {
         if self.handed_over.is_some() {
@@ -336,7 +350,7 @@ impl Datapath {
         let pods = std::mem::take(&mut self.pods).into_uids();
         self.sockets_link = None;
         self.handed_over = Some(pods);
-        self.gate.want(HashSet::new());
+        self.gate.close();
         if let Err(error) = self.pins.unlock() {
             // The descriptor is bad, so the lock is gone with it.
             tracing::warn!(%error, "cannot unlock the pin directory");
@@ -346,6 +360,16 @@ impl Datapath {
     /// Whether a successor has the kernel.
     pub fn is_handed_over(&self) -> bool {
         self.handed_over.is_some()
+    }
+
+    /// What is applied, without a look into the kernel.
+    pub fn applied(&self) -> Applied {
+        let (captured, failed) = self.pods.count();
+        Applied {
+            generation: self.generation,
+            captured,
+            failed,
+        }
     }
 
     /// Reads the state from the kernel.

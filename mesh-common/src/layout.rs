@@ -179,8 +179,12 @@ const _: () = assert!(size_of::<PodConfig>() == 8);
 pub struct NodeConfig {
     /// The cookie of the node's own network namespace, where probes come from.
     pub host_cookie: u64,
+    /// 1 while pods are waited for: a namespace that is not decided about may be one's.
+    pub holds_unknown: u32,
+    /// Zero.
+    pub reserved: u32,
 }
-const _: () = assert!(size_of::<NodeConfig>() == 8);
+const _: () = assert!(size_of::<NodeConfig>() == 16);
 
 /// What the kernel knew about a connection when it closed.
 #[repr(C)]

@@ -26,7 +26,7 @@ pub use self::{
 };
 
 /// The version of everything that is pinned: layouts, map types and sizes, meanings of values.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// The mark on captured packets between the egress hook and the policy rule that makes their
 /// destination local. A pod that forges it only breaks its own connection.

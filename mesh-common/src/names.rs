@@ -19,6 +19,8 @@ pub const PROBES: &str = "PROBES";
 pub const MESH: &str = "MESH";
 /// Namespaces whose new connections are held, and until when.
 pub const HELD: &str = "HELD";
+/// Namespaces that new connections are not held of.
+pub const DECIDED: &str = "DECIDED";
 /// The node's configuration.
 pub const NODE: &str = "NODE";
 /// The node's counters, per CPU.
@@ -42,8 +44,8 @@ pub const PORT_MODES: &str = "PORT_MODES";
 pub const POD_COUNTERS: &str = "POD_COUNTERS";
 
 /// The maps of which a node has one.
-pub const NODE_MAPS: [&str; 10] = [
-    TAGS, EXPECT, HOST_FLOWS, PROBES, MESH, HELD, NODE, COUNTERS, FLOWS, LOGS,
+pub const NODE_MAPS: [&str; 11] = [
+    TAGS, EXPECT, HOST_FLOWS, PROBES, MESH, HELD, DECIDED, NODE, COUNTERS, FLOWS, LOGS,
 ];
 /// The maps of which each pod has its own.
 pub const POD_MAPS: [&str; 5] = [LISTENERS, POD, ADDRESSES, PORT_MODES, POD_COUNTERS];
@@ -60,8 +62,13 @@ pub const NOTE_SOCKETS: &str = "note_sockets";
 /// The program that holds back what is opened before its pod is captured.
 pub const HOLD_EARLY: &str = "hold_early";
 
-/// Pods that are found and not captured yet.
+/// Namespaces that are not captured yet.
 pub const HELD_ENTRIES: usize = 1024;
+/// Namespaces that were decided about; the least recently used one is forgotten first, and decided
+/// about again.
+pub const DECIDED_ENTRIES: usize = 16_384;
+/// How long a namespace is held that the agent has not decided about, in nanoseconds.
+pub const UNKNOWN_HOLD_NS: u64 = 10_000_000_000;
 /// Live inbound connections of a node.
 pub const EXPECT_ENTRIES: usize = 65_536;
 /// Probes under way; the least recently used one is forgotten first.

@@ -49,6 +49,10 @@ pub(crate) static MESH: HashMap<
 pub(crate) static HELD: HashMap<u64, u64, { names::HELD_ENTRIES }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
+/// Namespaces, by cookie, whose new connections are not held.
+#[btf_map]
+pub(crate) static DECIDED: LruHashMap<u64, u32, { names::DECIDED_ENTRIES }> = LruHashMap::new();
+
 /// The node's configuration.
 #[btf_map]
 pub(crate) static NODE: Array<NodeConfig, 1> = Array::new();

@@ -7,7 +7,8 @@
 //!   handshake is looked up again, after the client's side is established.
 //! * The node's own connections to declared probe ports (known by the namespace cookie) are noted
 //!   alike, so that probes pass untouched.
-//! * Connections of a pod that is about to be captured are tagged, for `hold_early` to hold.
+//! * Connections of a pod that is about to be captured are tagged, for `hold_early` to hold; so are
+//!   those of a namespace that nobody has decided about, while pods are waited for.
 //! * Captured application sockets and the agent's tunnels leave a record when they close.
 //!
 //! Fails open: it decides nothing. A tuple that does not fit is counted; the agent has reserved
@@ -18,18 +19,18 @@
 
 use aya_ebpf::{
     bindings::bpf_sock_ops,
-    helpers::generated::{bpf_get_netns_cookie, bpf_sock_ops_cb_flags_set},
+    helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set},
     macros::sock_ops,
     programs::SockOpsContext,
 };
 use mesh_common::{
-    Address, Counter, Endpoint, FlowRecord, Tag, TagKind, Tuple, layout, sock_ops_local_port,
-    sock_ops_remote_port,
+    Address, Counter, Endpoint, FlowRecord, Tag, TagKind, Tuple, layout, names,
+    sock_ops_local_port, sock_ops_remote_port,
 };
 
 use crate::{
     context::{FAMILY_V4, FAMILY_V6, load_address, load_u32, load_u64},
-    maps::{self, EXPECT, FLOWS, HELD, HOST_FLOWS, NODE, PROBES, count},
+    maps::{self, DECIDED, EXPECT, FLOWS, HELD, HOST_FLOWS, NODE, PROBES, count},
 };
 
 /// Lets the answers of other programs on the cgroup stand.
@@ -112,7 +113,7 @@ fn note_early(ops: *mut bpf_sock_ops) -> bool {
     // SAFETY: the context is valid for the whole run.
     let cookie = unsafe { bpf_get_netns_cookie(ops.cast()) };
     // SAFETY: only its presence is looked at.
-    if unsafe { HELD.get(&cookie) }.is_none() {
+    if unsafe { HELD.get(&cookie) }.is_none() && !hold_unknown(cookie) {
         return false;
     }
     // SAFETY: the context is valid for the whole run.
@@ -122,6 +123,27 @@ fn note_early(ops: *mut bpf_sock_ops) -> bool {
         // SAFETY: a socket of the context that is not null.
         unsafe { maps::set_tag(socket.cast(), Tag::early(cookie)) };
     }
+    true
+}
+
+/// Holds a namespace that may be of a pod that is waited for; says whether it does.
+#[inline(always)]
+fn hold_unknown(cookie: u64) -> bool {
+    let Some(node) = NODE.get(0) else {
+        return false;
+    };
+    if node.holds_unknown == 0 || node.host_cookie == cookie {
+        return false;
+    }
+    // SAFETY: only its presence is looked at.
+    if unsafe { DECIDED.get(&cookie) }.is_some() {
+        return false;
+    }
+    // SAFETY: takes no pointers.
+    let until = unsafe { bpf_ktime_get_ns() } + names::UNKNOWN_HOLD_NS;
+    const ONLY_NEW: u64 = 1;
+    // There already if another of its connections was first.
+    HELD.insert(&cookie, &until, ONLY_NEW).unwrap_or(());
     true
 }
 

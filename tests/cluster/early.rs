@@ -66,7 +66,8 @@ fn ended(namespace: &Namespace) -> BTreeMap<String, Option<i64>> {
     .collect()
 }
 
-/// How many milliseconds after its capture the first container of each pod here started.
+/// How many milliseconds after its capture, or after what it opens was held until the capture, the
+/// first container of each pod here started.
 #[track_caller]
 fn captures(mesh: &Mesh, node: &str) -> BTreeMap<String, Option<i64>> {
     let status = mesh.status(node);
@@ -74,8 +75,10 @@ fn captures(mesh: &Mesh, node: &str) -> BTreeMap<String, Option<i64>> {
     rows.filter_map(|row| {
         let name = row["name"].as_str()?.strip_suffix(".early")?;
         let after = row["firstContainerAfterCaptureMs"].as_i64();
+        let after_hold = row["firstContainerAfterHoldMs"].as_i64();
         let is_captured = row["captured"] == true;
-        Some((name.to_owned(), after.filter(|_| is_captured)))
+        let after = after.max(after_hold).filter(|_| is_captured);
+        Some((name.to_owned(), after))
     })
     .filter(|(name, _)| name.starts_with("early-"))
     .collect()
@@ -111,7 +114,6 @@ fn fifty_pods_ask_in_their_first_moment_and_none_in_plaintext() {
         }
         Err(codes)
     });
-    assert!(codes.values().all(|code| *code == Some(0)), "{codes:?}");
     let said = namespace.ok(&[
         "logs",
         "--selector=app=early",
@@ -119,6 +121,8 @@ fn fifty_pods_ask_in_their_first_moment_and_none_in_plaintext() {
         "--prefix",
         "--max-log-requests=50",
     ]);
+    let failed = codes.iter().filter(|(_, code)| **code != Some(0));
+    assert_eq!(failed.count(), 0, "{codes:?}\n{said}");
     let answered = said.lines().filter(|line| line.contains(" 200 server-v1 "));
     assert_eq!(answered.count(), 2 * PODS, "{said}");
     for node in &nodes {

@@ -59,6 +59,7 @@ impl Sample {
             programs: vec!["capture_outbound"],
             state: "active",
             captured_since: Some(SystemTime::now() - Duration::from_secs(90)),
+            held_since: Some(SystemTime::now() - Duration::from_secs(91)),
             counters: BTreeMap::from([("captured", 7), ("dropped", 0)]),
             error: None,
             waits: false,

@@ -175,6 +175,11 @@ fn observed_row(pod: Option<&PodObservation>, now: SystemTime) -> Value {
             .and_then(|pod| pod.captured_since)
             .zip(first_container)
             .map(|(captured, started)| milliseconds_after(captured, started)),
+        "heldSince": pod.and_then(|pod| pod.held_since).map(stamp),
+        "firstContainerAfterHoldMs": pod
+            .and_then(|pod| pod.held_since)
+            .zip(first_container)
+            .map(|(held, started)| milliseconds_after(held, started)),
         "existingConnections": pod.map(existing),
         "closesExistingInSeconds": pod.and_then(|pod| closes_existing_in(pod, now)),
         "state": pod.map(|pod| pod.state),

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{
     sync::watch,
-    task::block_in_place,
+    task::{block_in_place, yield_now},
     time::{MissedTickBehavior, interval},
 };
 use tracing::{info, warn};
@@ -21,10 +21,11 @@ use tracing::{info, warn};
 use super::report::AppliedState;
 use crate::{
     config::Frontier,
-    datapath::{Change, Datapath, Stop},
+    datapath::{Change, Datapath, EarlyGate, Stop},
     identity::Identities,
     model::Snapshot,
     proxy::Proxy,
+    tasks::Tasks,
     telemetry::Telemetry,
 };
 
@@ -43,6 +44,26 @@ pub(super) struct Sync {
     pub(super) applied: watch::Sender<AppliedState>,
 }
 
+/// Tells the gate which pods to wait for, however long captures take. Ends with the drain.
+pub(super) fn hold_early(
+    gate: EarlyGate,
+    mut snapshot: watch::Receiver<Arc<Snapshot>>,
+    tasks: &Tasks,
+) {
+    let drain = tasks.drain();
+    tasks.spawn("hold-early", async move {
+        loop {
+            // Cancel-safe: both only wait.
+            tokio::select! {
+                changed = snapshot.changed() => if changed.is_err() { return },
+                () = drain.requested() => return,
+            }
+            let current = Arc::clone(&snapshot.borrow_and_update());
+            block_in_place(|| gate.follow(&current));
+        }
+    });
+}
+
 impl Sync {
     /// Applies every snapshot as it comes. Ends only with an error. Cancel-safe: what a step began
     /// is completed or made good by [`Sync::stop`].
@@ -51,9 +72,12 @@ impl Sync {
         let mut tick = interval(RECONCILE_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.snapshot.mark_changed();
+        let mut may_capture = false;
         loop {
-            // Cancel-safe: all arms only wait; what they wait for stays noted.
+            // Cancel-safe: all arms only wait; what they wait for stays noted. In this order: a
+            // newer snapshot says of further pods that they are to be held, which cannot wait.
             tokio::select! {
+                biased;
                 changed = self.snapshot.changed() => {
                     anyhow::ensure!(changed.is_ok(), "the source of the configuration ended");
                     let snapshot = Arc::clone(&self.snapshot.borrow_and_update());
@@ -61,11 +85,13 @@ impl Sync {
                 }
                 // A pod's first container may start within milliseconds of its sandbox.
                 () = sandboxes.changed() => self.follow_sandboxes(),
-                _ = tick.tick() => {
-                    self.reconcile();
-                    // Also what changed nothing here counts as applied.
-                    self.note_applied();
-                }
+                _ = tick.tick() => self.reconcile(),
+                () = yield_now(), if may_capture => {}
+            }
+            // After each of them, so that none of them can keep pods waiting.
+            may_capture = self.capture_next();
+            if !may_capture {
+                self.note_applied();
             }
         }
     }
@@ -81,7 +107,9 @@ impl Sync {
             self.identities.keep_nothing();
             // Nothing is enrolled in an empty snapshot: the kernel lets new connections pass.
             self.carry_out(block_in_place(|| {
-                self.datapath().apply(&Snapshot::default())
+                let mut datapath = self.datapath();
+                datapath.hold_nothing();
+                datapath.apply(&Snapshot::default())
             }));
         }
         let left = self.proxy.drain(deadline).await;
@@ -101,8 +129,16 @@ impl Sync {
         self.identities
             .want(enrolled.map(|workload| workload.identity.clone()));
         self.carry_out(block_in_place(|| self.datapath().apply(snapshot)));
-        self.note_applied();
         self.telemetry.forget_gone(snapshot, Instant::now());
+    }
+
+    /// Captures a pod; whether there may be another one to capture.
+    fn capture_next(&self) -> bool {
+        let Some(changes) = block_in_place(|| self.datapath().capture_next()) else {
+            return false;
+        };
+        self.carry_out(changes);
+        true
     }
 
     fn follow_sandboxes(&self) {
@@ -123,19 +159,14 @@ impl Sync {
                 // What the kernel has is no longer ours to tell.
                 return;
             }
-            block_in_place(|| datapath.observe())
+            datapath.applied()
         };
-        let failed_pods = observed
-            .pods
-            .iter()
-            .filter(|pod| pod.error.is_some())
-            .count();
         let frontier = self.frontier.borrow().clone();
         self.applied.send_if_modified(|known| {
             let mut now = AppliedState {
                 generation: observed.generation,
-                captured_pods: observed.pods.len() - failed_pods,
-                failed_pods,
+                captured_pods: observed.captured,
+                failed_pods: observed.failed,
                 frontier: known.frontier.clone(),
             };
             // The frontier of a snapshot that the kernel does not have yet says nothing.

@@ -31,10 +31,14 @@ pub(super) struct NodeMaps {
     pub(super) probes: Mirror<Endpoint>,
     pub(super) expect: KernelHashMap<MapData, Tuple, u32>,
     pub(super) flows: RingBuf<MapData>,
-    /// For the gate, which takes it.
-    pub(super) held: Option<KernelHashMap<MapData, u64, u64>>,
     counters: PerCpuArray<MapData, u64>,
-    node: Array<MapData, NodeConfig>,
+}
+
+/// The node's maps that are the gate's.
+pub(super) struct GateMaps {
+    pub(super) held: KernelHashMap<MapData, u64, u64>,
+    pub(super) decided: KernelHashMap<MapData, u64, u32>,
+    pub(super) node: Array<MapData, NodeConfig>,
 }
 
 /// A pod's maps.
@@ -61,14 +65,8 @@ impl NodeMaps {
             probes: Mirror::take(ebpf, names::PROBES)?,
             expect: take_map(ebpf, names::EXPECT)?,
             flows: take_map(ebpf, names::FLOWS)?,
-            held: Some(take_map(ebpf, names::HELD)?),
             counters: take_map(ebpf, names::COUNTERS)?,
-            node: take_map(ebpf, names::NODE)?,
         })
-    }
-
-    pub(super) fn set_node(&mut self, config: NodeConfig) -> Result<(), MapError> {
-        self.node.set(0, &config, 0)
     }
 
     pub(super) fn counters(&self) -> BTreeMap<&'static str, u64> {
@@ -87,6 +85,17 @@ impl NodeMaps {
                 each(record);
             }
         }
+    }
+}
+
+impl GateMaps {
+    /// Takes them out of the node's instance.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+        Ok(Self {
+            held: take_map(ebpf, names::HELD)?,
+            decided: take_map(ebpf, names::DECIDED)?,
+            node: take_map(ebpf, names::NODE)?,
+        })
     }
 }
 

@@ -62,6 +62,8 @@ pub struct PodObservation {
     pub state: &'static str,
     /// Since when it is captured.
     pub captured_since: Option<SystemTime>,
+    /// Since when what it opened was held until the capture, if it was.
+    pub held_since: Option<SystemTime>,
     /// Its counters by name; those at zero too.
     pub counters: BTreeMap<&'static str, u64>,
     /// Why it is not captured, or not fully.
@@ -74,6 +76,17 @@ pub struct PodObservation {
     pub existing: Vec<ExistingConnection>,
     /// How long after the capture those are ended; never if there is no limit.
     pub close_existing_after: Option<Duration>,
+}
+
+/// What is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The snapshot's generation.
+    pub generation: u64,
+    /// How many pods are captured and whole.
+    pub captured: usize,
+    /// How many are not, those that wait for their sandbox included.
+    pub failed: usize,
 }
 
 /// A connection that is older than its pod's capture, and goes around the mesh.

@@ -67,6 +67,7 @@ pub(super) struct Pod {
     maps: PodMaps,
     attachment: Attachment,
     captured_since: SystemTime,
+    pub(super) held_since: Option<SystemTime>,
     existing: Existing,
     close_existing_after: Option<Duration>,
     drain_until: Option<Instant>,
@@ -93,6 +94,8 @@ pub(super) enum PodError {
     },
     #[error("cannot enter the network namespace")]
     Enter(#[source] io::Error),
+    #[error("it has no interface")]
+    NoInterface,
     #[error("no interface to capture")]
     Interface(#[source] io::Error),
     #[error("cannot set rules and routes")]
@@ -160,9 +163,11 @@ impl Pod {
     ) -> Result<(Self, PodSockets), PodError> {
         let directory = node.pins.pod(&workload.uid);
         let addresses = Addresses::read().map_err(PodError::Interface)?;
-        let interface = addresses
-            .interface_of(&workload.addresses)
-            .map_err(PodError::Interface)?;
+        let interface = addresses.interface_of(&workload.addresses);
+        let interface = interface.map_err(|error| match error.raw_os_error() {
+            Some(libc::ENODEV) => PodError::NoInterface,
+            _ => PodError::Interface(error),
+        })?;
         let found = addresses.global_of(&interface.name);
         verify(workload, &addresses, &found)?;
         route::ensure().map_err(PodError::Route)?;
@@ -200,6 +205,7 @@ impl Pod {
             maps,
             attachment,
             captured_since,
+            held_since: None,
             existing,
             close_existing_after: close_existing_after(node, workload),
             drain_until: None,
@@ -212,6 +218,11 @@ impl Pod {
     /// Whether it is captured, rather than on its way out.
     pub(super) fn is_active(&self) -> bool {
         self.drain_until.is_none()
+    }
+
+    /// Whether something of it could not be put back.
+    pub(super) fn has_failed(&self) -> bool {
+        self.error.is_some()
     }
 
     /// Whether the workload's namespace is still the one that is captured.
@@ -356,6 +367,7 @@ impl Pod {
             programs: self.attachment.attached(),
             state,
             captured_since: Some(self.captured_since),
+            held_since: self.held_since,
             counters: self.maps.counters(),
             error: self.error.clone(),
             waits: false,

@@ -112,7 +112,18 @@ impl Sandboxes {
     }
 }
 
+/// Whether the process with this directory in `/proc` is in a pod's cgroup.
+pub(super) fn is_in_pod(process: &Path) -> bool {
+    let cgroups = std::fs::read_to_string(process.join("cgroup"));
+    cgroups.is_ok_and(|cgroups| layout::pod_of(&cgroups).is_some())
+}
+
 impl SandboxEvents {
+    /// A pod's sandbox, if it has one now.
+    pub(super) fn find(&self, uid: &WorkloadUid) -> Option<Sandbox> {
+        self.0.lock().sandboxes.get(uid).cloned()
+    }
+
     /// Resolves when a sandbox has come or gone since the last time. Cancel-safe.
     pub async fn changed(&self) {
         self.0.changed.notified().await;

@@ -15,7 +15,7 @@ use mesh_agent::{
 };
 
 use super::{
-    Node,
+    Neighbours, Node,
     pods::{Pod, eventually},
 };
 
@@ -61,7 +61,7 @@ impl Kubelet {
 
     /// A node whose pods are here.
     pub(crate) fn node(&self) -> Node {
-        let mut node = Node::stopped(OnAgentDeath::Closed);
+        let mut node = Node::stopped(OnAgentDeath::Closed, Neighbours::none());
         node.settings.cgroup_root = self.root.clone();
         node.start();
         node

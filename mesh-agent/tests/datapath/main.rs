@@ -17,11 +17,14 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
-use mesh_agent::datapath::{Datapath, DatapathError, DatapathSettings, OnAgentDeath, Stop};
+use mesh_agent::datapath::{Change, Datapath, DatapathError, DatapathSettings, OnAgentDeath, Stop};
 use pods::{Pod, eventually, snapshot};
 use relay::Relay;
 
@@ -29,22 +32,48 @@ const PORT: u16 = 8080;
 
 static NEXT_NODE: AtomicU32 = AtomicU32::new(0);
 
+/// Written while a node waits for pods: it holds back every namespace that is new, of other tests,
+/// too.
+static WAITING: RwLock<()> = RwLock::new(());
+
+enum Neighbours {
+    Many {
+        _guard: RwLockReadGuard<'static, ()>,
+    },
+    None {
+        _guard: RwLockWriteGuard<'static, ()>,
+    },
+}
+
+impl Neighbours {
+    fn many() -> Self {
+        let _guard = WAITING.read().unwrap_or_else(PoisonError::into_inner);
+        Self::Many { _guard }
+    }
+
+    fn none() -> Self {
+        let _guard = WAITING.write().unwrap_or_else(PoisonError::into_inner);
+        Self::None { _guard }
+    }
+}
+
 /// An agent of one node: datapath and relay.
 struct Node {
     datapath: Option<Datapath>,
     relay: Option<Relay>,
     settings: DatapathSettings,
+    _neighbours: Neighbours,
 }
 
 impl Node {
     fn new(on_agent_death: OnAgentDeath) -> Self {
-        let mut node = Self::stopped(on_agent_death);
+        let mut node = Self::stopped(on_agent_death, Neighbours::many());
         node.start();
         node
     }
 
     /// One that is still to be started.
-    fn stopped(on_agent_death: OnAgentDeath) -> Self {
+    fn stopped(on_agent_death: OnAgentDeath, neighbours: Neighbours) -> Self {
         let number = NEXT_NODE.fetch_add(1, Ordering::Relaxed);
         let name = format!("kernel-{}.{number}", std::process::id());
         Self {
@@ -55,6 +84,7 @@ impl Node {
                 on_agent_death,
                 ..DatapathSettings::default()
             },
+            _neighbours: neighbours,
         }
     }
 
@@ -84,7 +114,7 @@ impl Node {
 
     fn apply(&mut self, workloads: impl IntoIterator<Item = mesh_agent::model::Workload>) {
         let changes = self.datapath().apply(&snapshot(workloads));
-        self.relay().carry_out(changes);
+        self.carry_out(changes);
         for pod in self.datapath().observe().pods {
             assert_eq!(pod.error, None, "{}", pod.uid);
         }
@@ -92,7 +122,20 @@ impl Node {
 
     fn reconcile(&mut self) {
         let changes = self.datapath().reconcile();
+        self.carry_out(changes);
+    }
+
+    /// Does what changed, and captures what is to be captured; how many pods were captured and
+    /// released.
+    fn carry_out(&mut self, mut changes: Vec<Change>) -> (usize, usize) {
+        while let Some(more) = self.datapath().capture_next() {
+            changes.extend(more);
+        }
+        let captured = |change: &&Change| matches!(change, Change::Captured(_));
+        let count = changes.iter().filter(captured).count();
+        let counts = (count, changes.len() - count);
         self.relay().carry_out(changes);
+        counts
     }
 
     /// As after SIGKILL: sockets and descriptors are closed, pins stay.

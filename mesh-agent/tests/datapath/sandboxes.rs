@@ -10,7 +10,7 @@ use std::{
 };
 
 use mesh_agent::{
-    datapath::{Change, OnAgentDeath, PodObservation},
+    datapath::{OnAgentDeath, PodObservation},
     model::{Workload, WorkloadUid},
 };
 
@@ -24,15 +24,7 @@ impl Node {
     /// Applies, and says how many pods were captured and released.
     fn apply_all(&mut self, workloads: impl IntoIterator<Item = Workload>) -> (usize, usize) {
         let changes = self.datapath().apply(&snapshot(workloads));
-        self.carry_out_counted(changes)
-    }
-
-    fn carry_out_counted(&mut self, changes: Vec<Change>) -> (usize, usize) {
-        let captured = |change: &&Change| matches!(change, Change::Captured(_));
-        let count = changes.iter().filter(captured).count();
-        let counts = (count, changes.len() - count);
-        self.relay().carry_out(changes);
-        counts
+        self.carry_out(changes)
     }
 
     /// Waits for sandboxes to come or go, and follows as the agent does, until something changes.
@@ -49,8 +41,9 @@ impl Node {
                 changed.await.expect("a sandbox comes or goes");
             });
             let changes = self.datapath().follow_sandboxes();
-            if !changes.is_empty() {
-                return self.carry_out_counted(changes);
+            let changed = self.carry_out(changes);
+            if changed != (0, 0) {
+                return changed;
             }
         }
     }
@@ -368,6 +361,57 @@ fn what_a_pod_opens_before_its_capture_waits_for_it() {
     });
     let observation = node.datapath().observe();
     assert_eq!((observation.held, observation.overdue_holds), (0, 0));
+}
+
+#[test]
+fn what_a_pod_opens_before_it_is_found_waits_for_its_capture() {
+    let server = Pod::new();
+    server.app(PORT);
+    let kubelet = Kubelet::new();
+    let mut node = kubelet.node();
+    let mut client = Pod::new();
+    let mut sandbox = kubelet.sandbox();
+    node.apply_all([sandbox.workload(&client), server.workload()]);
+    // After the pod is waited for, as a runtime makes it.
+    client.renew();
+    let began = SystemTime::now();
+    std::thread::scope(|scope| {
+        let waiting = both(&server, PORT).map(|to| {
+            let client = &client;
+            scope.spawn(move || ask(client.connect(to)))
+        });
+        let held = |node: &mut Node| node.datapath().observe().counters["early_held"];
+        eventually("both are held", || held(&mut node) >= 2);
+        sandbox.begin(&client);
+        assert_eq!(node.follow(), (1, 0));
+        for peer in waiting.map(|waiting| waiting.join().expect("it does not panic")) {
+            assert!(peer.port() < 32_768, "captured after all");
+        }
+    });
+    let since = node.pod(&sandbox.uid).held_since.expect("it was held");
+    assert!(since < began, "all the time");
+    let observation = node.datapath().observe();
+    assert_eq!((observation.held, observation.overdue_holds), (0, 0));
+}
+
+#[test]
+fn a_new_namespace_that_is_no_pods_is_let_go_while_pods_are_waited_for() {
+    let server = Pod::new();
+    server.app(PORT);
+    let kubelet = Kubelet::new();
+    let mut node = kubelet.node();
+    let (client, mut stranger) = (Pod::new(), Pod::new());
+    let sandbox = kubelet.sandbox();
+    node.apply_all([sandbox.workload(&client)]);
+    stranger.renew();
+    for to in both(&server, PORT) {
+        assert!(ask(stranger.connect(to)).port() >= 32_768, "directly");
+    }
+    let observation = node.datapath().observe();
+    assert!(observation.counters["early_held"] >= 1);
+    let since = Instant::now();
+    ask(stranger.connect(both(&server, PORT)[0]));
+    println!("the next one took {:?}", since.elapsed());
 }
 
 #[test]

@@ -48,6 +48,9 @@ const EAGER: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mi
 /// The same for what takes longer.
 const PATIENT: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(10));
 
+/// How often strangers that are held are looked for, while pods are waited for.
+const STRANGER_INTERVAL: Duration = Duration::from_millis(200);
+
 /// How long a pod may be without processes before its sandbox counts as gone.
 const EMPTY_MAX: Duration = Duration::from_secs(2);
 
@@ -150,6 +153,7 @@ impl Finder {
                 }
             }
             self.look();
+            self.gate.look_for_strangers();
         }
     }
 
@@ -269,7 +273,7 @@ impl Finder {
     }
 
     fn withdraw(&self, uid: &WorkloadUid) {
-        self.gate.release(uid);
+        self.gate.gone(uid);
         let mut table = self.shared.lock();
         table.refused.remove(uid);
         if table.sandboxes.remove(uid).is_some() {
@@ -305,7 +309,9 @@ impl Finder {
 
     /// How long to wait before something is looked at again, if anything is.
     fn interval(&self) -> Option<Duration> {
-        self.pods.values().filter_map(Pod::interval).min()
+        let waits = self.gate.waits().then_some(STRANGER_INTERVAL);
+        let pods = self.pods.values().filter_map(Pod::interval);
+        pods.chain(waits).min()
     }
 
     fn look(&mut self) {
