@@ -167,6 +167,7 @@ impl Agent {
                 connector,
                 telemetry: telemetry.clone(),
                 tasks: tasks.clone(),
+                encrypt_on_node: settings.pods.encrypt_on_node,
             },
         )
         .context("data threads")?;

@@ -26,6 +26,7 @@ mod http_upgrade;
 mod http_upstream;
 mod inbound;
 mod listen;
+mod local;
 mod outbound;
 pub mod outcome;
 mod pod;
@@ -100,6 +101,8 @@ pub struct Shared {
     pub telemetry: Telemetry,
     /// Spawns.
     pub tasks: Tasks,
+    /// Tunnels also between pods of this node.
+    pub encrypt_on_node: bool,
 }
 
 /// The proxy as it is now.
@@ -176,6 +179,7 @@ impl Proxy {
         pods.leaving.extend(earlier);
         for index in 0..self.lanes.count() {
             self.lanes.give(index, Order::Release(uid.clone()));
+            self.lanes.give(index, Order::Know(Arc::clone(&pod)));
         }
         self.lanes.give(thread, Order::Capture(pod, sockets));
     }

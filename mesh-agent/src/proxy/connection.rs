@@ -142,7 +142,7 @@ impl Connection {
 
     /// Counts the connection as opened.
     pub(crate) fn opened(&self, ends: &Ends, reporter: Reporter, peer: SocketAddr) {
-        let flow = self.flow(ends, reporter, peer);
+        let flow = flow(ends, reporter, peer, self.orig_dst);
         self.thread.shared.telemetry.connection_opened(&flow);
     }
 
@@ -160,40 +160,52 @@ impl Connection {
         peer: SocketAddr,
         ended: &Ended,
     ) {
-        self.thread
-            .shared
-            .telemetry
-            .connection_closed(&ConnectionRecord {
-                flow: self.flow(ends, reporter, peer),
-                bytes_sent: ended.carried.to_client,
-                bytes_received: ended.carried.to_upstream,
-                duration: started.elapsed(),
-                flags: ended.outcome.flags(),
-                error: ended.outcome.reason(),
-                endpoint: ends.endpoint,
-            });
+        let flow = flow(ends, reporter, peer, self.orig_dst);
+        let record = record(flow, ends, ended, started);
+        self.thread.shared.telemetry.connection_closed(&record);
     }
+}
 
-    fn flow<'a>(&self, ends: &'a Ends, reporter: Reporter, peer: SocketAddr) -> Flow<'a> {
-        let shown = |workload: &'a Option<Arc<Workload>>| workload.as_ref().map(|w| &w.identity);
-        Flow {
-            reporter,
-            source: ends.source.as_ref(),
-            source_identity: match reporter {
-                Reporter::Source => shown(&ends.source),
-                Reporter::Destination => ends.source_identity.as_ref(),
-            },
-            destination: ends.destination.as_ref(),
-            destination_identity: if ends.mutual_tls {
-                shown(&ends.destination)
-            } else {
-                None
-            },
-            service: ends.service.as_deref(),
-            mutual_tls: ends.mutual_tls,
-            peer,
-            orig_dst: self.orig_dst,
-        }
+/// The record of what was carried over a flow since `started`.
+pub(super) fn record<'a>(
+    flow: Flow<'a>,
+    ends: &Ends,
+    ended: &'a Ended,
+    started: Instant,
+) -> ConnectionRecord<'a> {
+    ConnectionRecord {
+        flow,
+        bytes_sent: ended.carried.to_client,
+        bytes_received: ended.carried.to_upstream,
+        duration: started.elapsed(),
+        flags: ended.outcome.flags(),
+        error: ended.outcome.reason(),
+        endpoint: ends.endpoint,
+    }
+}
+
+/// Who talks to whom, as records say it.
+pub(super) fn flow(
+    ends: &Ends,
+    reporter: Reporter,
+    peer: SocketAddr,
+    orig_dst: SocketAddr,
+) -> Flow<'_> {
+    let source = ends.source.as_ref().map(|workload| &workload.identity);
+    let destination = ends.destination.as_ref().map(|workload| &workload.identity);
+    Flow {
+        reporter,
+        source: ends.source.as_ref(),
+        source_identity: match reporter {
+            Reporter::Source => source,
+            Reporter::Destination => ends.source_identity.as_ref(),
+        },
+        destination: ends.destination.as_ref(),
+        destination_identity: destination.filter(|_| ends.mutual_tls),
+        service: ends.service.as_deref(),
+        mutual_tls: ends.mutual_tls,
+        peer,
+        orig_dst,
     }
 }
 

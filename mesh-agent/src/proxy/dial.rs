@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Opens connections to endpoints: through a tunnel if the workload there is enrolled, else plain
-//! TCP from the pod's own address; another endpoint if one cannot be connected to.
+//! Opens connections to endpoints: through a tunnel if the workload there is enrolled and not on
+//! this node, else plain TCP; another endpoint if one cannot be connected to.
 //!
 //! Knows nothing of what is sent over them. Invariant: an endpoint is tried at most once per call,
 //! and what it has under way is counted from before it is tried.
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Outcome, connection::Connection, stream::Upstream, tunnel::ConnectHeaders};
+use super::{Outcome, connection::Connection, local, stream::Upstream, tunnel::ConnectHeaders};
 use crate::{
     datapath::Leg,
     model::{Cluster, Endpoint, LoadGuard, Service, Workload},
@@ -79,8 +79,14 @@ pub(crate) async fn address(
             Err(error) => Err(format!("{address}: {error}").into()),
         };
     };
-    thread.note_reached(&to.uid);
     let from = connection.workload();
+    if let Some(there) = local::find(thread, &to.uid, address) {
+        return match local::connect(connection, from, there, address).await {
+            Ok(stream) => Ok(Upstream::Local(stream)),
+            Err(error) => Err(format!("{address}: {error}").into()),
+        };
+    }
+    thread.note_reached(&to.uid);
     let headers = headers(connection, service, &from);
     let opened = Box::pin(
         thread

@@ -193,7 +193,7 @@ async fn stream_to_app(connection: Rc<Connection>, request: ConnectRequest) {
 
 /// Why a stream may not go to `address`, if it may not. The pod's interface may have had its
 /// addresses before its status says them.
-fn misdirected(
+pub(super) fn misdirected(
     local: &Workload,
     on_interface: &[IpAddr],
     address: SocketAddr,

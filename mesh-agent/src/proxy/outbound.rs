@@ -86,7 +86,7 @@ async fn to_address(connection: &Connection, stream: ClientStream) {
     let upstream = dialing.await;
     let ends = Ends {
         endpoint: Some(address),
-        mutual_tls: matches!(upstream, Ok(Upstream::Tunnel(_))),
+        mutual_tls: upstream.as_ref().is_ok_and(Upstream::is_mutual),
         destination: found.clone(),
         ..source(connection)
     };
@@ -208,7 +208,7 @@ async fn reach(
         load,
     } = Box::pin(dial::cluster(connection, service, &port.cluster)).await?;
     let ends = Ends {
-        mutual_tls: matches!(upstream, Upstream::Tunnel(_)),
+        mutual_tls: upstream.is_mutual(),
         destination: endpoint.workload.clone(),
         service: Some(Arc::clone(service)),
         endpoint: Some(endpoint.address),

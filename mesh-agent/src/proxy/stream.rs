@@ -16,7 +16,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::{copy::Abort, tunnel::TunnelStream, tunnel_link::Going};
+use super::{copy::Abort, local::LocalStream, tunnel::TunnelStream, tunnel_link::Going};
 use crate::datapath;
 
 /// What is still read from a peer after our end of the connection, at most.
@@ -32,6 +32,8 @@ pub enum Upstream {
     Plain(datapath::Upstream),
     /// A stream of a mutual TLS tunnel.
     Tunnel(TunnelStream),
+    /// To an application of this node.
+    Local(LocalStream),
 }
 
 /// A stream with bytes in front that were read from it before.
@@ -62,10 +64,18 @@ pub(crate) async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
 }
 
 impl Upstream {
+    /// Whether both ends are known to be who they say they are.
+    pub(crate) fn is_mutual(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tunnel(_) | Self::Local(_) => true,
+        }
+    }
+
     /// Whether the tunnel's other end is about to leave.
     pub(crate) fn going(&self) -> Going {
         match self {
-            Self::Plain(_) => Going::default(),
+            Self::Plain(_) | Self::Local(_) => Going::default(),
             Self::Tunnel(stream) => stream.going(),
         }
     }
@@ -94,6 +104,7 @@ impl Abort for Upstream {
         match self {
             Self::Plain(stream) => stream.abort(),
             Self::Tunnel(stream) => stream.abort(),
+            Self::Local(stream) => stream.abort(),
         }
     }
 }
@@ -153,6 +164,7 @@ impl AsyncRead for Upstream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Tunnel(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Local(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -166,6 +178,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Tunnel(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Local(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -173,6 +186,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(context),
             Self::Tunnel(stream) => Pin::new(stream).poll_flush(context),
+            Self::Local(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
@@ -180,6 +194,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Tunnel(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Local(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 
@@ -191,6 +206,7 @@ impl AsyncWrite for Upstream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Self::Tunnel(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Local(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
@@ -198,6 +214,7 @@ impl AsyncWrite for Upstream {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tunnel(stream) => stream.is_write_vectored(),
+            Self::Local(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -7,6 +7,7 @@
 mod http;
 mod http1;
 mod http2;
+mod local;
 mod mesh;
 mod tcp;
 mod tunnel;

@@ -61,9 +61,11 @@ pub(crate) struct Lanes {
 
 /// What a thread is told to do.
 pub(crate) enum Order {
+    /// A pod is captured, if by another thread.
+    Know(Arc<Pod>),
     /// Accept for a pod.
     Capture(Arc<Pod>, PodSockets),
-    /// Stop accepting for a pod.
+    /// Stop accepting for a pod, and forget it.
     Release(WorkloadUid),
     /// Serve a connection.
     Serve(StdStream, Accepted),
@@ -86,6 +88,8 @@ pub(crate) struct Thread {
     pub(crate) lanes: Arc<Lanes>,
     /// Dropping a sender ends the pod's accept loops.
     accepting: RefCell<HashMap<WorkloadUid, Vec<oneshot::Sender<()>>>>,
+    /// The pods that are captured here, by whichever thread.
+    local: RefCell<HashMap<WorkloadUid, Arc<Pod>>>,
     /// The workloads that tunnels were opened to.
     reached: RefCell<HashSet<WorkloadUid>>,
 }
@@ -227,7 +231,8 @@ async fn run(
         tokio::select! {
             order = orders.recv() => match order {
                 Some(Order::Capture(pod, sockets)) => thread.capture(&pod, sockets),
-                Some(Order::Release(uid)) => drop(thread.accepting.borrow_mut().remove(&uid)),
+                Some(Order::Know(pod)) => thread.know(pod),
+                Some(Order::Release(uid)) => thread.release(&uid),
                 Some(Order::Serve(stream, accepted)) => thread.serve(stream, accepted),
                 Some(Order::LetGo) => {
                     thread.pools.clear();
@@ -264,6 +269,7 @@ impl Thread {
             pools: Pools::default(),
             lanes,
             accepting: RefCell::default(),
+            local: RefCell::default(),
             reached: RefCell::default(),
         }
     }
@@ -284,6 +290,21 @@ impl Thread {
             Some(workload) => Arc::clone(workload),
             None => Arc::clone(&pod.workload),
         }
+    }
+
+    /// The pod `uid`, if it is captured on this node.
+    pub(crate) fn local(&self, uid: &WorkloadUid) -> Option<Arc<Pod>> {
+        self.local.borrow().get(uid).cloned()
+    }
+
+    fn know(&self, pod: Arc<Pod>) {
+        let uid = pod.workload.uid.clone();
+        self.local.borrow_mut().insert(uid, pod);
+    }
+
+    fn release(&self, uid: &WorkloadUid) {
+        self.local.borrow_mut().remove(uid);
+        self.accepting.borrow_mut().remove(uid);
     }
 
     /// Notes that a tunnel to `uid` was asked for.

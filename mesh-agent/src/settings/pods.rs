@@ -20,4 +20,9 @@ pub struct PodSettings {
     /// d) [default: for ever]. The annotation mesh-agent.io/close-existing-after of a pod wins.
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub close_existing_after: Option<Duration>,
+
+    /// Carry traffic between pods of this node through mutual TLS, too. It costs a pass through TLS
+    /// each way; without, it never leaves the node's memory, and identities and policy are the same.
+    #[arg(long, env = "MESH_AGENT_ENCRYPT_ON_NODE")]
+    pub encrypt_on_node: bool,
 }

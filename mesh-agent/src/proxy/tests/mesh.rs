@@ -146,6 +146,7 @@ impl Mesh {
             connector: Connector::untagged(),
             telemetry: telemetry.clone(),
             tasks: tasks.clone(),
+            encrypt_on_node: false,
         };
         let proxy = Proxy::start(&ProxySettings { threads: 2 }, shared).expect("threads");
         let outbound = StdListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
@@ -208,6 +209,17 @@ impl Mesh {
         }
         self.publish().await;
         vip
+    }
+
+    /// Captures another pod, whose applications listen as they do.
+    pub(super) fn capture(&self, workload: &Arc<Workload>) {
+        self.proxy.capture(PodSockets {
+            workload: Arc::clone(workload),
+            netns: Netns::current().expect("our namespace"),
+            addresses: Vec::new(),
+            outbound: Vec::new(),
+            inbound: Vec::new(),
+        });
     }
 
     /// Has certificates issued for the workloads.

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Streams to applications in other pods of this node: no tunnel, as there is no wire. The agent
+//! holds both ends, so it knows both identities as surely as a handshake would tell them.
+//!
+//! Owns the destination's record of such a stream; the client's is made where it is for any other.
+//! Knows nothing of what is sent. Invariant: bytes go only to an address of the pod that was found
+//! and captured here under the wanted UID, and never to a port of the mesh itself.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    Outcome,
+    connection::{self, Connection, Ended, Ends},
+    copy::{Abort, Carried},
+    inbound,
+    pod::Pod,
+    threads::Thread,
+};
+use crate::{
+    datapath::{self, Leg},
+    model::{Workload, WorkloadUid},
+    telemetry::Reporter,
+};
+
+/// A byte stream to an application of this node.
+pub struct LocalStream {
+    app: datapath::Upstream,
+    record: Box<Record>,
+}
+
+/// What is told of the stream when it ends, on behalf of the destination.
+struct Record {
+    thread: Rc<Thread>,
+    pod: Arc<Pod>,
+    ends: Ends,
+    peer: SocketAddr,
+    to: SocketAddr,
+    started: Instant,
+    carried: Carried,
+    read_ended: bool,
+    write_ended: bool,
+    broken: Option<Outcome>,
+}
+
+/// The pod of `to`, if streams to `address` there need no tunnel.
+pub(super) fn find(thread: &Thread, to: &WorkloadUid, address: SocketAddr) -> Option<Arc<Pod>> {
+    if thread.shared.encrypt_on_node {
+        return None;
+    }
+    let pod = thread.local(to)?;
+    let workload = thread.workload(&pod);
+    let is_misdirected = inbound::misdirected(&workload, &pod.addresses, address).is_some();
+    (!is_misdirected).then_some(pod)
+}
+
+/// Connects to the application at `address` in `pod`, on behalf of the connection's pod.
+///
+/// # Errors
+/// What the kernel says; [`io::ErrorKind::TimedOut`] after 10 s.
+pub(super) async fn connect(
+    connection: &Connection,
+    from: Arc<Workload>,
+    pod: Arc<Pod>,
+    address: SocketAddr,
+) -> io::Result<LocalStream> {
+    let client = connection.peer;
+    let mut record = Box::new(Record::begin(connection, from, pod, address));
+    let connector = &connection.thread.shared.connector;
+    let connecting = connector.connect(&record.pod.netns, Leg::App { client }, address);
+    match Box::pin(connecting).await {
+        Ok(app) => Ok(LocalStream { app, record }),
+        Err(error) => {
+            let why = format!("{address}: {error}").into();
+            record.broken = Some(Outcome::ConnectFailed(why));
+            Err(error)
+        }
+    }
+}
+
+impl Record {
+    fn begin(connection: &Connection, from: Arc<Workload>, pod: Arc<Pod>, to: SocketAddr) -> Self {
+        let thread = Rc::clone(&connection.thread);
+        let ends = Ends {
+            source_identity: Some(from.identity.clone()),
+            source: Some(from),
+            destination: Some(thread.workload(&pod)),
+            service: None,
+            mutual_tls: true,
+            endpoint: Some(to),
+        };
+        let peer = connection.peer;
+        let flow = connection::flow(&ends, Reporter::Destination, peer, to);
+        thread.shared.telemetry.connection_opened(&flow);
+        pod.begin();
+        Self {
+            thread,
+            pod,
+            ends,
+            peer,
+            to,
+            started: Instant::now(),
+            carried: Carried::default(),
+            read_ended: false,
+            write_ended: false,
+            broken: None,
+        }
+    }
+
+    fn note<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &result {
+            let why = error.to_string().into();
+            self.broken.get_or_insert(Outcome::UpstreamGone(why));
+        }
+        result
+    }
+
+    fn outcome(&mut self) -> Outcome {
+        match self.broken.take() {
+            Some(outcome) => outcome,
+            None if self.read_ended && self.write_ended => Outcome::Complete,
+            None => Outcome::ClientGone,
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.pod.end();
+        let ended = Ended {
+            outcome: self.outcome(),
+            carried: self.carried,
+        };
+        let flow = connection::flow(&self.ends, Reporter::Destination, self.peer, self.to);
+        let record = connection::record(flow, &self.ends, &ended, self.started);
+        self.thread.shared.telemetry.connection_closed(&record);
+    }
+}
+
+impl Abort for LocalStream {
+    fn abort(self) {
+        let Self { app, record } = self;
+        app.abort();
+        drop(record);
+    }
+}
+
+impl AsyncRead for LocalStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { app, record } = self.get_mut();
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(app).poll_read(context, buffer));
+        let count = buffer.filled().len() - before;
+        record.carried.to_client += count as u64;
+        record.read_ended |= read.is_ok() && count == 0 && buffer.remaining() > 0;
+        Poll::Ready(record.note(read))
+    }
+}
+
+impl AsyncWrite for LocalStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let Self { app, record } = self.get_mut();
+        let written = ready!(Pin::new(app).poll_write(context, bytes));
+        Poll::Ready(record.note(written).inspect(|count| {
+            record.carried.to_upstream += *count as u64;
+        }))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Self { app, record } = self.get_mut();
+        let written = ready!(Pin::new(app).poll_write_vectored(context, slices));
+        Poll::Ready(record.note(written).inspect(|count| {
+            record.carried.to_upstream += *count as u64;
+        }))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.app.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.app).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { app, record } = self.get_mut();
+        let ended = ready!(Pin::new(app).poll_shutdown(context));
+        record.write_ended |= ended.is_ok();
+        Poll::Ready(record.note(ended))
+    }
+}
+
+impl fmt::Debug for LocalStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalStream")
+            .field("app", &self.app)
+            .field("to", &self.record.to)
+            .finish_non_exhaustive()
+    }
+}
