@@ -34,9 +34,9 @@ mod roots;
 mod rotate;
 mod signer;
 mod tls;
+mod trust;
 mod verify;
 
-use self::issue::Issued;
 pub use self::{
     ca::{AuthorityError, CertificateAuthority},
     issue::{Answer, Authority, Chain, IssueError},
@@ -47,6 +47,7 @@ pub use self::{
     tls::Alpn,
     verify::{PeerError, peer, refusal},
 };
+use self::{issue::Issued, trust::Trust};
 use crate::{model::SpiffeId, tasks::Tasks};
 
 /// Why there is no TLS for an identity, or none with a peer.
@@ -136,14 +137,6 @@ struct Core {
 struct Table {
     entries: BTreeMap<SpiffeId, Entry>,
     trust: Trust,
-}
-
-/// What peers are verified against: given by hand, and by the authority.
-#[derive(Clone)]
-struct Trust {
-    added: Vec<CertificateDer<'static>>,
-    issuers: Vec<CertificateDer<'static>>,
-    store: Arc<RootCertStore>,
 }
 
 #[derive(Clone, Default)]
@@ -277,9 +270,7 @@ impl Identities {
 
     /// The roots that peers are verified against.
     pub fn roots(&self) -> Vec<CertificateDer<'static>> {
-        let table = self.0.core.table.borrow();
-        let Trust { added, issuers, .. } = &table.trust;
-        added.iter().chain(issuers).cloned().collect()
+        self.0.core.table.borrow().trust.roots()
     }
 
     /// Sets the roots to trust besides the authority's own; takes effect for new sessions.
@@ -290,11 +281,7 @@ impl Identities {
     /// All identities, in order.
     pub fn list(&self) -> Vec<CertificateView> {
         let table = self.0.core.table.borrow();
-        let roots: Vec<String> = [&table.trust.added, &table.trust.issuers]
-            .into_iter()
-            .flatten()
-            .map(issue::serial_of)
-            .collect();
+        let roots: Vec<String> = table.trust.roots().iter().map(issue::serial_of).collect();
         table
             .entries
             .iter()
@@ -412,21 +399,6 @@ impl Table {
             });
         }
         Ok(Arc::clone(live))
-    }
-}
-
-impl Trust {
-    fn new(added: Vec<CertificateDer<'static>>, issuers: Vec<CertificateDer<'static>>) -> Self {
-        let mut store = RootCertStore::empty();
-        let (_, unusable) = store.add_parsable_certificates(added.iter().chain(&issuers).cloned());
-        if unusable > 0 {
-            tracing::warn!(unusable, "some root certificates cannot be read");
-        }
-        Self {
-            added,
-            issuers,
-            store: Arc::new(store),
-        }
     }
 }
 

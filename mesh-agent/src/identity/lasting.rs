@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Core, Identities, Trust,
+    Core, Identities,
     issue::{Fresh, Issued},
     keep::Keep,
 };
@@ -107,9 +107,7 @@ impl Core {
         let Some(keep) = self.keeper() else {
             return;
         };
-        let Trust { added, issuers, .. } = self.table.borrow().trust.clone();
-        let mut roots = added;
-        roots.extend(issuers);
+        let roots = self.table.borrow().trust.roots();
         if let Err(error) = keep.store_roots(&roots) {
             tracing::warn!(%error, "the roots cannot be kept over a restart");
         }
