@@ -15,7 +15,7 @@ use super::{
     compile::{Place, Positions},
     destination_rule::Rules,
     endpoints::{Catalog, Family, Kept, PodView},
-    enrol::Choice,
+    enrol::NamespaceFacts,
     index::{IndexSettings, Shelves},
     pod::PodFacts,
     policy::Composer,
@@ -103,20 +103,17 @@ fn pods<'a>(
     composer: &Composer<'_>,
     last: &Carried,
 ) -> Vec<PodView<'a>> {
-    let namespaces: HashMap<&str, Choice> = shelves
+    let namespaces: HashMap<&str, &NamespaceFacts> = shelves
         .namespaces
         .iter()
-        .map(|(namespace, _)| (&*namespace.meta.name, namespace.choice))
+        .map(|(namespace, _)| (&*namespace.meta.name, namespace))
         .collect();
     let node: Arc<str> = settings.node.as_str().into();
     let alive = shelves.pods.iter().filter(|(pod, _)| !pod.over);
     alive
         .map(|(pod, _)| {
-            let choice = namespaces
-                .get(&*pod.meta.namespace)
-                .copied()
-                .unwrap_or_default();
-            let fresh = workload(pod, choice, settings, &node, composer);
+            let namespace = namespaces.get(&*pod.meta.namespace).copied();
+            let fresh = workload(pod, namespace, settings, &node, composer);
             let workload = match last.workloads.get(&fresh.uid) {
                 Some(same) if **same == fresh => Arc::clone(same),
                 _ => Arc::new(fresh),
@@ -131,7 +128,7 @@ fn pods<'a>(
 
 fn workload(
     pod: &PodFacts,
-    namespace: Choice,
+    namespace: Option<&NamespaceFacts>,
     settings: &IndexSettings,
     node: &Arc<str>,
     composer: &Composer<'_>,
@@ -143,6 +140,8 @@ fn workload(
             .map(|value| Arc::from(value.as_str()))
     };
     let here = pod.node == *node;
+    let choice = namespace.map(|namespace| namespace.choice);
+    let of_all = namespace.and_then(|namespace| namespace.close_existing_after);
     Workload {
         uid: pod.uid.clone(),
         name: Arc::clone(&pod.meta.name),
@@ -172,12 +171,12 @@ fn workload(
             "version",
         ])
         .unwrap_or_else(|| "latest".into()),
-        enrolled: !pod.host_network && pod.choice.enrols(namespace),
+        enrolled: !pod.host_network && pod.choice.enrols(choice.unwrap_or_default()),
         netns: pod.netns.clone().filter(|_| here && !pod.host_network),
         host_network: pod.host_network,
         ready: pod.ready,
         probe_ports: pod.probe_ports.clone(),
-        close_existing_after: pod.close_existing_after,
+        close_existing_after: pod.close_existing_after.or(of_all),
         inbound: composer.compose(pod),
     }
 }

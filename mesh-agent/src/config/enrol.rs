@@ -6,12 +6,13 @@
 //! out is let in. Keeping out beats letting in on the same object.
 //! Invariant: pods of the host's network and pods that have ended are never in.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::core::v1::Namespace;
 
 use super::{
     facts::{Findings, Meta},
+    pod,
     problem::{Severity, code},
 };
 
@@ -27,6 +28,8 @@ pub(super) struct Choice {
 pub(super) struct NamespaceFacts {
     pub(super) meta: Meta,
     pub(super) choice: Choice,
+    /// For those of its pods that do not say otherwise.
+    pub(super) close_existing_after: Option<Duration>,
 }
 
 /// A label or annotation and what its value means.
@@ -88,6 +91,7 @@ impl NamespaceFacts {
         Self {
             meta: Meta::new(metadata),
             choice,
+            close_existing_after: pod::close_existing_after(metadata, findings),
         }
     }
 }

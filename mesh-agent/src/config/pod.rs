@@ -30,7 +30,8 @@ const NETNS_DIR: &str = "/run/netns";
 /// The annotation that names a pod's network namespace.
 const NETNS: &str = "mesh-agent.io/netns";
 
-/// The annotation that says how long connections older than the pod's capture may live on.
+/// The annotation of a pod or its namespace that says how long connections older than the pod's
+/// capture may live on. A label does, too.
 pub(super) const CLOSE_EXISTING_AFTER: &str = "mesh-agent.io/close-existing-after";
 
 /// What matters of a Pod.
@@ -209,14 +210,25 @@ fn netns(metadata: &ObjectMeta) -> Option<PathBuf> {
     (!name.is_empty()).then(|| Path::new(NETNS_DIR).join(name))
 }
 
-fn close_existing_after(metadata: &ObjectMeta, findings: &mut Findings) -> Option<Duration> {
-    let text = metadata.annotations.as_ref()?.get(CLOSE_EXISTING_AFTER)?;
+/// What a pod or a namespace says about older connections.
+pub(super) fn close_existing_after(
+    metadata: &ObjectMeta,
+    findings: &mut Findings,
+) -> Option<Duration> {
+    let texts = [
+        ("annotations", &metadata.annotations),
+        ("labels", &metadata.labels),
+    ];
+    let (field, text) = texts.into_iter().find_map(|(field, texts)| {
+        let text = texts.as_ref()?.get(CLOSE_EXISTING_AFTER)?;
+        Some((field, text))
+    })?;
     let limit = resolve::duration(text);
     if limit.is_none() {
         findings.add(
             Severity::Error,
             code::SCHEMA,
-            format!("metadata.annotations[{CLOSE_EXISTING_AFTER}]"),
+            format!("metadata.{field}[{CLOSE_EXISTING_AFTER}]"),
             format!("{text:?} is not a duration: older connections are kept as for other pods"),
             "write a duration such as 10m or 1h30m",
         );

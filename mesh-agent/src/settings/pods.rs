@@ -17,7 +17,8 @@ pub struct PodSettings {
     pub cgroup_root: PathBuf,
 
     /// How long connections that a pod had before it was captured may live on (units: ms, s, m, h,
-    /// d) [default: for ever]. The annotation mesh-agent.io/close-existing-after of a pod wins.
+    /// d) [default: for ever]. The annotation mesh-agent.io/close-existing-after of a pod wins, then
+    /// that of its namespace.
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub close_existing_after: Option<Duration>,
 

@@ -45,14 +45,8 @@ pub(super) const METADATA: Mask = Only(&[("metadata", Only(NAMES))]);
 /// An answer that is about an object's state, not an object.
 pub(super) const STATUS: Mask = Only(&[("code", All), ("message", All), ("reason", All)]);
 
-const ENROLMENT: Mask = Only(&[
-    (enrol::INJECTION, All),
-    (enrol::SIDECAR, All),
-    (enrol::DATAPLANE, All),
-    (enrol::OWN, All),
-]);
-
-const POD_ANNOTATIONS: Mask = Only(&[
+/// Of pods and of namespaces.
+const ANNOTATIONS: Mask = Only(&[
     (enrol::INJECTION, All),
     (enrol::SIDECAR, All),
     (enrol::DATAPLANE, All),
@@ -68,7 +62,7 @@ const NAMESPACE: Mask = Only(&[(
         ("resourceVersion", All),
         ("creationTimestamp", All),
         ("labels", All),
-        ("annotations", ENROLMENT),
+        ("annotations", ANNOTATIONS),
     ]),
 )]);
 
@@ -100,7 +94,7 @@ const POD: Mask = Only(&[
             ("creationTimestamp", All),
             ("deletionTimestamp", All),
             ("labels", All),
-            ("annotations", POD_ANNOTATIONS),
+            ("annotations", ANNOTATIONS),
             (
                 "ownerReferences",
                 Only(&[("kind", All), ("name", All), ("controller", All)]),
@@ -341,6 +335,31 @@ mod tests {
                 "status": {
                     "podIP": "10.0.0.1",
                     "conditions": [{"type": "Ready", "status": "True"}],
+                },
+            }),
+        );
+    }
+
+    #[test]
+    fn a_namespace_keeps_what_it_says_for_its_pods() {
+        check(
+            Kind::Namespace,
+            &json!({
+                "metadata": {
+                    "name": "shop", "labels": {"istio-injection": "enabled"},
+                    "annotations": {
+                        "mesh-agent.io/close-existing-after": "10m", "mesh-agent.io/enrolled": "true",
+                        "kubectl.kubernetes.io/last-applied-configuration": "{}"
+                    },
+                },
+                "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
+            }),
+            &json!({
+                "metadata": {
+                    "name": "shop", "labels": {"istio-injection": "enabled"},
+                    "annotations": {
+                        "mesh-agent.io/close-existing-after": "10m", "mesh-agent.io/enrolled": "true"
+                    },
                 },
             }),
         );

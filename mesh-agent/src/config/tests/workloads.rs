@@ -198,3 +198,49 @@ fn unchanged_workloads_loads_and_clusters_are_the_same_values() {
     assert_eq!((old.len(), new.len()), (1, 2));
     assert!(Arc::ptr_eq(&old[0].load, &new[0].load));
 }
+
+/// What a namespace and a pod say about connections older than the capture, and what counts.
+#[track_caller]
+fn check_close_existing(namespace: &str, of_pod: &str, want: Option<u64>) {
+    let key = "mesh-agent.io/close-existing-after";
+    let pairs = |text: &str| match text.split_once(' ') {
+        Some((field, value)) => format!("{field}: {{{key}: \"{value}\"}}"),
+        None => "labels: {}".to_owned(),
+    };
+    let namespace = format!(
+        "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: default, {}}}\n",
+        pairs(namespace)
+    );
+    let pod = format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: default, {}}}\n\
+         spec: {{nodeName: node-a, containers: []}}\nstatus: {{podIP: 10.1.0.1}}\n",
+        pairs(of_pod)
+    );
+    let limit = Mesh::new(&(namespace + &pod))
+        .workload("web")
+        .close_existing_after;
+    assert_eq!(limit, want.map(std::time::Duration::from_secs));
+}
+
+#[test]
+fn a_pod_decides_about_older_connections_and_else_its_namespace() {
+    check_close_existing("", "", None);
+    check_close_existing("annotations 10m", "", Some(600));
+    check_close_existing("labels 10m", "", Some(600));
+    check_close_existing("annotations 10m", "annotations 5s", Some(5));
+    check_close_existing("annotations 10m", "labels 5s", Some(5));
+    check_close_existing("annotations 10m", "annotations 0", Some(0));
+    check_close_existing("", "annotations 5s", Some(5));
+    // What cannot be read counts as not said.
+    check_close_existing("annotations 10m", "annotations soon", Some(600));
+    check_close_existing("annotations soon", "", None);
+}
+
+#[test]
+fn what_a_namespace_says_about_older_connections_is_checked() {
+    let mesh = Mesh::new(
+        "---\napiVersion: v1\nkind: Namespace\n\
+         metadata: {name: default, annotations: {mesh-agent.io/close-existing-after: soon}}\n",
+    );
+    mesh.check_problems(&["metadata.annotations[mesh-agent.io/close-existing-after]"]);
+}
