@@ -76,6 +76,13 @@ pub(crate) fn agent(profile: Profile) -> Result<PathBuf> {
     Ok(to)
 }
 
+/// What tells this image from others of the same name.
+pub(crate) fn digest(archive: &Path) -> Result<String> {
+    let said = command::output(program("sha256sum").arg(archive)).unwrap_or_default();
+    let digest = said.split_whitespace().next().map(str::to_owned);
+    digest.with_context(|| format!("no digest of {}", archive.display()))
+}
+
 /// The archive of the image that every pod starts with.
 pub(crate) fn pause() -> Result<PathBuf> {
     of_program(PAUSE, &programs::PAUSE, "/pause")

@@ -3,9 +3,12 @@
 //! The agent in the cluster, installed and removed as a user would: by `deploy/`.
 //!
 //! Knows nothing of what the manifests say but the names they give. Invariant: when [`Mesh::on`]
-//! returns, every node's agent is ready.
+//! returns, every node's agent is ready, and runs what is in the image now.
 
-use std::path::{Path, PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use super::Cluster;
 use crate::command::{Ran, run, run_ok};
@@ -28,17 +31,23 @@ impl Mesh {
     /// When an agent or the control plane does not become ready, with what they say.
     #[track_caller]
     pub fn on(cluster: &Cluster) -> Self {
-        let mut apply = cluster.kubectl();
-        run_ok(
-            apply
-                .args(["apply", "--server-side", "-k"])
-                .arg(manifests()),
-        );
         let mesh = Self {
             cluster: cluster.clone(),
         };
-        mesh.wait();
+        mesh.apply();
         mesh
+    }
+
+    /// Makes the installation what the manifests say, whatever was changed, and waits for it.
+    ///
+    /// # Panics
+    /// As [`Mesh::on`].
+    #[track_caller]
+    pub fn apply(&self) {
+        let mut apply = self.cluster.kubectl();
+        apply.args(["apply", "--server-side", "--force-conflicts", "-k"]);
+        run_ok(apply.arg(overlay(&self.cluster)));
+        self.wait();
     }
 
     /// Waits until all of it is as it was last applied.
@@ -75,6 +84,13 @@ impl Mesh {
     pub fn run(&self, words: &[&str]) -> Ran {
         let mut kubectl = self.cluster.kubectl();
         run(kubectl.args(["--namespace", NAMESPACE]).args(words))
+    }
+
+    /// The same; it must succeed. Returns what it printed.
+    #[track_caller]
+    pub fn ok(&self, words: &[&str]) -> String {
+        let mut kubectl = self.cluster.kubectl();
+        run_ok(kubectl.args(["--namespace", NAMESPACE]).args(words))
     }
 
     /// The name of the agent's pod on `node`: not of a predecessor whose connections are ending.
@@ -145,6 +161,41 @@ impl Mesh {
         }
         text
     }
+}
+
+/// The manifests, with a note in the pods of what is in their image: its name stays the same, so
+/// another image would not be noticed.
+#[track_caller]
+fn overlay(cluster: &Cluster) -> PathBuf {
+    let place = cluster.directory().join("install");
+    fs::create_dir_all(&place).expect("the cluster's directory can be written to");
+    let real = |path: &Path| path.canonicalize().expect("it is there");
+    // A base has to be named by a relative path.
+    let up = "../".repeat(real(&place).components().count() - 1);
+    let base = real(&manifests());
+    let base = base.strip_prefix("/").expect("a real path is absolute");
+    let text = format!(
+        "resources: [{up}{base}]
+patches:
+- target: {{kind: DaemonSet|Deployment}}
+  patch: |-
+    - op: add
+      path: /spec/template/metadata/annotations
+      value: {{mesh-agent.io/image-digest: \"{digest}\"}}
+",
+        base = base.display(),
+        digest = image_digest(),
+    );
+    fs::write(place.join("kustomization.yaml"), text).expect("the directory was made");
+    place
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the test command says by the environment what is in the image"
+)]
+fn image_digest() -> String {
+    env::var("MESH_AGENT_IMAGE_DIGEST").unwrap_or_default()
 }
 
 fn manifests() -> PathBuf {

@@ -52,7 +52,7 @@ pub(super) fn of_all(filter: Option<&str>) -> Result<()> {
 }
 
 fn against(cluster: &Cluster, keep: bool, filter: Option<&str>) -> Result<()> {
-    let mut images = Vec::new();
+    let (mut images, mut digest) = (Vec::new(), String::new());
     let mut steps = Steps::new("test kube");
     steps.step("programs", || {
         programs::KUBERNETES.get()?;
@@ -61,7 +61,9 @@ fn against(cluster: &Cluster, keep: bool, filter: Option<&str>) -> Result<()> {
         Ok(())
     });
     steps.step("agent", || {
-        images.push(image::agent(artefacts::PROFILE)?);
+        let image = image::agent(artefacts::PROFILE)?;
+        digest = image::digest(&image)?;
+        images.push(image);
         command::run(tests().arg("--no-run"))
     });
     if !steps.failed() {
@@ -78,6 +80,7 @@ fn against(cluster: &Cluster, keep: bool, filter: Option<&str>) -> Result<()> {
             test.env("KUBECONFIG", cluster.kubeconfig());
             test.env("MESH_KUBE_DIR", cluster.directory());
             test.env("MESH_AGENT_BIN", agent());
+            test.env("MESH_AGENT_IMAGE_DIGEST", &digest);
             command::run(&mut test)
         });
     }
