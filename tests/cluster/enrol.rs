@@ -33,9 +33,8 @@ spec:
 fn answers(namespace: &Namespace) -> (bool, bool) {
     let mut seen = String::new();
     for _ in 0..20 {
-        let ran = namespace.get("deployment/client", "http://server/", 1);
-        assert!(ran.ok(), "{ran:?}");
-        seen.push_str(&ran.stdout);
+        let answer = namespace.answers("deployment/client", "http://server/", 1, "server-v");
+        seen.push_str(&answer.unwrap());
     }
     (seen.contains("server-v1"), seen.contains("server-v2"))
 }
@@ -100,8 +99,9 @@ fn a_deleted_namespace_is_forgotten() {
             }
             Err(ran)
         });
-        let ran = namespace.get("deployment/client", "http://server/", 5);
-        assert!(ran.ok(), "{ran:?}");
+        namespace
+            .answers("deployment/client", "http://server/", 5, "server-v1")
+            .unwrap();
         namespace.delete();
         wait::until("the pods to be forgotten", PATIENCE, || {
             let ran = status();

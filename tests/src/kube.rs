@@ -27,7 +27,11 @@ pub mod pod_pid;
 pub mod workload;
 
 pub use self::{
-    forward::Forward, install::Mesh, load::PodLoad, namespace::Namespace, pod_pid::PodProcess,
+    forward::Forward,
+    install::Mesh,
+    load::PodLoad,
+    namespace::{Namespace, all_by},
+    pod_pid::PodProcess,
     workload::Workload,
 };
 

@@ -143,6 +143,16 @@ impl Namespace {
         self.exec(target, &["/applications", "get", url, &count])
     }
 
+    /// Asks `url` `count` times and returns what came, which must be as many answers with 200 of
+    /// a server whose name begins with `by`.
+    ///
+    /// # Errors
+    /// What came instead.
+    #[track_caller]
+    pub fn answers(&self, target: &str, url: &str, count: u32, by: &str) -> Result<String, String> {
+        all_by(&self.get(target, url, count), count, by)
+    }
+
     /// What pods here are doing, for a failure.
     pub fn describe(&self) -> String {
         let pods = self.run(&["get", "pods", "--output", "wide"]);
@@ -186,6 +196,23 @@ impl Namespace {
     }
 }
 
+/// What `ran` printed, if it is `count` answers with 200 of a server whose name begins with `by`.
+///
+/// # Errors
+/// What came instead.
+pub fn all_by(ran: &Ran, count: u32, by: &str) -> Result<String, String> {
+    let good = format!("200 {by}");
+    let answers = ran.stdout.lines().filter_map(|line| line.split_once(' '));
+    let answered: u32 = answers
+        .filter(|(_, answer)| answer.starts_with(&good))
+        .filter_map(|(number, _)| number.parse::<u32>().ok())
+        .sum();
+    if ran.ok() && answered == count {
+        return Ok(ran.stdout.clone());
+    }
+    Err(format!("{answered} of {count} answered by {by}: {ran:?}"))
+}
+
 impl Drop for Namespace {
     fn drop(&mut self) {
         if self.name == "default" {
@@ -195,5 +222,31 @@ impl Drop for Namespace {
         // A panic here would hide the one that ended the test: the next test to make it says so.
         let words = ["delete", "namespace", &self.name, "--ignore-not-found"];
         self.cluster.run(&words);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(code: i32, printed: &str, want: bool) {
+        let ran = Ran {
+            code,
+            stdout: printed.to_owned(),
+            stderr: String::new(),
+        };
+        assert_eq!(all_by(&ran, 3, "server-").is_ok(), want, "{printed}");
+    }
+
+    #[test]
+    fn answers_count_if_they_are_good_and_by_whom_they_must() {
+        check(0, "3 200 server-v1 HTTP/1.1 10.0.0.1 0\n", true);
+        check(0, "1 200 server-v1 x\n2 200 server-v2 x\n", true);
+        check(1, "3 200 server-v1 x\n", false);
+        check(0, "2 200 server-v1 x\n", false);
+        check(0, "2 200 server-v1 x\n1 503 no\n", false);
+        check(0, "3 200 other x\n", false);
+        check(0, "", false);
     }
 }
