@@ -6,13 +6,14 @@
 //! kustomize`, which writes any YAML in one form, and are compared as text. Knows nothing of what
 //! the objects say. Invariant: needs no cluster.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{
     command::{self, program},
-    setup::{self, Lacking, Scope},
+    programs,
+    setup::{self, Scope},
 };
 
 /// Where the chart is.
@@ -27,11 +28,6 @@ const VALUES: &[&str] = &["--set", "namespace.create=true"];
 /// The command itself.
 pub(crate) fn run() -> Result<()> {
     setup::ensure(&[Scope::Build, Scope::Applications])?;
-    let kubectl = command::find("kubectl").ok_or_else(|| {
-        Lacking::usage(
-            "kubectl is missing: it brings chart and kustomization into one form".to_owned(),
-        )
-    })?;
     let helm = helm()?;
     command::run(program(&helm).args(["lint", "--strict", CHART]).args(PLACE))?;
     let mut template = program(&helm);
@@ -46,7 +42,7 @@ pub(crate) fn run() -> Result<()> {
         if resource == RENDERED {
             write(&place.join(RENDERED), &chart)?;
         }
-        let mut kustomize = program(&kubectl);
+        let mut kustomize = kubectl()?;
         let text = command::output(kustomize.arg("kustomize").arg(&place))
             .with_context(|| format!("kubectl kustomize {} fails", place.display()))?;
         write(&place.join("objects.yaml"), &text)?;
@@ -71,6 +67,16 @@ fn kustomization(resource: &str) -> String {
 
 fn write(path: &std::path::Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}
+
+/// The machine's kubectl, or that of the test cluster.
+fn kubectl() -> Result<Command> {
+    if let Some(kubectl) = command::find("kubectl") {
+        return Ok(program(kubectl));
+    }
+    let mut kubernetes = program(programs::KUBERNETES.get()?);
+    kubernetes.arg("kubectl");
+    Ok(kubernetes)
 }
 
 /// Builds Helm, unless it was built before.

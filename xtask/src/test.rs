@@ -67,6 +67,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
             let mut steps = Steps::new("test");
             steps.step("unit", || unit(filter));
             steps.step("netns", || netns(filter));
+            steps.step("chart", chart::run);
             steps.step("kernels", || kernels::run(filter));
             steps.step("kube", || kube::of_all(filter));
             steps.finish()
