@@ -77,14 +77,17 @@ pub fn run(settings: RunSettings) -> anyhow::Result<()> {
     let ended = control.block_on(async {
         match Box::pin(Agent::start(&settings, &log, &telemetry)).await? {
             Some(agent) => Box::pin(agent.serve()).await,
-            None => Ok(()),
+            None => Ok(Stop::Leave),
         }
     });
     // A blocked resolver or file watcher must not hold up the exit.
     control.shutdown_timeout(FLUSH_DEADLINE);
+    if matches!(ended, Ok(Stop::Remove)) {
+        cleanup::leave_nothing(&settings);
+    }
     telemetry.flush(FLUSH_DEADLINE);
     log.flush(FLUSH_DEADLINE);
-    ended
+    ended.map(drop)
 }
 
 /// A running agent.
@@ -206,51 +209,59 @@ impl Agent {
         }))
     }
 
-    /// Follows the configuration until a signal or a successor comes, then drains.
-    async fn serve(mut self) -> anyhow::Result<()> {
+    /// Follows the configuration until a signal or a successor comes, then drains. Returns what
+    /// was done with the node.
+    async fn serve(mut self) -> anyhow::Result<Stop> {
         // Cancel-safe: see each.
         let signal = tokio::select! {
             name = self.signals.next() => name,
-            wish = self.desk.wish() => return self.leave(wish).await,
+            wish = self.desk.wish() => {
+                self.leave(wish).await;
+                return Ok(Stop::Leave);
+            }
             ended = self.sync.follow() => {
                 self.sync.stop(Stop::Leave, Duration::ZERO).await;
-                return ended;
+                return ended.map(|()| Stop::Leave);
             }
         };
         info!(signal, "stopping");
-        match self.policy.decide().await {
+        let how = self.policy.decide().await;
+        match how {
             Stop::Remove => {
-                self.stop(Stop::Remove, self.drain_deadline).await;
-                Ok(())
+                let is_done = self.stop(how, self.drain_deadline).await;
+                return Ok(if is_done { how } else { Stop::Leave });
             }
             Stop::Leave => self.stay().await,
         }
+        Ok(how)
     }
 
     /// Nobody has taken over yet, and whoever does needs what is in the kernel: serves on for as
     /// long as it may, so that as little as possible comes between us and the next agent.
-    async fn stay(mut self) -> anyhow::Result<()> {
+    async fn stay(mut self) {
         let drain = WIND_DOWN.min(self.drain_deadline / 2);
         let until = Instant::now() + self.drain_deadline.saturating_sub(drain);
         info!("serving on until the drain deadline or until nothing is left");
         let proxy = Arc::clone(&self.sync.proxy);
         // Cancel-safe: see each.
         tokio::select! {
-            wish = self.desk.wish() => return self.leave(wish).await,
+            wish = self.desk.wish() => {
+                self.leave(wish).await;
+                return;
+            }
             ended = self.sync.follow() => note_end(ended),
             () = hand_over::nothing_left(&proxy) => {}
             () = sleep_until(until) => {}
             signal = self.signals.next() => {
                 warn!(signal, "stopped at once, connections are reset");
-                return Ok(());
+                return;
             }
         }
         self.stop(Stop::Leave, drain).await;
-        Ok(())
     }
 
     /// A successor takes over: gives it the kernel side, and drains beside it.
-    async fn leave(mut self, wish: Wish) -> anyhow::Result<()> {
+    async fn leave(mut self, wish: Wish) {
         let Successor { version, abi, .. } = &wish.successor;
         info!(successor = version, "handing over");
         if *abi != ABI_VERSION {
@@ -276,19 +287,24 @@ impl Agent {
             () = sleep_until(until) => Duration::ZERO,
             signal = hand_over::insisted(&mut self.signals) => {
                 warn!(signal, "stopped at once, connections are reset");
-                return Ok(());
+                return;
             }
         };
         self.stop(Stop::Leave, left).await;
-        Ok(())
     }
 
-    /// Drains, unless a signal says that there is no time.
-    async fn stop(&mut self, how: Stop, deadline: Duration) {
+    /// Drains, unless a signal says that there is no time. Whether it was done to the end.
+    async fn stop(&mut self, how: Stop, deadline: Duration) -> bool {
         // Cancel-safe: when the second signal comes nothing of the drain is needed any more.
         tokio::select! {
-            () = self.sync.stop(how, deadline) => info!("stopped"),
-            signal = self.signals.next() => warn!(signal, "stopped at once, connections are reset"),
+            () = self.sync.stop(how, deadline) => {
+                info!("stopped");
+                true
+            }
+            signal = self.signals.next() => {
+                warn!(signal, "stopped at once, connections are reset");
+                false
+            }
         }
     }
 }

@@ -18,4 +18,5 @@ mod outage;
 mod posts;
 mod rollout;
 mod strict;
+mod uninstall;
 mod upgrade;

@@ -87,8 +87,9 @@ fn node(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Takes the lock file beside the socket. It stays when we go: removing it would let two agents
-/// hold two files of one name.
+/// Takes the lock file beside the socket. It stays when we go, unless we leave the node for good:
+/// then it is removed by who holds it, so a file that is not there any more when we have it is not
+/// the lock.
 fn lock(path: &Path) -> Result<File, AdminError> {
     let failed = |source| AdminError::Socket {
         path: path.to_owned(),
@@ -96,18 +97,27 @@ fn lock(path: &Path) -> Result<File, AdminError> {
     };
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(name)
-        .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(AdminError::InUse {
-            path: path.to_owned(),
-        }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
+    let name = PathBuf::from(name);
+    loop {
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&name)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(AdminError::InUse {
+                    path: path.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        let held = file.metadata().map_err(failed)?;
+        if node(&name).is_ok_and(|named| named == (held.dev(), held.ino())) {
+            return Ok(file);
+        }
     }
 }
 

@@ -181,6 +181,11 @@ fn start(server: Server, settings: &KubeSettings, index: Index, tasks: &Tasks) -
     source
 }
 
+/// Whether an agent of `node` keeps its configuration in `state_dir` at present.
+pub fn is_state_in_use(state_dir: &Path, node: &str) -> bool {
+    journal::is_in_use(&state_dir.join(node))
+}
+
 fn open_journal(dir: &Path, node: &str, tasks: &Tasks) -> io::Result<(Journal, Replay)> {
     let (journal, replay, write) = Journal::open(dir, node)?;
     let writer = tasks.clone();

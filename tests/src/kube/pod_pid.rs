@@ -51,6 +51,13 @@ impl PodProcess {
         command
     }
 
+    /// `program` of the machine in its network.
+    pub fn network(self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--target", &self.0.to_string(), "--", program]);
+        command
+    }
+
     /// Kills it.
     pub fn kill(self) {
         crate::command::run_ok(Command::new("kill").args(["-KILL", &self.0.to_string()]));

@@ -122,6 +122,12 @@ impl Journal {
     }
 }
 
+/// Whether somebody writes in `dir`.
+pub(super) fn is_in_use(dir: &Path) -> bool {
+    File::open(dir.join(FILE))
+        .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
 fn modified(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).ok()?.modified().ok()
 }
