@@ -19,6 +19,7 @@ mod outage;
 mod posts;
 mod reuse;
 mod rollout;
+mod rotation;
 mod strict;
 mod uninstall;
 mod upgrade;
