@@ -58,9 +58,44 @@ fn the_agents_are_replaced_under_load_and_nothing_fails() {
         let ran = mesh.run(&["wait", "--for=delete", pod, "--timeout=90s"]);
         assert!(ran.ok(), "{pod}: {ran:?}");
     }
-    let ran = namespace.get("deployment/client", "http://server/", 10);
-    assert!(
-        ran.stdout.contains(" 200 server-v1 "),
-        "afterwards: {ran:?}"
-    );
+    namespace
+        .answers("deployment/client", "http://server/", 10, "server-v1")
+        .unwrap();
+}
+
+/// Restarts all agents and waits until the new ones serve; returns whom they followed.
+#[track_caller]
+fn replace_agents(mesh: &Mesh, nodes: &[String]) -> Vec<String> {
+    let before: Vec<String> = nodes.iter().map(|node| mesh.agent_on(node)).collect();
+    mesh.ok(&["rollout", "restart", "daemonset/mesh-agent"]);
+    mesh.wait_for_successors(&before);
+    before
+}
+
+#[test]
+fn a_second_rollout_does_not_wait_for_the_connections_of_the_first() {
+    let cluster = Cluster::here();
+    let mesh = Mesh::on(&cluster);
+    let namespace = closed(&cluster, "upgraded-twice");
+    let nodes = cluster.nodes();
+    namespace.start(&[
+        &Workload::new("server").on(&nodes[1]),
+        &Workload::new("client").on(&nodes[0]),
+    ]);
+    let hold = || PodLoad::of(&namespace, "deployment/client", "hold", "ws://server/ws", 2);
+    let first = hold();
+    let mut leaving = replace_agents(&mesh, &nodes);
+    let second = hold();
+    leaving.extend(replace_agents(&mesh, &nodes));
+    // What is waited for by default is their connections.
+    let ran = mesh.run(&["rollout", "status", "daemonset/mesh-agent", "--timeout=2s"]);
+    assert!(!ran.ok(), "{ran:?}");
+    for pod in &leaving {
+        let ran = mesh.run(&["get", pod, "--output=name"]);
+        assert!(ran.ok(), "{pod} has left its connections: {ran:?}");
+    }
+    for load in [first, second] {
+        load.stop().assert_all_answered(20);
+    }
+    mesh.wait();
 }
