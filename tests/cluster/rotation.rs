@@ -134,6 +134,48 @@ fn let_time_pass(mesh: &Mesh) {
     ]);
 }
 
+/// Asks for another root; returns it once it signs.
+#[track_caller]
+fn replaced(mesh: &Mesh, old: &str) -> String {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap();
+    let wish = format!("mesh-agent.io/rotate-root={}", now.as_secs());
+    mesh.ok(&["annotate", "--overwrite", "secret", "mesh-agent-ca", &wish]);
+    wait::until("the next root to be published", PATIENCE, || {
+        let roots = published(mesh);
+        if count(&roots) == 2 && roots.contains(old.trim()) {
+            Ok(())
+        } else {
+            Err(roots)
+        }
+    });
+    wait::until("the next root to sign", PATIENCE, || {
+        let root = secret(mesh, "root-cert.pem");
+        if root == old { Err(root) } else { Ok(root) }
+    })
+}
+
+/// Waits until nothing but `root` is published, and trusted on all nodes.
+#[track_caller]
+fn wait_until_alone(mesh: &Mesh, nodes: &[String], root: &str) {
+    wait::until("the old root to be forgotten", PATIENCE, || {
+        let roots = published(mesh);
+        if roots.trim() == root.trim() {
+            Ok(())
+        } else {
+            Err(roots)
+        }
+    });
+    for node in nodes {
+        wait::until("the agents to forget it", PATIENCE, || {
+            let (roots, _) = trust(mesh, node);
+            let done = !roots.is_empty() && roots.iter().all(|number| *number == 1);
+            if done { Ok(()) } else { Err(roots) }
+        });
+    }
+}
+
 #[test]
 fn the_root_is_rotated_under_load_and_nothing_fails() {
     let cluster = Cluster::here();
@@ -162,23 +204,7 @@ fn the_root_is_rotated_under_load_and_nothing_fails() {
         ("hold", "ws://server/ws"),
     ]
     .map(|(kind, url)| PodLoad::of(&namespace, "deployment/client", kind, url, 2));
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap();
-    let wish = format!("mesh-agent.io/rotate-root={}", now.as_secs());
-    mesh.ok(&["annotate", "--overwrite", "secret", "mesh-agent-ca", &wish]);
-    wait::until("the next root to be published", PATIENCE, || {
-        let roots = published(&mesh);
-        if count(&roots) == 2 && roots.contains(old.trim()) {
-            Ok(())
-        } else {
-            Err(roots)
-        }
-    });
-    let new = wait::until("the next root to sign", PATIENCE, || {
-        let root = secret(&mesh, "root-cert.pem");
-        if root == old { Err(root) } else { Ok(root) }
-    });
+    let new = replaced(&mesh, &old);
     let file = cluster.directory().join("rotated-root.pem");
     fs::write(&file, &new).unwrap();
     for node in &nodes {
@@ -188,21 +214,7 @@ fn the_root_is_rotated_under_load_and_nothing_fails() {
         });
     }
     let_time_pass(&mesh);
-    wait::until("the old root to be forgotten", PATIENCE, || {
-        let roots = published(&mesh);
-        if roots.trim() == new.trim() {
-            Ok(())
-        } else {
-            Err(roots)
-        }
-    });
-    for node in &nodes {
-        wait::until("the agents to forget it", PATIENCE, || {
-            let (roots, _) = trust(&mesh, node);
-            let done = !roots.is_empty() && roots.iter().all(|number| *number == 1);
-            if done { Ok(()) } else { Err(roots) }
-        });
-    }
+    wait_until_alone(&mesh, &nodes, &new);
     // Certificates are renewed once more, with nothing but the new root.
     thread::sleep(Duration::from_secs(40));
     namespace
