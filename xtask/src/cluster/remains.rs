@@ -68,6 +68,10 @@ pub(super) fn remove(cluster: &Cluster) -> Result<()> {
             remove_all(&place.with_extension("sock.lock"))?;
         }
     }
+    for place in AGENTS {
+        // It is not empty while another cluster is up.
+        drop(fs::remove_dir(place));
+    }
     forget_network(cluster)?;
     unmount(cluster)?;
     network::down(cluster)?;
