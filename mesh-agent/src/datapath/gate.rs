@@ -59,7 +59,7 @@ impl EarlyGate {
         let enrolled = snapshot.local_enrolled().filter(by_uid);
         let enrolled: HashSet<WorkloadUid> =
             enrolled.map(|workload| workload.uid.clone()).collect();
-        for uid in self.gate.want(enrolled) {
+        for uid in self.gate.want(snapshot.generation, enrolled) {
             let sandbox = self.sandboxes.find(&uid);
             if let Some(sandbox) = sandbox.filter(|sandbox| sandbox.first_container.is_none()) {
                 self.gate.hold(&uid, &sandbox.netns);
@@ -86,6 +86,8 @@ struct State {
     holds: HashMap<WorkloadUid, Hold>,
     strangers: Strangers,
     overdue: u64,
+    /// Of the configuration that was followed last.
+    generation: u64,
     /// Nothing is held any more, and a successor may have the maps.
     is_closed: bool,
 }
@@ -121,6 +123,7 @@ impl Gate {
             holds: HashMap::new(),
             strangers: Strangers::new(),
             overdue: 0,
+            generation: 0,
             is_closed: false,
         };
         state.hold_unknown(false)?;
@@ -130,12 +133,14 @@ impl Gate {
     }
 
     /// Says which pods are enrolled; those that are not captured are waited for, and any others let
-    /// go. Returns those that are waited for since now.
-    fn want(&self, enrolled: HashSet<WorkloadUid>) -> Vec<WorkloadUid> {
+    /// go. Returns those that are waited for since now. Whoever comes late with an older
+    /// `generation` of the configuration is not listened to.
+    fn want(&self, generation: u64, enrolled: HashSet<WorkloadUid>) -> Vec<WorkloadUid> {
         let mut state = self.lock();
-        if state.is_closed {
+        if state.is_closed || generation < state.generation {
             return Vec::new();
         }
+        state.generation = generation;
         state.captured.retain(|uid| enrolled.contains(uid));
         let held = state.holds.keys();
         let others: Vec<WorkloadUid> = held
@@ -239,7 +244,7 @@ impl Gate {
 
     /// Holds nothing from now on, and leaves the maps to a successor.
     pub(super) fn close(&self) {
-        drop(self.want(HashSet::new()));
+        drop(self.want(u64::MAX, HashSet::new()));
         self.lock().is_closed = true;
     }
 
