@@ -27,8 +27,9 @@ pub struct Server {
 }
 
 impl Server {
+    /// Starts `command` in `pod`, which says where to write its log, and waits until it listens.
     #[track_caller]
-    fn start(pod: &Pod, port: u16, mut command: Command, directory: &Path) -> Self {
+    pub(crate) fn start(pod: &Pod, port: u16, mut command: Command, directory: &Path) -> Self {
         let log = directory.join("log");
         let output = File::create(&log).expect("the lab's directory can be written");
         let errors = output.try_clone().expect("a file can be duplicated");
@@ -52,6 +53,11 @@ impl Server {
             },
         );
         server
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it wrote.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Fixtures for tests and the demo: nodes, pods, applications and real agents on one machine.
+//! Fixtures for tests, demo and benchmark: nodes, pods, applications and real agents on one machine.
 //!
 //! A [`Lab`] is two nodes joined by a link, each in a network namespace of its own; pods hang on
 //! them as a CNI plugin would hang them. Nothing here knows how the agent works: it is started as
@@ -17,6 +17,7 @@
 
 pub mod agent;
 pub mod app;
+pub mod bench;
 pub mod capture_file;
 pub mod client;
 pub mod command;
