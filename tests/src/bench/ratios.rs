@@ -83,6 +83,12 @@ const RECIPES: &[Recipe] = &[
     recipe("rss_loaded", "h1_c64", "rss_mib", Plain),
     recipe("rss_1000_idle", "hold_1000", "rss_mib", Plain),
     recipe("rss_5000_idle", "hold_5000", "rss_mib", Plain),
+    recipe(
+        "kib_per_idle_connection",
+        "hold_5000",
+        "anon_kib_per_connection",
+        Plain,
+    ),
     recipe("same_node_h1_c16_rps", "h1_c16", "rps", SameNode),
     recipe("same_node_h1_c16_cpu", "h1_c16", CPU, SameNode),
     recipe("same_node_h1_c64_rps", "h1_c64", "rps", SameNode),

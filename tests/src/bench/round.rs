@@ -20,8 +20,8 @@ use super::{
 /// How often a sample is taken, at most, for a quiet one.
 const TRIES: usize = 3;
 
-/// How long others are waited for before a sample.
-const QUIET_PATIENCE: Duration = Duration::from_secs(6);
+/// How many seconds others are waited for before a sample, where there is time.
+const QUIET_PATIENCE: f64 = 3.0;
 
 /// A run under way.
 pub(super) struct Rounds<'a> {
@@ -44,7 +44,7 @@ impl<'a> Rounds<'a> {
             left: 0.0,
         };
         for measure in &options.measures {
-            let cost = measure.cost(options.seconds, options.fixed_seconds);
+            let cost = rounds.cost(measure);
             for _ in rounds.suited(measure, 0) {
                 rounds.left += cost * f64::from(rounds.count(measure));
             }
@@ -65,9 +65,12 @@ impl<'a> Rounds<'a> {
         for measure in &self.options.measures {
             for round in 0..self.count(measure) {
                 for plane in self.suited(measure, round) {
-                    if !self.has_time_for(0.0) {
-                        failures.push(format!("{}: the budget is used up", measure.key));
-                        return;
+                    let cost = self.cost(measure);
+                    if !self.has_time_for(cost) {
+                        let plane = &plane.name;
+                        failures.push(format!("{plane}, {}: no time left", measure.key));
+                        self.left -= cost;
+                        continue;
                     }
                     if let Err(error) = self.take(plane, measure, round) {
                         let name = &plane.name;
@@ -103,22 +106,31 @@ impl<'a> Rounds<'a> {
         planes
     }
 
-    /// Whether there is time for `more` seconds beside what is planned.
-    fn has_time_for(&self, more: f64) -> bool {
-        let Some(budget) = self.options.budget else {
-            return true;
-        };
-        let used = self.progress.0.elapsed().as_secs_f64();
-        let planned = if more > 0.0 { self.left } else { 0.0 };
-        used + planned + more < budget.as_secs_f64()
+    /// How long one sample takes, about.
+    fn cost(&self, measure: &Measure) -> f64 {
+        measure.cost(self.options.seconds, self.options.fixed_seconds)
+    }
+
+    /// Seconds until the budget is used up; for ever when there is none.
+    fn budget_left(&self) -> f64 {
+        let budget = self
+            .options
+            .budget
+            .map_or(f64::INFINITY, |all| all.as_secs_f64());
+        budget - self.progress.0.elapsed().as_secs_f64()
+    }
+
+    fn has_time_for(&self, seconds: f64) -> bool {
+        self.budget_left() > seconds
     }
 
     fn take(&mut self, plane: &Plane, measure: &'static Measure, round: u32) -> Result<(), String> {
-        let cost = measure.cost(self.options.seconds, self.options.fixed_seconds);
+        let cost = self.cost(measure);
         self.left -= cost;
         let mut best: Option<Sample> = None;
         for attempt in 0..TRIES {
-            if attempt > 0 && !self.has_time_for(cost) {
+            // What is planned comes first.
+            if attempt > 0 && !self.has_time_for(self.left + cost) {
                 break;
             }
             self.wait_quiet(measure);
@@ -155,15 +167,10 @@ impl<'a> Rounds<'a> {
     }
 
     fn wait_quiet(&self, measure: &Measure) {
-        let patience = match self.options.budget {
-            _ if measure.is_memory() => Duration::ZERO,
-            None => QUIET_PATIENCE,
-            Some(budget) => {
-                let spare = budget.as_secs_f64() - self.progress.0.elapsed().as_secs_f64();
-                Duration::from_secs_f64((spare - self.left).clamp(0.0, 1.0))
-            }
-        };
-        if !patience.is_zero() {
+        let spare = self.budget_left() - self.left - self.cost(measure);
+        let patience = spare.clamp(0.0, QUIET_PATIENCE);
+        if patience > 0.0 && !measure.is_memory() {
+            let patience = Duration::from_secs_f64(patience);
             super::wait_quiet(self.options.quiet_below, patience);
         }
     }

@@ -94,6 +94,37 @@ const PACKAGES: &[Package] = &[
         Scope::Applications,
         "certificates for foreign programs that speak HBONE",
     ),
+    package("wrk", "wrk", Scope::Benchmark, "HTTP/1.1 under load"),
+    package(
+        "nghttp2-client",
+        "h2load",
+        Scope::Benchmark,
+        "HTTP/2 and gRPC under load",
+    ),
+    package(
+        "iperf3",
+        "iperf3",
+        Scope::Benchmark,
+        "bytes as fast as they go",
+    ),
+    package(
+        "iptables",
+        "iptables",
+        Scope::Benchmark,
+        "leads traffic to Envoys as Istio does",
+    ),
+    package(
+        "openssl",
+        "openssl",
+        Scope::Benchmark,
+        "certificates for Envoys",
+    ),
+    package(
+        "python3-venv",
+        "/usr/lib/python3.11/ensurepip/__init__.py",
+        Scope::Benchmark,
+        "fetches Envoy from PyPI",
+    ),
     package(
         "iproute2",
         "ip",
