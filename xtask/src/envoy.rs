@@ -31,7 +31,7 @@ pub(crate) fn get() -> Result<PathBuf> {
         "--- get Envoy {} (once, into the cache)",
         pins::ENVOY.version
     );
-    let work = path.with_extension(format!("part{}", std::process::id()));
+    let work = path.with_file_name(format!("envoy.part{}", std::process::id()));
     let result = fetch(&work, &path);
     if work.exists() {
         fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()))?;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The ratios to two Envoys as a picture: one bar each, the longer the better.
+//! The ratios to two Envoys as a picture: one bar each, to the right where we are better.
 //!
 //! Written by hand, with colours that can be seen on light and dark pages. Knows nothing of how
 //! ratios were made. Invariant: a bar shows how many times better, so that more requests and less
-//! memory point the same way; the scale is logarithmic, and a factor of 1 is its left end.
+//! memory point the same way; the scale is logarithmic, and bars begin at a factor of 1.
 
 use super::ratios::{Better, Ratio};
 
@@ -51,7 +51,7 @@ pub(super) fn svg(ratios: &[Ratio]) -> String {
         .iter()
         .filter_map(|shown| bar(ratios, shown))
         .collect();
-    let most = bars.iter().map(|bar| bar.factor).fold(2.0, f64::max);
+    let scale = Scale::over(&bars);
     let rows = bars.iter().fold(0.0, |rows, _| rows + 1.0);
     let height = TOP + rows * LINE + 16.0;
     let mut text = format!(
@@ -60,10 +60,10 @@ pub(super) fn svg(ratios: &[Ratio]) -> String {
          <text class=\"title\" x=\"12\" y=\"22\">mesh-agent against two Envoy sidecars: how many \
          times better</text>\n"
     );
-    text.push_str(&grid(most, height));
+    text.push_str(&grid(&scale, height));
     let mut top = TOP;
     for bar in &bars {
-        text.push_str(&bar.draw(top, most));
+        text.push_str(&bar.draw(top, &scale));
         top += LINE;
     }
     text.push_str("</svg>\n");
@@ -82,17 +82,35 @@ fn bar(ratios: &[Ratio], (key, label): &(&'static str, &'static str)) -> Option<
     Some(Bar { label, factor })
 }
 
-/// Where a factor is, from the left end of the scale.
-fn place(factor: f64, most: f64) -> f64 {
-    let share = factor.max(1.0).ln() / most.ln();
-    share * (WIDTH - LEFT - RIGHT)
+/// The factors from the left end to the right one.
+struct Scale {
+    least: f64,
+    most: f64,
 }
 
-fn grid(most: f64, height: f64) -> String {
-    let marks = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
+impl Scale {
+    /// Wide enough for all bars, and for 1 to 2.
+    fn over(bars: &[Bar]) -> Self {
+        let factors = || bars.iter().map(|bar| bar.factor);
+        Self {
+            least: factors().fold(1.0, f64::min),
+            most: factors().fold(2.0, f64::max),
+        }
+    }
+
+    /// Where a factor is.
+    fn place(&self, factor: f64) -> f64 {
+        let share = (factor / self.least).ln() / (self.most / self.least).ln();
+        LEFT + share * (WIDTH - LEFT - RIGHT)
+    }
+}
+
+fn grid(scale: &Scale, height: f64) -> String {
+    let marks = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
+    let inside = |mark: &f64| *mark >= scale.least && *mark <= scale.most;
     let mut text = String::new();
-    for mark in marks.into_iter().filter(|mark| *mark <= most) {
-        let x = LEFT + place(mark, most);
+    for mark in marks.into_iter().filter(inside) {
+        let x = scale.place(mark);
         text.push_str(&format!(
             "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.0}\" y2=\"{:.0}\"/>\n\
              <text x=\"{x:.1}\" y=\"{:.0}\" text-anchor=\"middle\">{mark}x</text>\n",
@@ -105,8 +123,9 @@ fn grid(most: f64, height: f64) -> String {
 }
 
 impl Bar {
-    fn draw(&self, top: f64, most: f64) -> String {
-        let length = place(self.factor, most).max(2.0);
+    fn draw(&self, top: f64, scale: &Scale) -> String {
+        let (one, end) = (scale.place(1.0), scale.place(self.factor));
+        let (left, length) = (one.min(end), (end - one).abs().max(1.0));
         let class = if self.factor < 1.0 {
             "bar worse"
         } else {
@@ -115,12 +134,12 @@ impl Bar {
         let baseline = top + 13.0;
         format!(
             "<text x=\"{:.0}\" y=\"{baseline:.0}\" text-anchor=\"end\">{}</text>\n\
-             <rect class=\"{class}\" x=\"{LEFT}\" y=\"{top:.0}\" width=\"{length:.1}\" \
+             <rect class=\"{class}\" x=\"{left:.1}\" y=\"{top:.0}\" width=\"{length:.1}\" \
              height=\"{BAR}\" rx=\"2\"/>\n\
              <text class=\"value\" x=\"{:.1}\" y=\"{baseline:.0}\">{:.1}x</text>\n",
             LEFT - 8.0,
             self.label,
-            LEFT + length + 6.0,
+            one.max(end) + 6.0,
             self.factor,
         )
     }
