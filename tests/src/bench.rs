@@ -57,6 +57,18 @@ impl Progress {
     }
 }
 
+/// Whether the files that are asked for can be written: to be found out before the work.
+///
+/// # Errors
+/// Which cannot, and why.
+pub fn check_files(options: &Options) -> Result<(), String> {
+    for path in [&options.json, &options.plot].into_iter().flatten() {
+        let opened = fs::OpenOptions::new().append(true).create(true).open(path);
+        opened.map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
 /// Runs the benchmark, prints its tables, and says whether all of it could be measured.
 ///
 /// # Panics
@@ -83,8 +95,7 @@ pub fn run(options: &Options) -> bool {
     planes.into_iter().for_each(Plane::down);
     facts.seconds = progress.0.elapsed().as_secs_f64();
     print(&report::markdown(&facts, &samples));
-    write_files(options, &facts, &samples);
-    facts.failures.is_empty()
+    write_files(options, &facts, &samples) && facts.failures.is_empty()
 }
 
 /// Sets up one plane and looks at its wire; what goes wrong is said, and costs only this plane.
@@ -98,7 +109,9 @@ fn bring_up(wanted: &Wanted, progress: &Progress) -> Result<(Plane, String), Str
     })
 }
 
-fn write_files(options: &Options, facts: &Facts, samples: &statistics::Samples) {
+/// Writes what was asked for; whether that went well.
+fn write_files(options: &Options, facts: &Facts, samples: &statistics::Samples) -> bool {
+    let mut written = true;
     let files = [
         (&options.json, json::document(facts, samples)),
         (&options.plot, plot::svg(&ratios::all(samples))),
@@ -108,8 +121,10 @@ fn write_files(options: &Options, facts: &Facts, samples: &statistics::Samples) 
             && let Err(error) = fs::write(path, text)
         {
             eprintln!("error: {}: {error}", path.display());
+            written = false;
         }
     }
+    written
 }
 
 /// Children inherit the limit: load tools, applications and proxies alike.

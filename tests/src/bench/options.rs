@@ -201,5 +201,7 @@ mod tests {
         check_refused("--only h3", "no measure begins with \"h3\"");
         check_refused("--peer nameless", "NAME=PATH");
         check_refused("--peer agent=/x", "is taken");
+        check_refused("--peer same-x=/x", "does not begin");
+        check_refused("--peer a/b=/x", "letters, digits");
     }
 }

@@ -38,6 +38,9 @@ pub(super) struct Wanted {
     pub(super) one_node: bool,
 }
 
+/// What the names of planes on one node begin with.
+pub(super) const SAME: &str = "same-";
+
 /// What every run has, in the order of the columns.
 const USUAL: &[(Kind, bool)] = &[
     (Kind::Direct, false),
@@ -60,6 +63,13 @@ pub(super) fn choose(named: &[String], peers: &[String]) -> Result<Vec<Wanted>, 
         let (name, path) = text
             .split_once('=')
             .ok_or(format!("--peer {text:?}: it is NAME=PATH"))?;
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
+        if name.is_empty() || name.starts_with(SAME) || !name.chars().all(plain) {
+            return Err(format!(
+                "--peer {text:?}: a name has letters, digits and hyphens, and does not begin \
+                 with {SAME:?}"
+            ));
+        }
         if all.iter().any(|wanted| wanted.name() == name) {
             return Err(format!("--peer {text:?}: the name {name:?} is taken"));
         }
@@ -90,7 +100,7 @@ impl Wanted {
             Kind::Agent => "agent",
             Kind::Peer { name, .. } => name,
         };
-        format!("{}{name}", if self.one_node { "same-" } else { "" })
+        format!("{}{name}", if self.one_node { SAME } else { "" })
     }
 
     /// What it is, in a few words.

@@ -26,8 +26,8 @@ const SHOWN: &[(&str, &str)] = &[
     ("same_node_added_p50", "one node: added latency, median"),
 ];
 
-const WIDTH: f64 = 760.0;
-const LEFT: f64 = 250.0;
+const WIDTH: f64 = 780.0;
+const LEFT: f64 = 270.0;
 const RIGHT: f64 = 60.0;
 const TOP: f64 = 56.0;
 const LINE: f64 = 26.0;

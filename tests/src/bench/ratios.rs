@@ -6,6 +6,7 @@
 //! nothing of how figures were taken. Invariant: a ratio that cannot be computed is absent.
 
 use super::{
+    plane::SAME,
     sample::{PER_10K, PER_GIB},
     statistics::Samples,
 };
@@ -134,7 +135,7 @@ pub(super) fn of(samples: &Samples, plane: &str) -> Vec<Ratio> {
 
 impl Recipe {
     fn value(&self, samples: &Samples, plane: &str) -> Option<f64> {
-        let same = |name: &str| format!("same-{name}");
+        let same = |name: &str| format!("{SAME}{name}");
         let plain = |own: &str, other: &str| samples.ratio(self.measure, self.figure, own, other);
         match self.how {
             Plain => plain(plane, ENVOY),

@@ -11,6 +11,7 @@ use super::{
     account::processors,
     options::Options,
     plan::Measure,
+    plane::SAME,
     ratios::{self, Better},
     sample::{PER_10K, PER_GIB},
     statistics::{Samples, Spread},
@@ -202,7 +203,7 @@ fn errors(measure: &Measure, names: &[&str], samples: &Samples) -> String {
 impl Row {
     fn cell(&self, measure: &Measure, plane: &str, samples: &Samples) -> Option<String> {
         let spread = samples.spread(measure.key, plane, self.figure)?;
-        let base = if plane.starts_with("same-") {
+        let base = if plane.starts_with(SAME) {
             "same-direct"
         } else {
             "direct"
@@ -259,7 +260,7 @@ fn ratio_table(facts: &Facts, samples: &Samples) -> String {
 pub(super) fn compared(facts: &Facts) -> impl Iterator<Item = &str> {
     const NOT: &[&str] = &["direct", "envoy-http", "envoy-tcp"];
     let names = facts.planes.iter().map(|(name, _)| name.as_str());
-    names.filter(|name| !NOT.contains(name) && !name.starts_with("same-"))
+    names.filter(|name| !NOT.contains(name) && !name.starts_with(SAME))
 }
 
 #[cfg(test)]

@@ -42,6 +42,9 @@ fn benchmark(words: &[&str]) -> ExitCode {
         eprintln!("error: nodes are network namespaces, which only root can make: use sudo");
         return ExitCode::from(2);
     }
+    if let Err(error) = bench::check_files(&options) {
+        return usage(&error);
+    }
     // A panic is printed where it happens; unwinding has cleaned up.
     match std::panic::catch_unwind(|| bench::run(&options)) {
         Ok(true) => ExitCode::SUCCESS,
