@@ -114,7 +114,7 @@ impl Wanted {
             Kind::Direct => "no mesh".to_owned(),
             Kind::EnvoyHttp => "two Envoys as Istio's sidecars, HTTP routing, mTLS".to_owned(),
             Kind::EnvoyTcp => "two Envoys as Istio's sidecars, TCP proxies, mTLS".to_owned(),
-            Kind::Agent => "mesh-agent, HTTP routing, mTLS STRICT, policy, metrics".to_owned(),
+            Kind::Agent => "mesh-agent, HTTP routing, mTLS STRICT, metrics".to_owned(),
             Kind::Peer { adapter, .. } => format!("by {}", adapter.display()),
         };
         format!("{what}; {place}")

@@ -4,8 +4,8 @@
 //! manifests that our agent gets.
 //!
 //! Knows nothing of what comes between the pods. Invariants: every plane has the same kernel
-//! settings and the same applications; the agent gets what a user has: a route, STRICT mutual
-//! TLS and a policy that says who may call.
+//! settings and the same applications; the agent gets what a user has: a route and STRICT mutual
+//! TLS, and finds no fault with it.
 
 use std::{
     fs,
@@ -68,16 +68,6 @@ apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: default}
 spec: {mtls: {mode: STRICT}}
----
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: app}
-spec:
-  selector: {matchLabels: {app: app}}
-  action: ALLOW
-  rules:
-  - from:
-    - source: {principals: [cluster.local/ns/default/sa/client]}
 ";
 
 /// Everything a plane is measured on.
@@ -165,6 +155,14 @@ pub(super) fn start_agents(stage: &Stage) -> Vec<Agent> {
     let agents: Vec<Agent> = nodes.iter().map(|node| node.launch_agent(&flags)).collect();
     agents.iter().for_each(Agent::wait_ready);
     stage.lab.settle(&agents.iter().collect::<Vec<_>>());
+    let manifests = stage.lab.config_directory().display().to_string();
+    let found = agents[0].analyze(&manifests);
+    assert!(
+        found.ok(),
+        "manifests are not in force: {}{}",
+        found.stdout,
+        found.stderr
+    );
     agents
 }
 
