@@ -10,6 +10,7 @@ use std::{
     env,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -21,9 +22,16 @@ use crate::{
     setup::{self, Lacking, Scope},
 };
 
+/// Words that ask the benchmark something: nothing but itself is needed to answer.
+const QUESTIONS: &[&str] = &["--list", "--help", "-h"];
+
 /// The command itself; returns only when there is something wrong.
 pub(crate) fn run(words: &[String]) -> Result<()> {
     let (given, rest) = agent(words)?;
+    if rest.iter().any(|word| QUESTIONS.contains(&word.as_str())) {
+        setup::ensure(&[Scope::Build])?;
+        return become_bench(program(&artefacts::build("mesh-tests", "mesh-bench")?).args(rest));
+    }
     Lacking::unless_root("the benchmark makes network namespaces and loads kernel programs")?;
     setup::ensure(&[Scope::Build, Scope::Nodes, Scope::Benchmark])?;
     let envoy = match env::var_os("ENVOY_BIN") {
@@ -39,8 +47,13 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     // Files that it is told to write are where the caller is.
     command.current_dir(env::current_dir().context("the working directory is gone")?);
     command.env("MESH_AGENT_BIN", agent).env("ENVOY_BIN", envoy);
-    let failed = command.args(rest).exec();
-    Err(failed).with_context(|| format!("start {}", bench.display()))
+    become_bench(command.args(rest))
+}
+
+/// Returns only when it cannot be started.
+fn become_bench(command: &mut Command) -> Result<()> {
+    let failed = command.exec();
+    Err(failed).with_context(|| format!("start {}", command.get_program().display()))
 }
 
 /// The agent after `--agent`, which is measured as it is, and the words for the benchmark.

@@ -75,10 +75,10 @@ fn version(variable: &str) -> String {
     let Some(binary) = std::env::var_os(variable) else {
         return String::new();
     };
-    run(Command::new(binary).arg("--version"))
-        .stdout
-        .trim()
-        .to_owned()
+    let said = run(Command::new(binary).arg("--version")).stdout;
+    // Envoy says its own path first.
+    let version = said.rsplit("version:").next().unwrap_or_default();
+    version.trim().to_owned()
 }
 
 /// Processors, their kind, and the kernel.

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
             Ok(port) => finish(application::serve(port)),
             Err(error) => usage(&format!("port {port:?}: {error}")),
         },
-        ["--help" | "-h" | "help"] => usage("these are the options"),
+        ["--help" | "-h" | "help"] => answer(USAGE),
         _ => benchmark(&words),
     }
 }
@@ -35,8 +35,7 @@ fn benchmark(words: &[&str]) -> ExitCode {
         Err(error) => return usage(&error),
     };
     if options.list {
-        eprintln!("{}", options.listing());
-        return ExitCode::SUCCESS;
+        return answer(&options.listing());
     }
     if !rustix::process::geteuid().is_root() {
         eprintln!("error: nodes are network namespaces, which only root can make: use sudo");
@@ -69,6 +68,12 @@ fn finish(result: io::Result<()>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[allow(clippy::print_stdout, reason = "it is what was asked for")]
+fn answer(text: &str) -> ExitCode {
+    println!("{text}");
+    ExitCode::SUCCESS
 }
 
 fn usage(error: &str) -> ExitCode {
