@@ -37,8 +37,10 @@ impl Peer {
     pub(super) fn up(stage: &mut Stage, adapter: &Path) -> Self {
         let directory = stage.lab.directory().join("peer");
         fs::create_dir_all(&directory).expect("the lab's directory can be written");
+        // It is called in a directory of its own.
+        let whole = adapter.canonicalize();
         let mut peer = Self {
-            adapter: adapter.to_owned(),
+            adapter: whole.unwrap_or_else(|error| panic!("{}: {error}", adapter.display())),
             environment: environment(stage, &directory),
             directory,
             pids: Vec::new(),
