@@ -46,7 +46,12 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
         }
         "netns" => {
             may_run_agents()?;
-            setup::ensure(&[Scope::Build, Scope::Nodes, Scope::Applications])?;
+            setup::ensure(&[
+                Scope::Build,
+                Scope::Nodes,
+                Scope::Applications,
+                Scope::Benchmark,
+            ])?;
             netns(filter)
         }
         "kernels" => {
@@ -61,6 +66,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
                 Scope::Build,
                 Scope::Nodes,
                 Scope::Applications,
+                Scope::Benchmark,
                 Scope::Kernels,
                 Scope::Cluster,
             ])?;
