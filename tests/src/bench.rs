@@ -79,7 +79,7 @@ pub fn run(options: &Options) -> bool {
     let mut facts = Facts::new(options);
     let mut planes = Vec::new();
     for wanted in &options.planes {
-        match bring_up(wanted, &progress) {
+        match bring_up(wanted, options, &progress) {
             Ok((plane, wire)) => {
                 facts.wire.insert(plane.name.clone(), wire);
                 facts.congestion_control = plane.stage.congestion_control();
@@ -99,10 +99,14 @@ pub fn run(options: &Options) -> bool {
 }
 
 /// Sets up one plane and looks at its wire; what goes wrong is said, and costs only this plane.
-fn bring_up(wanted: &Wanted, progress: &Progress) -> Result<(Plane, String), String> {
+fn bring_up(
+    wanted: &Wanted,
+    options: &Options,
+    progress: &Progress,
+) -> Result<(Plane, String), String> {
     progress.say(&format!("{}: {}", wanted.name(), wanted.about()));
     sample::guarded(|| {
-        let plane = Plane::up(wanted);
+        let plane = Plane::up(wanted, &options.agent_flags);
         let wire = wire_check::look(&plane)?;
         progress.say(&format!("{}: wire: {wire}", plane.name));
         Ok((plane, wire))

@@ -23,6 +23,7 @@ usage: mesh-bench [OPTIONS]
   --seconds N         length of a sample under full load [3; quick: 2]
   --fixed-seconds N   length of a sample at a fixed rate [8; quick: 3]
   --peer NAME=PATH    another data plane, brought up by the program PATH; may be given again
+  --agent-flag FLAG   a further flag for our agents; may be given again
   --json FILE         everything, with every sample
   --plot FILE         our ratios to the two Envoys, as an SVG
   --quiet-below X     a sample during which others used more of the machine is disturbed [0.1]
@@ -44,6 +45,7 @@ pub struct Options {
     pub(super) quiet_below: f64,
     pub(super) budget: Option<Duration>,
     pub(super) quick: bool,
+    pub(super) agent_flags: Vec<String>,
     pub(super) json: Option<PathBuf>,
     pub(super) plot: Option<PathBuf>,
     /// Say what there is, and measure nothing.
@@ -58,6 +60,7 @@ struct Typed {
     planes: Vec<String>,
     only: Vec<String>,
     peers: Vec<String>,
+    agent_flags: Vec<String>,
     rounds: Option<u32>,
     seconds: Option<u32>,
     fixed_seconds: Option<u32>,
@@ -87,6 +90,7 @@ impl Options {
             quiet_below: typed.quiet_below.unwrap_or(0.1),
             budget: budget.map(Duration::from_secs),
             quick,
+            agent_flags: typed.agent_flags,
             json: typed.json,
             plot: typed.plot,
             list: typed.list,
@@ -119,6 +123,7 @@ impl Typed {
                 "--planes" => typed.planes.extend(list(value()?)),
                 "--only" => typed.only.extend(list(value()?)),
                 "--peer" => typed.peers.push(value()?.clone()),
+                "--agent-flag" => typed.agent_flags.push(value()?.clone()),
                 "--rounds" => typed.rounds = Some(number(word, value()?)?),
                 "--seconds" => typed.seconds = Some(number(word, value()?)?),
                 "--fixed-seconds" => typed.fixed_seconds = Some(number(word, value()?)?),
@@ -183,6 +188,12 @@ mod tests {
         assert_eq!(planes, ["direct", "agent"]);
         let keys: Vec<_> = options.measures.iter().map(|one| one.key).collect();
         assert_eq!(keys, ["h1_c16", "fixed_1000"]);
+    }
+
+    #[test]
+    fn flags_of_the_agent_are_kept_as_they_are() {
+        let options = parse("--agent-flag --encrypt-on-node --agent-flag --threads=1").unwrap();
+        assert_eq!(options.agent_flags, ["--encrypt-on-node", "--threads=1"]);
     }
 
     #[test]

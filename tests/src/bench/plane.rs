@@ -139,19 +139,19 @@ pub(super) struct Plane {
 }
 
 impl Plane {
-    /// Brings a plane up.
+    /// Brings a plane up; `agent_flags` are for our own agents.
     ///
     /// # Panics
     /// When something does not start.
     #[track_caller]
-    pub(super) fn up(wanted: &Wanted) -> Self {
+    pub(super) fn up(wanted: &Wanted, agent_flags: &[String]) -> Self {
         let with_service = matches!(wanted.kind, Kind::EnvoyHttp | Kind::EnvoyTcp | Kind::Agent);
         let mut stage = Stage::set(&wanted.name(), wanted.one_node, with_service);
         let proxies = match &wanted.kind {
             Kind::Direct => Proxies::Nothing,
             Kind::EnvoyHttp => Proxies::Envoys(envoy::Pair::start(&stage, true)),
             Kind::EnvoyTcp => Proxies::Envoys(envoy::Pair::start(&stage, false)),
-            Kind::Agent => Proxies::Agents(stage::start_agents(&stage)),
+            Kind::Agent => Proxies::Agents(stage::start_agents(&stage, agent_flags)),
             Kind::Peer { adapter, .. } => Proxies::Peer(peer::Peer::up(&mut stage, adapter)),
         };
         Self {

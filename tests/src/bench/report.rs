@@ -211,7 +211,7 @@ impl Row {
         let mut cell = self.number(&spread);
         if self.added && plane != base {
             let added = samples.added(measure.key, self.figure, plane, base);
-            cell.extend(added.map(|added| format!(" (+{added:.0})")));
+            cell.extend(added.map(|added| format!(" ({added:+.0})")));
         }
         if samples.only_disturbed(measure.key, plane) {
             cell.push_str(" ~");

@@ -144,10 +144,11 @@ impl Stage {
 
 /// Starts our agents on the nodes that have pods, and waits until both pods are served.
 #[track_caller]
-pub(super) fn start_agents(stage: &Stage) -> Vec<Agent> {
+pub(super) fn start_agents(stage: &Stage, more: &[String]) -> Vec<Agent> {
     stage.lab.apply(MANIFESTS);
     // Envoy has no access log here either.
-    let flags = ["--access-log", "off"];
+    let mut flags = vec!["--access-log", "off"];
+    flags.extend(more.iter().map(String::as_str));
     let mut nodes = vec![&stage.lab.a];
     if !stage.one_node {
         nodes.push(&stage.lab.b);
