@@ -41,6 +41,15 @@ mod prune;
 mod server;
 mod watcher;
 
+/// What is left of an object's JSON when it comes from an API server.
+#[cfg(test)]
+pub(super) fn masked(kind: super::Kind, text: &str) -> serde_json::Value {
+    use serde::de::DeserializeSeed as _;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = prune::mask(kind).deserialize(&mut deserializer);
+    value.expect("it is JSON")
+}
+
 pub use self::server::KubeError;
 use self::{
     collect::{Collector, Parts},

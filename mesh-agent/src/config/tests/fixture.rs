@@ -5,20 +5,62 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use http::HeaderMap;
+use serde::Deserialize as _;
+use serde_json::Value;
 
 use crate::{
     config::{
-        Index, IndexSettings, ObjectKey, Problem,
+        Index, IndexSettings, Object, ObjectKey, Problem, kube,
         read::{self, Entry, Format},
     },
     model::{Client, Decision, MtlsMode, RequestHead, Service, ServiceName, Snapshot, Workload},
 };
 
+/// All that a Service is, but for how far its schedules were drawn.
+fn shown(service: &Service) -> String {
+    let text = format!("{service:?}");
+    let mut parts = text.split("Position(");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |shown, part| {
+        shown + part.trim_start_matches(|digit: char| digit.is_ascii_digit())
+    })
+}
+
+/// The objects of `yaml`; lists are not looked into.
+fn values(yaml: &str) -> Vec<Value> {
+    let documents = serde_yaml_ng::Deserializer::from_str(yaml);
+    documents
+        .filter_map(|document| Value::deserialize(document).ok())
+        .collect()
+}
+
+/// An object as an API server's, if it is among `values`.
+fn pruned(object: &Object, values: &[Value]) -> Option<Object> {
+    let key = object.key();
+    let is_it = |value: &Value| {
+        let metadata = &value["metadata"];
+        let namespace = metadata["namespace"].as_str().unwrap_or("default");
+        let kind = value["kind"].as_str() == Some(key.kind.as_str());
+        let named = metadata["name"].as_str() == Some(key.name.as_str());
+        kind && named && (key.namespace.is_empty() || key.namespace == namespace)
+    };
+    let mut value = values.iter().find(|value| is_it(value))?.clone();
+    value["metadata"]["namespace"] = key.namespace.clone().into();
+    let value = kube::masked(key.kind, &value.to_string());
+    read::from_server(key.kind, &key, value).ok()
+}
+
 /// An index that reads YAML.
 pub(super) struct Mesh {
     pub(super) index: Index,
     broken: Vec<Problem>,
+    /// The same objects as they come from an API server, which leaves out what nobody reads.
+    pruned: Index,
+    prunes: bool,
 }
+
+/// How much YAML is read once more, as an API server's.
+const PRUNED_MAX: usize = 256 * 1024;
 
 impl Mesh {
     pub(super) fn new(yaml: &str) -> Self {
@@ -31,13 +73,18 @@ impl Mesh {
     }
 
     fn with(yaml: &str, statuses: bool) -> Self {
-        let mut mesh = Self {
-            index: Index::new(IndexSettings {
+        let index = || {
+            Index::new(IndexSettings {
                 node: "node-a".to_owned(),
                 statuses,
                 ..IndexSettings::default()
-            }),
+            })
+        };
+        let mut mesh = Self {
+            index: index(),
             broken: Vec::new(),
+            pruned: index(),
+            prunes: true,
         };
         mesh.apply(yaml);
         mesh
@@ -45,9 +92,17 @@ impl Mesh {
 
     /// Applies all objects of `yaml` as one change.
     pub(super) fn apply(&mut self, yaml: &str) {
+        self.prunes &= yaml.len() <= PRUNED_MAX;
+        let values = match self.prunes {
+            true => values(yaml),
+            false => Vec::new(),
+        };
         for entry in read::read("test.yaml", yaml, Format::Yaml) {
             match entry {
                 Entry::Good(object, origin) => {
+                    if let Some(pruned) = pruned(&object, &values) {
+                        self.pruned.apply(pruned, origin.clone());
+                    }
                     self.index.apply(object, origin);
                 }
                 Entry::Broken(_, problems) => self.broken.extend(problems),
@@ -56,11 +111,40 @@ impl Mesh {
         }
         self.index.set_front_end_problems(self.broken.clone());
         self.index.publish();
+        self.check_pruned();
     }
 
     pub(super) fn delete(&mut self, key: &ObjectKey) {
         self.index.delete(key);
         self.index.publish();
+        self.pruned.delete(key);
+        self.check_pruned();
+    }
+
+    /// Whether everything that decides about traffic is in what an API server's objects keep.
+    #[track_caller]
+    fn check_pruned(&mut self) {
+        if !self.prunes {
+            return;
+        }
+        self.pruned.publish();
+        let snapshot = |index: &Index| Arc::clone(&index.subscribe().borrow());
+        let (whole, pruned) = (snapshot(&self.index), snapshot(&self.pruned));
+        for (uid, workload) in &whole.workloads {
+            let Some(pruned) = pruned.workloads.get(uid) else {
+                panic!("{} is lost when its objects are pruned", workload.name);
+            };
+            // Files may name a network namespace; what everybody may write to the API may not.
+            let workload = Workload {
+                netns: None,
+                ..Workload::clone(workload)
+            };
+            assert_eq!(**pruned, workload, "when its objects are pruned");
+        }
+        for (name, service) in &whole.services {
+            let pruned = pruned.services.get(name).map(|service| shown(service));
+            assert_eq!(pruned, Some(shown(service)), "when its objects are pruned");
+        }
     }
 
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
