@@ -119,6 +119,10 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Prefixed<Io> {
             let count = self.prefix.remaining().min(buffer.remaining());
             buffer.put_slice(&self.prefix[..count]);
             self.prefix.advance(count);
+            if self.prefix.is_empty() {
+                // Even empty it would keep what it was cut from, as long as the connection lives.
+                self.prefix = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.inner).poll_read(context, buffer)
