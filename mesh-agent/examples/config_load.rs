@@ -14,7 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use http::{Method, Request};
 use kube::{
     Client, Config,
@@ -66,7 +66,10 @@ async fn send(client: &Client, method: Method, path: String, body: Value) -> Val
         .expect("a request");
     match client.request(request).await {
         Ok(answer) => answer,
-        Err(error) => json!({"path": path, "error": error.to_string()}),
+        Err(error) => {
+            drop(writeln!(io::stderr(), "{path}: {error}"));
+            json!({"path": path, "error": error.to_string()})
+        }
     }
 }
 
@@ -81,6 +84,13 @@ async fn fill(client: &Client, services: usize, pods: usize, routes: usize) {
         namespace,
     )
     .await;
+    let accounts = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts");
+    stream::iter(0..services)
+        .for_each_concurrent(PARALLEL, |service| {
+            let account = json!({"metadata": {"name": format!("s{service}")}});
+            send(client, Method::POST, accounts.clone(), account).map(drop)
+        })
+        .await;
     let pods_of = |service: usize| (0..pods).map(move |pod| (service, pod));
     stream::iter((0..services).flat_map(pods_of))
         .for_each_concurrent(PARALLEL, |(service, pod)| async move {
