@@ -42,8 +42,9 @@ use self::{
 use crate::{
     admin::{self, Desk, Successor, Views, Wish},
     datapath::{self, ABI_VERSION, Datapath, DatapathSettings, Stop},
+    identity::Alpn,
     proxy::{Proxy, ProxySettings, ProxyView, Shared},
-    settings::{AccessLog, LogForm, OnAgentDeath, RunSettings},
+    settings::{AccessLog, LogForm, OnAgentDeath, RunSettings, Tunnel},
     tasks::Tasks,
     telemetry::{
         AccessLogFormat, Telemetry,
@@ -163,6 +164,10 @@ impl Agent {
         let proxy = Proxy::start(
             &ProxySettings {
                 threads: settings.thread_count(),
+                tunnel: match settings.tunnel {
+                    Tunnel::Mux => Alpn::Mux,
+                    Tunnel::Hbone => Alpn::Hbone,
+                },
             },
             Shared {
                 snapshot: snapshot.clone(),

@@ -18,9 +18,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use rustls::{
-    ClientConfig, RootCertStore, ServerConfig, crypto::CryptoProvider, pki_types::CertificateDer,
-};
+use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider, pki_types::CertificateDer};
 use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -153,7 +151,7 @@ struct Live {
     generation: u64,
     issued: Issued,
     roots: Arc<RootCertStore>,
-    server: Arc<ServerConfig>,
+    servers: tls::Servers,
     /// By whom they expect; made when first needed, gone with the certificate.
     clients: Mutex<HashMap<ClientKey, Arc<ClientConfig>>>,
 }
@@ -246,13 +244,13 @@ impl Identities {
             .map_err(live.misconfigured())
     }
 
-    /// TLS as `local` for clients of the own trust domain.
+    /// TLS as `local` for clients of the own trust domain, by `alpn` if they offer it.
     ///
     /// # Errors
     /// If `local` has no valid certificate.
-    pub fn server(&self, local: &SpiffeId) -> Result<TlsAcceptor, IdentityError> {
+    pub fn server(&self, local: &SpiffeId, alpn: Alpn) -> Result<TlsAcceptor, IdentityError> {
         let live = self.0.core.table.borrow().live(local)?;
-        Ok(TlsAcceptor::from(Arc::clone(&live.server)))
+        Ok(TlsAcceptor::from(live.servers.speaking(alpn)))
     }
 
     /// A number that grows with every change of `id`'s certificate or of the trusted roots.
@@ -374,13 +372,13 @@ impl Core {
     ) -> Result<Live, rustls::Error> {
         let key = Arc::clone(&issued.key);
         let trust_domain = self.authority.trust_domain();
-        let server = tls::server(&self.provider, key, Arc::clone(&roots), trust_domain)?;
+        let servers = tls::servers(&self.provider, key, Arc::clone(&roots), trust_domain)?;
         Ok(Live {
             identity: identity.clone(),
             generation: self.last_generation.fetch_add(1, Ordering::Relaxed) + 1,
             issued,
             roots,
-            server: Arc::new(server),
+            servers,
             clients: Mutex::new(HashMap::new()),
         })
     }

@@ -14,6 +14,7 @@ mod connection;
 pub mod copy;
 mod dial;
 pub mod hbone;
+mod hbone_stream;
 mod http;
 mod http_body;
 mod http_ending;
@@ -27,6 +28,7 @@ mod http_upstream;
 mod inbound;
 mod listen;
 mod local;
+mod mux;
 mod outbound;
 pub mod outcome;
 mod pod;
@@ -39,6 +41,7 @@ mod tunnel_fixture;
 mod tunnel_keep_alive;
 mod tunnel_link;
 mod tunnel_stream;
+mod tunnel_wire;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -58,7 +61,7 @@ use self::{
 };
 use crate::{
     datapath::{Connector, PodSockets},
-    identity::Identities,
+    identity::{Alpn, Identities},
     model::{Snapshot, WorkloadUid},
     tasks::Tasks,
     telemetry::Telemetry,
@@ -76,6 +79,8 @@ const UPSTREAM_TASKS: [&str; 3] = ["tunnel", "upstream http/1", "upstream http/2
 pub struct ProxySettings {
     /// How many data threads.
     pub threads: usize,
+    /// What tunnels speak, if the peer knows it.
+    pub tunnel: Alpn,
 }
 
 impl Default for ProxySettings {
@@ -84,6 +89,7 @@ impl Default for ProxySettings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             threads: cores.min(4),
+            tunnel: Alpn::Hbone,
         }
     }
 }
@@ -155,7 +161,13 @@ impl Proxy {
             .into_iter()
             .enumerate()
             .map(|(index, orders)| {
-                threads::start(index, shared.clone(), Arc::clone(&lanes), orders)
+                threads::start(
+                    index,
+                    settings.tunnel,
+                    shared.clone(),
+                    Arc::clone(&lanes),
+                    orders,
+                )
             })
             .collect::<io::Result<Vec<_>>>()?;
         Ok(Self {

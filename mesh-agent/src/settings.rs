@@ -110,6 +110,10 @@ pub struct RunSettings {
     #[arg(long, value_name = "N", value_parser = value::threads)]
     pub threads: Option<NonZeroUsize>,
 
+    /// What tunnels between agents speak; HBONE is always spoken with peers that know nothing else.
+    #[arg(long, env = "MESH_AGENT_TUNNEL", value_name = "KIND", value_enum, default_value_t = Tunnel::Hbone)]
+    pub tunnel: Tunnel,
+
     /// Where the admin socket is made [default: /run/mesh-agent/NODE.sock].
     #[arg(long, value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
@@ -161,6 +165,15 @@ pub struct RunSettings {
     /// What a stop leaves behind.
     #[command(flatten)]
     pub stopping: StoppingSettings,
+}
+
+/// What tunnels between agents speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Tunnel {
+    /// Our own multiplexed protocol, and HBONE with whoever does not know it.
+    Mux,
+    /// HBONE: HTTP/2 CONNECT.
+    Hbone,
 }
 
 /// What happens to captured traffic while no agent runs.

@@ -262,7 +262,7 @@ async fn a_certificate_that_ran_out_is_not_used() {
     core.publish(&id("web"), issued).unwrap();
     assert_eq!(identities.list()[0].state, CertificateState::Expired);
     for error in [
-        identities.server(&id("web")).err(),
+        identities.server(&id("web"), Alpn::Hbone).err(),
         identities
             .client(&id("web"), &[id("db")], Alpn::Hbone)
             .err(),
@@ -286,7 +286,7 @@ async fn what_is_not_wanted_any_more_is_forgotten() {
         tokio::task::yield_now().await;
     }
     assert!(matches!(
-        identities.server(&id("web")),
+        identities.server(&id("web"), Alpn::Hbone),
         Err(IdentityError::NotLive(_))
     ));
     assert_eq!(identities.generation(&id("web")), 0);
@@ -314,7 +314,7 @@ async fn handshake(identities: &Identities, expected: &[SpiffeId]) -> std::io::R
     let connector = identities
         .client(&id("web"), expected, Alpn::Hbone)
         .unwrap();
-    let acceptor = identities.server(&id("db")).unwrap();
+    let acceptor = identities.server(&id("db"), Alpn::Hbone).unwrap();
     let name = ServerName::try_from("10.0.0.1").unwrap();
     let (client, server) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
     let (mut client, mut server) = (client?, server?);
@@ -386,7 +386,7 @@ async fn roots_change_without_a_restart() {
     let handshake = async || {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let connector = ours.client(&id("web"), &[id("db")], Alpn::Hbone).unwrap();
-        let acceptor = theirs.server(&id("db")).unwrap();
+        let acceptor = theirs.server(&id("db"), Alpn::Hbone).unwrap();
         let name = ServerName::try_from("10.0.0.1").unwrap();
         let (client, server) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
         client.is_ok() && server.is_ok()
@@ -452,7 +452,7 @@ async fn a_certificate_survives_a_restart_without_the_authority() {
     };
     assert_eq!((web.state, &web.serial), (CertificateState::Live, &serial));
     assert_eq!(db.state, CertificateState::Waiting);
-    second.server(&id("web")).unwrap();
+    second.server(&id("web"), Alpn::Hbone).unwrap();
 }
 
 #[tokio::test]
@@ -479,7 +479,7 @@ async fn a_node_that_leaves_the_mesh_keeps_nothing() {
     assert!(!dir.0.exists());
     identities.want([id("web"), id("db")]);
     identities.ready(&id("db")).await;
-    identities.server(&id("web")).unwrap();
+    identities.server(&id("web"), Alpn::Hbone).unwrap();
     assert!(!dir.0.exists());
 }
 

@@ -23,11 +23,13 @@ use rustls::{
 use super::verify::{DomainClient, ExpectedServer};
 use crate::model::SpiffeId;
 
-/// The application protocol that a client offers.
+/// The application protocol that is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Alpn {
     /// HTTP/2, as HBONE has it.
     Hbone,
+    /// The mux between agents; HBONE with peers that do not know it.
+    Mux,
 }
 
 impl Alpn {
@@ -35,7 +37,24 @@ impl Alpn {
     pub fn name(self) -> &'static [u8] {
         match self {
             Self::Hbone => b"h2",
+            Self::Mux => b"mesh-mux/1",
         }
+    }
+
+    /// The protocol that is called `name`.
+    pub fn of_name(name: &[u8]) -> Option<Self> {
+        [Self::Hbone, Self::Mux]
+            .into_iter()
+            .find(|alpn| alpn.name() == name)
+    }
+
+    /// The names of all that will do, the best first.
+    fn offer(self) -> Vec<Vec<u8>> {
+        let all: &[Self] = match self {
+            Self::Hbone => &[Self::Hbone],
+            Self::Mux => &[Self::Mux, Self::Hbone],
+        };
+        all.iter().map(|alpn| alpn.name().to_vec()).collect()
     }
 }
 
@@ -73,28 +92,52 @@ pub(super) fn client(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
-    config.alpn_protocols = vec![alpn.name().to_vec()];
+    config.alpn_protocols = alpn.offer();
     config.enable_sni = false;
     config.resumption = Resumption::in_memory_sessions(RESUMABLE_SERVERS)
         .tls12_resumption(Tls12Resumption::Disabled);
     Ok(config)
 }
 
+/// A server by what it speaks.
+pub(super) struct Servers {
+    hbone: Arc<ServerConfig>,
+    /// The mux, and HBONE with clients that do not offer it.
+    mux: Arc<ServerConfig>,
+}
+
+impl Servers {
+    /// The one that speaks `alpn`. What it prefers counts, not what clients prefer.
+    pub(super) fn speaking(&self, alpn: Alpn) -> Arc<ServerConfig> {
+        Arc::clone(match alpn {
+            Alpn::Hbone => &self.hbone,
+            Alpn::Mux => &self.mux,
+        })
+    }
+}
+
 /// A server that is `key`'s identity and talks to its own trust domain only.
-pub(super) fn server(
+pub(super) fn servers(
     provider: &Arc<CryptoProvider>,
     key: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
     trust_domain: &str,
-) -> Result<ServerConfig, rustls::Error> {
+) -> Result<Servers, rustls::Error> {
     let verifier = DomainClient::new(provider, roots, trust_domain)?;
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
-    config.alpn_protocols = vec![Alpn::Hbone.name().to_vec()];
     config.ticketer = Ticketer::new()?;
     // One connection per pair is the rule, so one ticket is enough.
     config.send_tls13_tickets = 1;
-    Ok(config)
+    let speaking = |alpn: Alpn| {
+        let mut config = config.clone();
+        config.alpn_protocols = alpn.offer();
+        Arc::new(config)
+    };
+    Ok(Servers {
+        hbone: speaking(Alpn::Hbone),
+        mux: speaking(Alpn::Mux),
+    })
 }

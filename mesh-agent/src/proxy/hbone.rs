@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The server's end of HBONE: a connection to port 15008 of a pod, and the streams in it.
+//! The server's end of tunnels: a connection to port 15008 of a pod, and the streams in it.
 //!
-//! Owns TLS, HTTP/2 and the form of requests. Who may talk to whom, and to which application,
+//! Owns TLS, HTTP/2 and the form of requests; the mux, where the peer asks for it, is a module of
+//! its own. Who may talk to whom, and to which application,
 //! decides whoever gets the [`ConnectRequest`]s.
 //!
 //! Invariant: no request is handed on before the peer proved whom it is; a request that is
-//! dropped unanswered is reset. Reference: RFC 9113 sections 5.2, 6.8, 8.5 and 10.5.
+//! dropped unanswered is reset. Reference: RFC 9113 sections 5.2, 6.8, 8.5
+//! and 10.5; ADR 11.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{
@@ -20,9 +22,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 
 use super::{
-    tunnel_keep_alive::{KeepAlive, KeepAliveLimits, Pulse},
-    tunnel_link::{SMALL_FRAME_BUDGET, text},
-    tunnel_stream::TunnelStream,
+    hbone_stream::HboneStream,
+    mux::{self, MuxError, MuxLimits},
+    tunnel_keep_alive::{KeepAlive, KeepAliveLimits, Pings, Pulse},
+    tunnel_stream::{Kind, TunnelStream},
+    tunnel_wire::{SMALL_FRAME_BUDGET, text},
 };
 use crate::{
     identity::{self, Alpn, Identities, IdentityError},
@@ -33,10 +37,14 @@ use crate::{
 /// How much and how long.
 #[derive(Clone, Copy, Debug)]
 pub struct HboneLimits {
+    /// What is spoken, if the peer offers it.
+    pub alpn: Alpn,
     /// For TLS and HTTP/2's preface together.
     pub handshake_timeout: Duration,
-    /// Streams at once.
+    /// Streams of HBONE at once.
     pub max_streams: u32,
+    /// Streams of the mux at once.
+    pub mux_streams: usize,
     /// Bytes that a stream may have under way to a reader that stopped.
     pub stream_window: u32,
     /// Bytes of headers per request.
@@ -48,8 +56,10 @@ pub struct HboneLimits {
 impl Default for HboneLimits {
     fn default() -> Self {
         Self {
+            alpn: Alpn::Hbone,
             handshake_timeout: Duration::from_secs(10),
             max_streams: 200,
+            mux_streams: 1000,
             stream_window: 256 * 1024,
             max_header_list: 64 * 1024,
             keep_alive: KeepAliveLimits::default(),
@@ -78,7 +88,7 @@ pub enum HboneError {
     /// TLS failed.
     #[error("mutual TLS")]
     Tls(#[source] std::io::Error),
-    /// The peer did not agree on HTTP/2.
+    /// The peer agreed neither on HTTP/2 nor on the mux.
     #[error("the peer did not offer h2")]
     NotHbone,
     /// TLS and HTTP/2 took too long.
@@ -87,6 +97,9 @@ pub enum HboneError {
     /// HTTP/2 broke.
     #[error("tunnel protocol")]
     Protocol(#[source] h2::Error),
+    /// The mux broke.
+    #[error(transparent)]
+    Mux(#[from] MuxError),
     /// The peer did not answer pings.
     #[error("the peer is silent")]
     Silent,
@@ -105,33 +118,53 @@ pub struct ConnectRequest {
     pub baggage: Option<String>,
     /// The trace that the stream belongs to, as the peer says.
     pub traceparent: Option<String>,
-    body: RecvStream,
-    respond: SendResponse<Bytes>,
+    answer: Answer,
+}
+
+/// What a request is answered on.
+#[derive(Debug)]
+enum Answer {
+    Hbone(Box<(RecvStream, SendResponse<Bytes>)>),
+    Mux(mux::Incoming),
 }
 
 impl ConnectRequest {
-    /// Answers 200; `baggage` tells the peer about the local workload.
+    /// Accepts the stream; `baggage` tells the peer about the local workload.
     ///
     /// If the peer gave up meanwhile, the first use of the stream says so.
-    pub fn accept(mut self, baggage: impl AsRef<str>) -> TunnelStream {
-        let mut response = Response::new(());
-        if let Ok(value) = HeaderValue::from_str(baggage.as_ref())
-            && !value.is_empty()
-        {
-            response.headers_mut().insert("baggage", value);
-        }
-        let send = self.respond.send_response(response, false).ok();
-        TunnelStream::new(send, self.body, self.baggage, None)
+    pub fn accept(self, baggage: impl AsRef<str>) -> TunnelStream {
+        let told = baggage.as_ref();
+        let bytes = match self.answer {
+            Answer::Mux(incoming) => {
+                let told = (!told.is_empty()).then(|| told.to_owned());
+                Kind::Mux(incoming.accept(told))
+            }
+            Answer::Hbone(answer) => {
+                let (body, mut respond) = *answer;
+                let mut response = Response::new(());
+                if let Ok(value) = HeaderValue::from_str(told)
+                    && !value.is_empty()
+                {
+                    response.headers_mut().insert("baggage", value);
+                }
+                let send = respond.send_response(response, false).ok();
+                Kind::Hbone(HboneStream::new(send, body))
+            }
+        };
+        TunnelStream::new(bytes, self.baggage, None)
     }
 
     /// Answers `status`. `reason` is for our log, not for the peer.
-    pub fn refuse(mut self, status: StatusCode, reason: &str) {
+    pub fn refuse(self, status: StatusCode, reason: &str) {
         tracing::debug!(peer = %self.peer, authority = %self.authority, %status, reason, "stream refused");
-        answer(&mut self.respond, status);
+        match self.answer {
+            Answer::Mux(incoming) => incoming.refuse(status),
+            Answer::Hbone(mut answer) => answer_with(&mut answer.1, status),
+        }
     }
 }
 
-/// Serves one accepted connection until it ends. `on_connect` gets each request, and carries it
+/// Serves one accepted connection until it ends, by `alpn` if the peer offers it. `on_connect` gets each request, and carries it
 /// out in a task of its own: the connection stands still while it runs. When the agent leaves or
 /// drains the peer is told to open no more streams; live ones finish.
 ///
@@ -141,13 +174,17 @@ pub async fn serve<Io>(
     io: Io,
     local: &Arc<Workload>,
     identities: &Identities,
+    alpn: Alpn,
     drain: Drain,
     on_connect: impl Fn(ConnectRequest),
 ) -> Result<(), HboneError>
 where
     Io: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let limits = HboneLimits::default();
+    let limits = HboneLimits {
+        alpn,
+        ..HboneLimits::default()
+    };
     serve_with(&limits, io, local, identities, drain, on_connect).await
 }
 
@@ -168,13 +205,31 @@ where
 {
     let accepted = Box::pin(accept(limits, io, &local.identity, identities));
     // Cancel-safe: what there is of a session is dropped, and with it the socket.
-    let (peer, mut connection) = tokio::time::timeout(limits.handshake_timeout, accepted)
-        .await
-        .map_err(|_elapsed| HboneError::HandshakeTimeout(limits.handshake_timeout))??;
+    let accepted = tokio::time::timeout(limits.handshake_timeout, accepted).await;
+    let (peer, accepted) =
+        accepted.map_err(|_elapsed| HboneError::HandshakeTimeout(limits.handshake_timeout))??;
+    match accepted {
+        Accepted::Hbone(connection) => {
+            Box::pin(serve_hbone(limits, peer, connection, drain, on_connect)).await
+        }
+        Accepted::Mux(driver) => Box::pin(serve_mux(limits, peer, driver, drain, on_connect)).await,
+    }
+}
+
+async fn serve_hbone<Io>(
+    limits: &HboneLimits,
+    peer: SpiffeId,
+    mut connection: Box<Connection<TlsStream<Io>, Bytes>>,
+    drain: Drain,
+    on_connect: impl Fn(ConnectRequest),
+) -> Result<(), HboneError>
+where
+    Io: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let Some(pings) = connection.ping_pong() else {
         return Ok(());
     };
-    let mut keep_alive = KeepAlive::new(pings, limits.keep_alive);
+    let mut keep_alive = KeepAlive::new(Pings::Hbone(pings), limits.keep_alive);
     let mut leaving = false;
     loop {
         // Each arm is cancel-safe: connection and keep-alive hold their own state.
@@ -197,28 +252,91 @@ where
     }
 }
 
+async fn serve_mux<Io>(
+    limits: &HboneLimits,
+    peer: SpiffeId,
+    mut driver: Box<mux::Driver<TlsStream<Io>>>,
+    drain: Drain,
+    on_connect: impl Fn(ConnectRequest),
+) -> Result<(), HboneError>
+where
+    Io: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let mut keep_alive = KeepAlive::new(Pings::Mux(driver.pings()), limits.keep_alive);
+    let mut leaving = false;
+    loop {
+        // Each arm is cancel-safe: driver and keep-alive hold their own state.
+        tokio::select! {
+            ended = poll_fn(|context| {
+                let ended = driver.poll(context);
+                while let Some(incoming) = driver.arrival() {
+                    on_connect(ConnectRequest::of_mux(peer.clone(), incoming));
+                }
+                ended
+            }) => return Ok(ended?),
+            pulse = keep_alive.next() => if pulse == Pulse::Silent {
+                return Err(HboneError::Silent);
+            },
+            () = drain.leaving(), if !leaving => {
+                leaving = true;
+                driver.close();
+            }
+        }
+    }
+}
+
+/// A connection whose peer is known, by what it speaks.
+enum Accepted<Io> {
+    Hbone(Box<Connection<TlsStream<Io>, Bytes>>),
+    Mux(Box<mux::Driver<TlsStream<Io>>>),
+}
+
 async fn accept<Io>(
     limits: &HboneLimits,
     io: Io,
     local: &SpiffeId,
     identities: &Identities,
-) -> Result<(SpiffeId, Connection<TlsStream<Io>, Bytes>), HboneError>
+) -> Result<(SpiffeId, Accepted<Io>), HboneError>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
     identities.first(local, limits.handshake_timeout).await;
-    let tls = identities.server(local)?.accept(io).await;
+    let tls = identities.server(local, limits.alpn)?.accept(io).await;
     let tls = tls.map_err(|error| match identity::refusal(&error) {
         Some(refusal) => HboneError::Identity(refusal.into()),
         None => HboneError::Tls(error),
     })?;
     let session = tls.get_ref().1;
     let peer = identity::peer(session)?;
-    if session.alpn_protocol() != Some(Alpn::Hbone.name()) {
-        return Err(HboneError::NotHbone);
+    let accepted = match session.alpn_protocol().and_then(Alpn::of_name) {
+        Some(Alpn::Mux) => {
+            let own = MuxLimits {
+                max_streams: limits.mux_streams,
+                stream_window: limits.stream_window,
+            };
+            Accepted::Mux(Box::new(mux::server(tls, own)))
+        }
+        Some(Alpn::Hbone) => {
+            let connection = builder(limits).handshake(tls).await;
+            Accepted::Hbone(Box::new(connection.map_err(HboneError::Protocol)?))
+        }
+        None => return Err(HboneError::NotHbone),
+    };
+    Ok((peer, accepted))
+}
+
+impl ConnectRequest {
+    fn of_mux(peer: SpiffeId, mut incoming: mux::Incoming) -> Self {
+        let open = &mut incoming.open;
+        Self {
+            peer,
+            authority: open.authority,
+            forwarded: open.forwarded.take(),
+            baggage: open.baggage.take(),
+            traceparent: open.traceparent.take(),
+            answer: Answer::Mux(incoming),
+        }
     }
-    let connection = builder(limits).handshake(tls).await;
-    Ok((peer, connection.map_err(HboneError::Protocol)?))
 }
 
 /// The rule for the windows is the client's: the connection's holds all streams' together.
@@ -251,7 +369,7 @@ fn hand_on(
     };
     let Some(authority) = authority else {
         tracing::debug!(%peer, method = %request.method(), uri = %request.uri(), "not a CONNECT to an address");
-        answer(&mut respond, StatusCode::BAD_REQUEST);
+        answer_with(&mut respond, StatusCode::BAD_REQUEST);
         return;
     };
     let (parts, body) = request.into_parts();
@@ -261,8 +379,7 @@ fn hand_on(
         forwarded: header(&parts.headers, "forwarded"),
         baggage: header(&parts.headers, "baggage"),
         traceparent: header(&parts.headers, "traceparent"),
-        body,
-        respond,
+        answer: Answer::Hbone(Box::new((body, respond))),
     });
 }
 
@@ -270,7 +387,7 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).map(text)
 }
 
-fn answer(respond: &mut SendResponse<Bytes>, status: StatusCode) {
+fn answer_with(respond: &mut SendResponse<Bytes>, status: StatusCode) {
     let mut response = Response::new(());
     *response.status_mut() = status;
     // A peer that gave up meanwhile does not need the answer.

@@ -140,6 +140,7 @@ async fn tunnels(connection: Rc<Connection>, stream: TcpStream) {
         stream,
         &local,
         &shared.identities,
+        thread.tunnel,
         thread.drain.clone(),
         streams,
     );

@@ -39,6 +39,7 @@ use super::{
 };
 use crate::{
     datapath::PodSockets,
+    identity::Alpn,
     model::{Snapshot, Workload, WorkloadUid},
     tasks::Drain,
 };
@@ -83,6 +84,8 @@ pub(crate) struct Thread {
     pub(crate) changed: Notify,
     pub(crate) shared: Shared,
     pub(crate) drain: Drain,
+    /// What tunnels speak, if the peer knows it.
+    pub(crate) tunnel: Alpn,
     pub(crate) tunnels: Tunnels,
     pub(crate) pools: Pools,
     pub(crate) lanes: Arc<Lanes>,
@@ -202,6 +205,7 @@ impl Drop for Live {
 /// Starts data thread `index`.
 pub(crate) fn start(
     index: usize,
+    tunnel: Alpn,
     shared: Shared,
     lanes: Arc<Lanes>,
     orders: mpsc::UnboundedReceiver<Order>,
@@ -211,18 +215,19 @@ pub(crate) fn start(
         .name(format!("data-{index}"))
         .spawn(move || {
             let local = LocalSet::new();
-            local.block_on(&runtime, run(index, shared, lanes, orders));
+            local.block_on(&runtime, run(index, tunnel, shared, lanes, orders));
         })
 }
 
 async fn run(
     index: usize,
+    tunnel: Alpn,
     shared: Shared,
     lanes: Arc<Lanes>,
     mut orders: mpsc::UnboundedReceiver<Order>,
 ) {
     let mut snapshot = shared.snapshot.clone();
-    let thread = Rc::new(Thread::new(index, shared, lanes));
+    let thread = Rc::new(Thread::new(index, tunnel, shared, lanes));
     thread.apply(&mut snapshot);
     let mut publishing = true;
     let mut sweep = tokio::time::interval(http_pool::SWEEP_INTERVAL);
@@ -252,12 +257,16 @@ async fn run(
 }
 
 impl Thread {
-    fn new(index: usize, shared: Shared, lanes: Arc<Lanes>) -> Self {
+    fn new(index: usize, tunnel: Alpn, shared: Shared, lanes: Arc<Lanes>) -> Self {
+        let limits = TunnelLimits {
+            alpn: tunnel,
+            ..TunnelLimits::default()
+        };
         let tunnels = Tunnels::new(
             shared.identities.clone(),
             shared.connector.clone(),
             shared.tasks.clone(),
-            TunnelLimits::default(),
+            limits,
         );
         Self {
             index,
@@ -265,6 +274,7 @@ impl Thread {
             changed: Notify::new(),
             drain: shared.tasks.drain(),
             shared,
+            tunnel,
             tunnels,
             pools: Pools::default(),
             lanes,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Streams to other pods through HBONE tunnels, which are pooled per data thread.
+//! Streams to other pods through tunnels, which are pooled per data thread.
 //!
 //! Owns the pool: which connection a stream goes to, when another one is made. A connection is
 //! shared only by streams with the same source pod, destination pod (UID and address) and source
 //! certificate: neither an address that was reused nor a rotated certificate ever gets an old
-//! tunnel. What happens on a connection: `tunnel_link.rs`.
+//! tunnel. What happens on a connection: `tunnel_link.rs`; what it speaks: `tunnel_wire.rs`.
 //!
 //! Invariant: at most one handshake per key is under way; who comes meanwhile waits for it.
 //! Reference: HBONE as ztunnel speaks it; RFC 9113 sections 5.1.2, 6.8 and 8.5.
@@ -23,11 +23,14 @@ use std::{
 use http::StatusCode;
 use tokio::sync::{Notify, oneshot};
 
-use super::tunnel_link::{self, Link, Route, Slot};
-pub use super::{tunnel_keep_alive::KeepAliveLimits, tunnel_stream::TunnelStream};
+pub use super::{mux::MuxError, tunnel_keep_alive::KeepAliveLimits, tunnel_stream::TunnelStream};
+use super::{
+    tunnel_link::{Link, Slot},
+    tunnel_wire::{self, Route},
+};
 use crate::{
     datapath::{Connector, Netns},
-    identity::{self, Identities, IdentityError},
+    identity::{self, Alpn, Identities, IdentityError},
     model::{SpiffeId, Workload, WorkloadUid},
     tasks::Tasks,
 };
@@ -68,7 +71,7 @@ pub enum TunnelError {
         #[source]
         source: Arc<io::Error>,
     },
-    /// The peer speaks TLS, but not HBONE.
+    /// The peer speaks TLS, but neither HBONE nor the mux.
     #[error("{to} does not speak HBONE")]
     NotHbone {
         /// The pod's HBONE address.
@@ -88,6 +91,9 @@ pub enum TunnelError {
     /// HTTP/2 broke.
     #[error("tunnel protocol")]
     Protocol(#[source] Arc<h2::Error>),
+    /// The mux broke.
+    #[error(transparent)]
+    Mux(MuxError),
     /// The tunnel was closed meanwhile: the pod is gone, or we are stopping.
     #[error("the tunnel to {to} was closed")]
     Closed {
@@ -112,8 +118,12 @@ pub struct ConnectHeaders {
 pub struct TunnelLimits {
     /// The port at which pods are reached.
     pub port: u16,
-    /// Streams per connection; fewer if the peer allows fewer.
+    /// What is spoken there, if the peer knows it.
+    pub alpn: Alpn,
+    /// Streams per connection of HBONE; fewer if the peer allows fewer.
     pub max_streams: usize,
+    /// Streams per connection of the mux; fewer if the peer allows fewer.
+    pub mux_streams: usize,
     /// Bytes that a stream may have under way to a reader that stopped.
     pub stream_window: u32,
     /// For TCP, TLS and HTTP/2 together.
@@ -130,7 +140,9 @@ impl Default for TunnelLimits {
     fn default() -> Self {
         Self {
             port: 15008,
+            alpn: Alpn::Hbone,
             max_streams: 100,
+            mux_streams: 1000,
             stream_window: 256 * 1024,
             connect_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(15),
@@ -304,7 +316,7 @@ impl Shared {
     /// Makes a connection and runs it until it ends.
     async fn connect(self: Rc<Self>, key: Key, route: Route) {
         let (identities, limits) = (&self.identities, &self.limits);
-        let made = tunnel_link::establish(&self.connector, identities, &route, limits);
+        let made = tunnel_wire::establish(&self.connector, identities, &route, limits);
         let fresh = match Box::pin(made).await {
             Ok(fresh) => fresh,
             Err(error) => {
@@ -315,7 +327,7 @@ impl Shared {
         };
         let pool = Rc::downgrade(&self.pool);
         let sequence = self.pool.next_sequence();
-        let link = Link::new(key, sequence, pool, fresh.requests, limits.max_streams);
+        let link = Link::new(key, sequence, pool, fresh.requests, fresh.max_streams);
         if !self.pool.settle(link.key(), Ok(&link)) {
             link.retire();
         }
@@ -323,7 +335,7 @@ impl Shared {
         let drain = self.tasks.drain();
         // From here on the task holds no pool, so that a pool that is dropped retires its links.
         drop(self);
-        Box::pin(link.run(fresh.connection, identities, limits, drain)).await;
+        Box::pin(link.run(fresh.wire, identities, limits, drain)).await;
     }
 }
 

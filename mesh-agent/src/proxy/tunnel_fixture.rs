@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Both ends of HBONE in one thread, over loopback TCP: what tests of tunnels stand on.
+//! Both ends of tunnels in one thread, over loopback TCP: what tests of tunnels stand on.
 //!
 //! Knows nothing of any single test. Invariant: everything is real but the pods.
 
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     datapath::{Connector, Netns},
-    identity::{CertificateAuthority, Identities},
+    identity::{Alpn, CertificateAuthority, Identities},
     model::{InboundPolicy, SpiffeId, Workload, WorkloadUid},
     tasks::Tasks,
 };
@@ -51,6 +51,25 @@ pub(super) fn on_data_thread<F: Future<Output = ()>>(test: F) {
             .expect("the test hangs")
     };
     LocalSet::new().block_on(&runtime, Box::pin(limited));
+}
+
+thread_local! {
+    /// What the client and the server of the current test speak at best.
+    static SPOKEN: Cell<(Alpn, Alpn)> = const { Cell::new((Alpn::Hbone, Alpn::Hbone)) };
+}
+
+/// Runs a test as a data thread would run it, for every kind of tunnel.
+pub(super) fn on_each_tunnel(test: impl AsyncFn()) {
+    for alpn in [Alpn::Hbone, Alpn::Mux] {
+        on_tunnel(alpn, alpn, &test);
+    }
+}
+
+/// Runs a test as a data thread would run it; the client and the server speak these at best.
+pub(super) fn on_tunnel(client: Alpn, server: Alpn, test: impl AsyncFn()) {
+    SPOKEN.set((client, server));
+    eprintln!("client: {client:?}, server: {server:?}");
+    on_data_thread(test());
 }
 
 /// A pod called `name` of service account `name`.
@@ -114,6 +133,11 @@ impl Server {
         limits: HboneLimits,
         on_connect: impl Fn(ConnectRequest) + Clone + 'static,
     ) -> Self {
+        let limits = HboneLimits {
+            alpn: SPOKEN.get().1,
+            mux_streams: usize::try_from(limits.max_streams).unwrap(),
+            ..limits
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Self(Rc::new(ServerState {
             address: listener.local_addr().unwrap(),
@@ -257,6 +281,8 @@ pub(super) fn tunnels(
 ) -> Tunnels {
     let limits = TunnelLimits {
         port: server.port(),
+        alpn: SPOKEN.get().0,
+        mux_streams: limits.max_streams,
         ..limits
     };
     Tunnels::new(

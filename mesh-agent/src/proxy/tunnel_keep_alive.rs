@@ -2,13 +2,20 @@
 
 //! Finds out that the peer of a tunnel is gone although its connection is not: pings it.
 //!
-//! Both ends of HBONE use it. Knows nothing of streams or pools. Invariant: at most one ping is
-//! under way; a peer that answers is never called silent. Reference: RFC 9113 section 6.7.
+//! Both ends of every kind of tunnel use it. Knows nothing of streams or pools. Invariant: at most
+//! one ping is under way; a peer that answers is never called silent.
+//! Reference: RFC 9113 section 6.7; ADR 11.
 
-use std::{future::poll_fn, time::Duration};
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use h2::{Ping, PingPong};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::mux;
 
 /// How a silent peer is found.
 #[derive(Clone, Copy, Debug)]
@@ -28,9 +35,15 @@ impl Default for KeepAliveLimits {
     }
 }
 
+/// By which kind of tunnel the peer is pinged.
+pub(super) enum Pings {
+    Hbone(PingPong),
+    Mux(mux::Pings),
+}
+
 /// Pings one connection.
 pub(super) struct KeepAlive {
-    pings: PingPong,
+    pings: Pings,
     tick: Interval,
     timeout: Duration,
     /// Since when a ping is unanswered.
@@ -48,8 +61,29 @@ pub(super) enum Pulse {
     Silent,
 }
 
+impl Pings {
+    /// Sends one; false if the connection takes no more.
+    fn send(&mut self) -> bool {
+        match self {
+            Self::Hbone(pings) => pings.send_ping(Ping::opaque()).is_ok(),
+            Self::Mux(pings) => {
+                pings.ping();
+                true
+            }
+        }
+    }
+
+    /// Ready when it was answered; false if the connection takes no more.
+    fn poll_answer(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        match self {
+            Self::Hbone(pings) => pings.poll_pong(context).map(|pong| pong.is_ok()),
+            Self::Mux(pings) => pings.poll_pong(context).map(|()| true),
+        }
+    }
+}
+
 impl KeepAlive {
-    pub(super) fn new(pings: PingPong, limits: KeepAliveLimits) -> Self {
+    pub(super) fn new(pings: Pings, limits: KeepAliveLimits) -> Self {
         let begin = Instant::now() + limits.interval;
         let mut tick = tokio::time::interval_at(begin, limits.interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -66,11 +100,11 @@ impl KeepAlive {
     pub(super) async fn next(&mut self) -> Pulse {
         loop {
             tokio::select! {
-                pong = poll_fn(|context| self.pings.poll_pong(context)),
+                goes_on = poll_fn(|context| self.pings.poll_answer(context)),
                     if self.waiting.is_some() && !self.closing =>
                 {
                     self.waiting = None;
-                    self.closing = pong.is_err();
+                    self.closing = !goes_on;
                 }
                 _ = self.tick.tick() => return self.beat(),
             }
@@ -83,7 +117,7 @@ impl KeepAlive {
             Some(_) => {}
             None if self.closing => {}
             None => {
-                self.closing = self.pings.send_ping(Ping::opaque()).is_err();
+                self.closing = !self.pings.send();
                 self.waiting = Some(Instant::now());
             }
         }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the server's end of HBONE does with clients that are not ours.
+//! What the server's end of tunnels does with clients that are not ours, although it would rather
+//! speak the mux.
 //!
 //! The client here is h2 itself over rustls, in memory, so that time can be paused.
 
@@ -34,7 +35,7 @@ async fn ends() -> Ends {
     let (tasks, local, known) = (Tasks::new(), Arc::clone(&server), identities.clone());
     let drain = tasks.drain();
     beside(async move {
-        drop(sender.send(Box::pin(serve(io, &local, &known, drain, echo)).await));
+        drop(sender.send(Box::pin(serve(io, &local, &known, Alpn::Mux, drain, echo)).await));
     });
     Ends {
         client,
@@ -46,13 +47,14 @@ async fn ends() -> Ends {
 }
 
 impl Ends {
-    async fn tls(&mut self, source: &str) -> tokio_rustls::client::TlsStream<DuplexStream> {
+    async fn tls(
+        &mut self,
+        source: &str,
+        alpn: Alpn,
+    ) -> tokio_rustls::client::TlsStream<DuplexStream> {
         let source = SpiffeId::new(DOMAIN, "default", source);
         let expected = [self.server.identity.clone()];
-        let connector = self
-            .identities
-            .client(&source, &expected, Alpn::Hbone)
-            .unwrap();
+        let connector = self.identities.client(&source, &expected, alpn).unwrap();
         let name = ServerName::try_from("127.0.0.1").unwrap();
         let (client, _) = tokio::io::duplex(1);
         let io = std::mem::replace(&mut self.client, client);
@@ -60,7 +62,7 @@ impl Ends {
     }
 
     async fn requests(&mut self) -> SendRequest<Bytes> {
-        let tls = self.tls("client").await;
+        let tls = self.tls("client", Alpn::Hbone).await;
         let (requests, connection) = h2::client::handshake(tls).await.unwrap();
         beside(async move { drop(connection.await) });
         requests
@@ -114,10 +116,24 @@ fn a_client_that_never_speaks_is_given_up() {
 fn a_client_that_falls_silent_is_given_up() {
     run(async {
         let mut ends = ends().await;
-        let tls = ends.tls("client").await;
+        let tls = ends.tls("client", Alpn::Hbone).await;
         let (_requests, connection) = h2::client::handshake(tls).await.unwrap();
         // Never polled again: it neither reads nor answers.
         let _kept = Rc::new(connection);
+        let begin = Instant::now();
+        let error = ends.served.await.unwrap().unwrap_err();
+        assert!(matches!(error, HboneError::Silent), "{error:?}");
+        assert_eq!(begin.elapsed().as_secs(), 30);
+    });
+}
+
+#[test]
+fn a_client_of_the_mux_that_falls_silent_is_given_up() {
+    run(async {
+        let mut ends = ends().await;
+        // Never read from again.
+        let tls = ends.tls("client", Alpn::Mux).await;
+        assert_eq!(tls.get_ref().1.alpn_protocol(), Some(Alpn::Mux.name()));
         let begin = Instant::now();
         let error = ends.served.await.unwrap().unwrap_err();
         assert!(matches!(error, HboneError::Silent), "{error:?}");

@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     datapath::{Connector, Netns, PodSockets},
-    identity::{CertificateAuthority, Identities},
+    identity::{Alpn, CertificateAuthority, Identities},
     model::{
         Backend, Cluster, Endpoint, EndpointLoad, HttpRoutes, HttpRule, ObjectRef, Position,
         Protocol, Refusal, Schedule, Service, ServiceName, ServicePort, Snapshot, SpiffeId,
@@ -148,7 +148,11 @@ impl Mesh {
             tasks: tasks.clone(),
             encrypt_on_node: false,
         };
-        let proxy = Proxy::start(&ProxySettings { threads: 2 }, shared).expect("threads");
+        let settings = ProxySettings {
+            threads: 2,
+            tunnel: Alpn::Mux,
+        };
+        let proxy = Proxy::start(&settings, shared).expect("threads");
         let outbound = StdListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
         let port = outbound.local_addr().expect("bound").port();
         let client = Arc::new(workload("client"));

@@ -14,8 +14,8 @@ use super::{
     super::{
         hbone::{ConnectRequest, HboneLimits},
         tunnel_fixture::{
-            DAY, DOMAIN, Mesh, Server, beside, chain, echo, exchange, identities, on_data_thread,
-            tunnels, workload,
+            DAY, DOMAIN, Mesh, Server, beside, chain, echo, exchange, identities, on_each_tunnel,
+            on_tunnel, tunnels, workload,
         },
     },
     *,
@@ -24,7 +24,7 @@ use crate::identity::{CertificateAuthority, PeerError};
 
 #[test]
 fn three_hundred_streams_take_three_connections() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let mesh = Mesh::new(echo).await;
         let streams = join_all((0..300).map(|_| mesh.open())).await;
         assert_eq!((mesh.server.accepted(), mesh.tunnels.connections()), (3, 3));
@@ -44,7 +44,7 @@ fn three_hundred_streams_take_three_connections() {
 
 #[test]
 fn a_peer_that_allows_fewer_streams_gets_more_connections() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let server_limits = HboneLimits {
             max_streams: 10,
             ..HboneLimits::default()
@@ -62,8 +62,26 @@ fn a_peer_that_allows_fewer_streams_gets_more_connections() {
 }
 
 #[test]
+fn peers_that_know_only_one_kind_of_tunnel_are_spoken_to() {
+    for (client, server) in [(Alpn::Mux, Alpn::Hbone), (Alpn::Hbone, Alpn::Mux)] {
+        on_tunnel(client, server, async || {
+            let mesh = Mesh::new(echo).await;
+            let stream = mesh.open().await.unwrap();
+            assert!(format!("{stream:?}").contains("Hbone"), "{stream:?}");
+            assert_eq!(exchange(stream, b"ping").await.unwrap(), b"ping");
+        });
+    }
+    on_tunnel(Alpn::Mux, Alpn::Mux, async || {
+        let mesh = Mesh::new(echo).await;
+        let stream = mesh.open().await.unwrap();
+        assert!(format!("{stream:?}").contains("Mux"), "{stream:?}");
+        assert_eq!(exchange(stream, b"ping").await.unwrap(), b"ping");
+    });
+}
+
+#[test]
 fn after_goaway_live_streams_finish_and_new_ones_go_elsewhere() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let mesh = Mesh::new(echo).await;
         let mut live = mesh.open().await.unwrap();
         live.write_all(b"before ").await.unwrap();
@@ -80,7 +98,7 @@ fn after_goaway_live_streams_finish_and_new_ones_go_elsewhere() {
 
 #[test]
 fn goaway_under_load_fails_nothing() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let mesh = Mesh::new(echo).await;
         let load = join_all((0..20).map(|_| async {
             for _ in 0..50 {
@@ -107,7 +125,7 @@ fn goaway_under_load_fails_nothing() {
 
 #[test]
 fn certificates_rotate_under_load_without_a_failure() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let ttl = Duration::from_secs(2);
         let limits = TunnelLimits::default();
         let mesh = Mesh::with(ttl, limits, HboneLimits::default(), echo).await;
@@ -134,7 +152,7 @@ fn certificates_rotate_under_load_without_a_failure() {
 
 #[test]
 fn a_connection_that_died_in_the_pool_costs_no_stream() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let mesh = Mesh::new(echo).await;
         for round in 1..=5 {
             let answer = exchange(mesh.open().await.unwrap(), b"ping").await.unwrap();
@@ -147,7 +165,7 @@ fn a_connection_that_died_in_the_pool_costs_no_stream() {
 
 #[test]
 fn pods_that_share_an_identity_share_no_tunnel() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let mesh = Mesh::new(echo).await;
         let mut twin = Workload::clone(&mesh.client);
         twin.uid = WorkloadUid("uid-twin".into());
@@ -171,7 +189,7 @@ fn pods_that_share_an_identity_share_no_tunnel() {
 
 #[test]
 fn tunnels_to_a_pod_that_is_gone_take_no_new_streams() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let mesh = Mesh::new(echo).await;
         let live = mesh.open().await.unwrap();
         mesh.tunnels.close_to(&mesh.server_pod.uid);
@@ -184,7 +202,7 @@ fn tunnels_to_a_pod_that_is_gone_take_no_new_streams() {
 
 #[test]
 fn a_tunnel_without_streams_is_let_go() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let limits = TunnelLimits {
             idle_timeout: Duration::from_millis(50),
             keep_alive: KeepAliveLimits {
@@ -203,7 +221,7 @@ fn a_tunnel_without_streams_is_let_go() {
 
 #[test]
 fn a_drain_lets_streams_finish_and_tunnels_go() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let mesh = Mesh::new(echo).await;
         let live = mesh.open().await.unwrap();
         mesh.tasks.begin_drain();
@@ -216,7 +234,7 @@ fn a_drain_lets_streams_finish_and_tunnels_go() {
 
 #[test]
 fn a_peer_that_is_someone_else_is_refused() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let mesh = Mesh::new(echo).await;
         let mut other = Workload::clone(&mesh.server_pod);
         other.identity = SpiffeId::new(DOMAIN, "default", "somebody");
@@ -244,7 +262,7 @@ fn a_peer_that_is_someone_else_is_refused() {
 
 #[test]
 fn a_client_of_another_trust_domain_is_refused() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let ours = CertificateAuthority::in_memory(DOMAIN).unwrap();
         let theirs = CertificateAuthority::in_memory("elsewhere").unwrap();
         let (pod, stranger) = (workload(DOMAIN, "server"), workload("elsewhere", "client"));
@@ -280,7 +298,7 @@ fn a_client_of_another_trust_domain_is_refused() {
 
 #[test]
 fn a_server_with_an_unknown_root_is_refused() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let (ours, theirs) = (
             CertificateAuthority::in_memory(DOMAIN).unwrap(),
             CertificateAuthority::in_memory(DOMAIN).unwrap(),
@@ -315,7 +333,7 @@ fn a_server_with_an_unknown_root_is_refused() {
 
 #[test]
 fn a_peer_that_answers_nothing_is_given_up_in_time() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let limits = TunnelLimits {
             connect_timeout: Duration::from_millis(100),
             ..TunnelLimits::default()
@@ -350,7 +368,7 @@ fn a_peer_that_answers_nothing_is_given_up_in_time() {
 
 #[test]
 fn a_peer_that_falls_silent_loses_its_streams() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let limits = TunnelLimits {
             keep_alive: KeepAliveLimits {
                 interval: Duration::from_millis(20),
@@ -390,7 +408,7 @@ fn a_peer_that_falls_silent_loses_its_streams() {
 
 #[test]
 fn a_refused_stream_says_with_which_status() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let mesh = Mesh::new(|request: ConnectRequest| {
             let status = StatusCode::from_u16(request.authority.port()).unwrap();
             request.refuse(status, "for the test");
@@ -415,7 +433,7 @@ fn a_refused_stream_says_with_which_status() {
 
 #[test]
 fn both_ends_tell_each_other_what_they_know() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let mesh = Mesh::new(|request: ConnectRequest| {
             assert_eq!(request.peer, SpiffeId::new(DOMAIN, "default", "client"));
             assert_eq!(
@@ -445,7 +463,7 @@ fn both_ends_tell_each_other_what_they_know() {
 
 #[test]
 fn a_client_that_leaves_while_it_waits_harms_no_one_else() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let mesh = Mesh::new(echo).await;
         let impatient = tokio::time::timeout(Duration::from_micros(200), mesh.open());
         let (left, stream) = tokio::join!(impatient, mesh.open());
@@ -457,7 +475,7 @@ fn a_client_that_leaves_while_it_waits_harms_no_one_else() {
 
 #[test]
 fn connections_that_come_before_the_first_certificate_wait_for_it() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let authority = CertificateAuthority::in_memory(DOMAIN).unwrap();
         let (client, pod) = (workload(DOMAIN, "client"), workload(DOMAIN, "server"));
         let late = identities(&authority, DAY, &[]).await;

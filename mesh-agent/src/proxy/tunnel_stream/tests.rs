@@ -16,7 +16,7 @@ use super::{
     super::{
         hbone::ConnectRequest,
         tunnel::ConnectHeaders,
-        tunnel_fixture::{Mesh, beside, echo, exchange, on_data_thread},
+        tunnel_fixture::{Mesh, beside, echo, exchange, on_each_tunnel},
     },
     *,
 };
@@ -59,7 +59,7 @@ async fn receive_bulk(mut read: impl AsyncReadExt + Unpin) -> (Vec<u8>, usize) {
 
 #[test]
 fn bytes_arrive_unchanged_in_both_directions_at_once() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let (sender, receiver) = oneshot::channel();
         let sender = Rc::new(RefCell::new(Some(sender)));
         let mesh = Mesh::new(move |request: ConnectRequest| {
@@ -80,7 +80,7 @@ fn bytes_arrive_unchanged_in_both_directions_at_once() {
 
 #[test]
 fn chunks_are_handed_on_without_copies() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let mesh = Mesh::new(echo).await;
         let mut stream = mesh.open().await.unwrap();
         let mut sent = Bytes::from(vec![7; 100_000]);
@@ -100,7 +100,7 @@ fn chunks_are_handed_on_without_copies() {
 
 #[test]
 fn the_client_may_end_first_and_still_read() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let mesh = Mesh::new(|request| {
             beside(async move {
                 let mut stream = request.accept("");
@@ -121,7 +121,7 @@ fn the_client_may_end_first_and_still_read() {
 
 #[test]
 fn the_server_may_end_first_and_still_read() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let (sender, receiver) = oneshot::channel();
         let sender = Rc::new(RefCell::new(Some(sender)));
         let mesh = Mesh::new(move |request: ConnectRequest| {
@@ -148,7 +148,7 @@ fn the_server_may_end_first_and_still_read() {
 
 #[test]
 fn a_server_that_drops_the_stream_never_looks_like_an_orderly_end() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let mesh = Mesh::new(|request| {
             beside(async move {
                 let mut stream = request.accept("");
@@ -171,7 +171,7 @@ fn a_server_that_drops_the_stream_never_looks_like_an_orderly_end() {
 
 #[test]
 fn a_client_that_drops_the_stream_never_looks_like_an_orderly_end() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let (sender, receiver) = oneshot::channel();
         let sender = Rc::new(RefCell::new(Some(sender)));
         let mesh = Mesh::new(move |request: ConnectRequest| {
@@ -192,7 +192,7 @@ fn a_client_that_drops_the_stream_never_looks_like_an_orderly_end() {
 
 #[test]
 fn readers_that_stop_hold_little_and_stall_nobody() {
-    on_data_thread(async {
+    on_each_tunnel(async || {
         let kept = Rc::new(RefCell::new(Vec::new()));
         let holder = Rc::clone(&kept);
         let mesh = Mesh::new(move |request: ConnectRequest| {
