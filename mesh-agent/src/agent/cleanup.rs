@@ -98,7 +98,12 @@ fn remove_if_empty(dir: &Path) {
         let (ours, theirs) = (fs::metadata(dir).ok()?, fs::metadata(&outer).ok()?);
         Some(ours.dev() == theirs.dev() && ours.ino() == theirs.ino())
     };
-    if error.kind() == io::ErrorKind::ResourceBusy && is_same() == Some(true) {
+    // Which of the two it is depends on whether the container's own root can be written.
+    let is_mount = matches!(
+        error.kind(),
+        io::ErrorKind::ResourceBusy | io::ErrorKind::ReadOnlyFilesystem
+    );
+    if is_mount && is_same() == Some(true) {
         // It is not empty if another agent of this machine has files there.
         drop(fs::remove_dir(outer));
     }
