@@ -198,19 +198,19 @@ impl Gate {
         state.captured.remove(uid);
     }
 
-    /// Lets go of namespaces that are held and no pod's.
+    /// Lets go of namespaces that are held and no pod's. Asks the kernel nothing while no pod is
+    /// waited for: it holds none then.
     pub(super) fn look_for_strangers(&self) {
         let mut state = self.lock();
+        if state.is_closed || state.wanted.is_empty() {
+            return;
+        }
         let State {
             maps,
             holds,
             strangers,
-            is_closed,
             ..
         } = &mut *state;
-        if *is_closed {
-            return;
-        }
         let known: HashSet<u64> = holds.values().map(|hold| hold.cookie).collect();
         let held = maps.held.keys().filter_map(Result::ok);
         let unknown: HashSet<u64> = held.filter(|cookie| !known.contains(cookie)).collect();

@@ -103,7 +103,7 @@ impl Sandboxes {
 
     /// A pod's sandbox, if it has one now.
     pub(super) fn find(&self, uid: &WorkloadUid) -> Option<Sandbox> {
-        self.shared.lock().sandboxes.get(uid).cloned()
+        self.shared.find(uid)
     }
 
     /// What is wrong with a pod's namespace, if something is.
@@ -121,7 +121,7 @@ pub(super) fn is_in_pod(process: &Path) -> bool {
 impl SandboxEvents {
     /// A pod's sandbox, if it has one now.
     pub(super) fn find(&self, uid: &WorkloadUid) -> Option<Sandbox> {
-        self.0.lock().sandboxes.get(uid).cloned()
+        self.0.find(uid)
     }
 
     /// Resolves when a sandbox has come or gone since the last time. Cancel-safe.
@@ -131,6 +131,10 @@ impl SandboxEvents {
 }
 
 impl Shared {
+    fn find(&self, uid: &WorkloadUid) -> Option<Sandbox> {
+        self.lock().sandboxes.get(uid).cloned()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
