@@ -332,6 +332,25 @@ fn connections_older_than_the_capture_are_listed_and_ended_at_the_deadline() {
     newer.check();
 }
 
+/// Whether what `client` opens to `server` now is held, and captured once `meanwhile` is done and the
+/// agent follows.
+#[track_caller]
+fn check_held(node: &mut Node, client: &Pod, server: &Pod, meanwhile: impl FnOnce()) {
+    std::thread::scope(|scope| {
+        let waiting = both(server, PORT).map(|to| scope.spawn(move || ask(client.connect(to))));
+        eventually("both are held", || {
+            node.datapath().observe().counters["early_held"] >= 2
+        });
+        meanwhile();
+        assert_eq!(node.follow(), (1, 0));
+        for peer in waiting.map(|waiting| waiting.join().expect("it does not panic")) {
+            assert!(peer.port() < 32_768, "captured after all");
+        }
+    });
+    let observation = node.datapath().observe();
+    assert_eq!((observation.held, observation.overdue_holds), (0, 0));
+}
+
 #[test]
 fn what_a_pod_opens_before_its_capture_waits_for_it() {
     let (client, stranger, server) = (Pod::new(), Pod::new(), Pod::new());
@@ -344,23 +363,11 @@ fn what_a_pod_opens_before_its_capture_waits_for_it() {
     sandbox.begin(&client);
     // Found, and not captured: nobody follows yet.
     eventually("it is held", || node.datapath().observe().held == 1);
-    std::thread::scope(|scope| {
-        let waiting = both(&server, PORT).map(|to| {
-            let client = &client;
-            scope.spawn(move || ask(client.connect(to)))
-        });
-        let held = |node: &mut Node| node.datapath().observe().counters["early_held"];
-        eventually("both are held", || held(&mut node) >= 2);
+    check_held(&mut node, &client, &server, || {
         for to in both(&server, PORT) {
             ask(stranger.connect(to));
         }
-        assert_eq!(node.follow(), (1, 0));
-        for peer in waiting.map(|waiting| waiting.join().expect("it does not panic")) {
-            assert!(peer.port() < 32_768, "captured after all");
-        }
     });
-    let observation = node.datapath().observe();
-    assert_eq!((observation.held, observation.overdue_holds), (0, 0));
 }
 
 #[test]
@@ -375,23 +382,9 @@ fn what_a_pod_opens_before_it_is_found_waits_for_its_capture() {
     // After the pod is waited for, as a runtime makes it.
     client.renew();
     let began = SystemTime::now();
-    std::thread::scope(|scope| {
-        let waiting = both(&server, PORT).map(|to| {
-            let client = &client;
-            scope.spawn(move || ask(client.connect(to)))
-        });
-        let held = |node: &mut Node| node.datapath().observe().counters["early_held"];
-        eventually("both are held", || held(&mut node) >= 2);
-        sandbox.begin(&client);
-        assert_eq!(node.follow(), (1, 0));
-        for peer in waiting.map(|waiting| waiting.join().expect("it does not panic")) {
-            assert!(peer.port() < 32_768, "captured after all");
-        }
-    });
+    check_held(&mut node, &client, &server, || sandbox.begin(&client));
     let since = node.pod(&sandbox.uid).held_since.expect("it was held");
     assert!(since < began, "all the time");
-    let observation = node.datapath().observe();
-    assert_eq!((observation.held, observation.overdue_holds), (0, 0));
 }
 
 #[test]
