@@ -139,6 +139,8 @@ pub enum Change {
 
 /// The kernel side of this node.
 pub struct Datapath {
+    /// Dropped before the lock of the pins.
+    spares: Spares,
     pins: Pins,
     connector: Connector,
     connector_maps: Arc<ConnectorMaps>,
@@ -146,7 +148,6 @@ pub struct Datapath {
     flows: Mutex<FlowLog>,
     gate: Arc<Gate>,
     sandboxes: Sandboxes,
-    spares: Spares,
     pods: Pods,
     on_death: OnDeath,
     close_existing_after: Option<Duration>,
@@ -347,6 +348,7 @@ impl Datapath {
     /// Programs and maps of pods are let go of, as their pins keep them: what the successor
     /// removes must not stay attached because we hold it.
     pub fn hand_over(&mut self) {
+        self.spares.end();
         let pods = std::mem::take(&mut self.pods).into_uids();
         self.sockets_link = None;
         self.handed_over = Some(pods);
@@ -399,6 +401,7 @@ impl Datapath {
 
     /// Ends it; nothing else may be called afterwards but [`Datapath::observe`].
     pub fn stop(&mut self, how: Stop) {
+        self.spares.end();
         match how {
             Stop::Remove if self.handed_over.is_none() => {
                 std::mem::take(&mut self.pods).remove();

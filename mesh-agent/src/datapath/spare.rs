@@ -10,8 +10,8 @@
 use std::{
     io,
     path::Path,
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
-    thread,
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -27,20 +27,40 @@ const SPARES: usize = 4;
 /// How long to wait when the kernel refuses to load one.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Instances that are ready. Ends its thread when dropped.
-pub(super) struct Spares {
+/// Instances that are ready. Waits for its thread when dropped.
+pub(super) struct Spares(Option<Keeper>);
+
+/// The thread, and what it made.
+struct Keeper {
     ready: Receiver<PodInstance>,
+    wanted: Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 impl Spares {
     /// Begins to load them.
     pub(super) fn start(pins: &Pins, debug_log: bool) -> io::Result<Self> {
         let (made, ready) = sync_channel(SPARES);
+        let (wanted, still_wanted) = channel();
         let generation = pins.generation();
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("spares".to_owned())
-            .spawn(move || keep(&generation, debug_log, &made))?;
-        Ok(Self { ready })
+            .spawn(move || keep(&generation, debug_log, &made, &still_wanted))?;
+        Ok(Self(Some(Keeper {
+            ready,
+            wanted,
+            thread,
+        })))
+    }
+
+    /// Ends the thread, after the load that it may be at. Whoever loads pins node maps that it does
+    /// not find, so this comes before the lock of the pins is given away: the next agent's loading
+    /// fails when a pin appears between its look and its own pinning.
+    pub(super) fn end(&mut self) {
+        if let Some(keeper) = self.0.take() {
+            drop((keeper.ready, keeper.wanted));
+            drop(keeper.thread.join());
+        }
     }
 
     /// A spare, its maps pinned in `directory`. None if none is ready, or if an earlier agent
@@ -49,7 +69,11 @@ impl Spares {
         if directory.exists() {
             return Ok(None);
         }
-        let Ok(spare) = self.ready.try_recv() else {
+        let Some(spare) = self
+            .0
+            .as_ref()
+            .and_then(|keeper| keeper.ready.try_recv().ok())
+        else {
             return Ok(None);
         };
         spare.pin(directory)?;
@@ -57,7 +81,18 @@ impl Spares {
     }
 }
 
-fn keep(generation: &Path, debug_log: bool, made: &SyncSender<PodInstance>) {
+impl Drop for Spares {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn keep(
+    generation: &Path,
+    debug_log: bool,
+    made: &SyncSender<PodInstance>,
+    still_wanted: &Receiver<()>,
+) {
     loop {
         match load::load_spare(generation, debug_log) {
             Ok(spare) => {
@@ -65,11 +100,12 @@ fn keep(generation: &Path, debug_log: bool, made: &SyncSender<PodInstance>) {
                     return;
                 }
             }
-            // A clean stop takes the node's maps away before it ends us.
-            Err(_) if !generation.exists() => return,
             Err(error) => {
                 tracing::warn!(error = chain(&error), "cannot load programs ahead of pods");
-                thread::sleep(RETRY_INTERVAL);
+                let wait = still_wanted.recv_timeout(RETRY_INTERVAL);
+                if wait == Err(RecvTimeoutError::Disconnected) {
+                    return;
+                }
             }
         }
     }
