@@ -111,7 +111,7 @@ pub struct RunSettings {
     pub threads: Option<NonZeroUsize>,
 
     /// What tunnels between agents speak; HBONE is always spoken with peers that know nothing else.
-    #[arg(long, env = "MESH_AGENT_TUNNEL", value_name = "KIND", value_enum, default_value_t = Tunnel::Hbone)]
+    #[arg(long, env = "MESH_AGENT_TUNNEL", value_name = "KIND", value_enum, default_value_t = Tunnel::Mux)]
     pub tunnel: Tunnel,
 
     /// Where the admin socket is made [default: /run/mesh-agent/NODE.sock].

@@ -40,7 +40,7 @@ fn defaults_are_those_that_the_help_promises() {
     assert_eq!(settings.metrics_address.to_string(), "127.0.0.1:15020");
     assert_eq!(settings.on_agent_death, OnAgentDeath::Closed);
     assert_eq!(settings.access_log, AccessLog::Text);
-    assert_eq!(settings.tunnel, Tunnel::Hbone);
+    assert_eq!(settings.tunnel, Tunnel::Mux);
     assert_eq!(settings.stopping.on_stop, None);
     assert_eq!(settings.stopping.daemonset, "mesh-agent");
     assert_eq!(settings.stopping.namespace, "mesh-system");
@@ -79,7 +79,7 @@ fn every_flag_is_taken() {
         "--drain-deadline",
         "1m30s",
         "--tunnel",
-        "mux",
+        "hbone",
         "--on-stop",
         "leave",
         "--namespace",
@@ -93,7 +93,7 @@ fn every_flag_is_taken() {
     assert_eq!(settings.drain_deadline, Duration::from_secs(90));
     assert_eq!(settings.on_agent_death, OnAgentDeath::Open);
     assert_eq!(settings.admin_socket(), PathBuf::from("/s"));
-    assert_eq!(settings.tunnel, Tunnel::Mux);
+    assert_eq!(settings.tunnel, Tunnel::Hbone);
     assert_eq!(settings.stopping.on_stop, Some(OnStop::Leave));
 }
 
