@@ -12,6 +12,7 @@
 //! whether it ended, was cancelled or panicked.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     fmt,
     future::Future,
@@ -29,6 +30,8 @@ use tokio::sync::{Notify, watch};
 pub struct Tasks(Arc<Shared>);
 
 struct Shared {
+    /// Tells these tasks from all others of the process, for what threads remember.
+    id: u64,
     counts: Mutex<BTreeMap<&'static str, Arc<AtomicUsize>>>,
     total: AtomicUsize,
     panics: AtomicU64,
@@ -54,6 +57,21 @@ struct Counted {
     count: Arc<AtomicUsize>,
 }
 
+/// A counter that a thread has looked up.
+struct Known {
+    of: u64,
+    name: &'static str,
+    count: Arc<AtomicUsize>,
+}
+
+/// More names than a thread spawns under; beyond that it forgets and looks them up again.
+const MAX_KNOWN: usize = 64;
+
+thread_local! {
+    /// Spares the lock: a stream's task is spawned for every stream.
+    static KNOWN: RefCell<Vec<Known>> = const { RefCell::new(Vec::new()) };
+}
+
 impl Tasks {
     /// No tasks, not draining.
     #[expect(
@@ -61,7 +79,9 @@ impl Tasks {
         reason = "a second, unconnected set must not be made by accident"
     )]
     pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(Arc::new(Shared {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             counts: Mutex::new(BTreeMap::new()),
             total: AtomicUsize::new(0),
             panics: AtomicU64::new(0),
@@ -176,15 +196,35 @@ impl Tasks {
     }
 
     fn count(&self, name: &'static str) -> Counted {
-        let mut counts = self.0.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = Arc::clone(counts.entry(name).or_default());
-        drop(counts);
+        let count = self.counter(name);
         count.fetch_add(1, Ordering::Relaxed);
         self.0.total.fetch_add(1, Ordering::Relaxed);
         Counted {
             shared: Arc::clone(&self.0),
             count,
         }
+    }
+
+    /// The counter of `name`, from what this thread knows if it can be.
+    fn counter(&self, name: &'static str) -> Arc<AtomicUsize> {
+        KNOWN.with_borrow_mut(|known| {
+            let is_it = |one: &&Known| one.of == self.0.id && std::ptr::eq(one.name, name);
+            if let Some(found) = known.iter().find(is_it) {
+                return Arc::clone(&found.count);
+            }
+            let mut counts = self.0.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = Arc::clone(counts.entry(name).or_default());
+            drop(counts);
+            if known.len() >= MAX_KNOWN {
+                known.clear();
+            }
+            known.push(Known {
+                of: self.0.id,
+                name,
+                count: Arc::clone(&count),
+            });
+            count
+        })
     }
 }
 
