@@ -219,18 +219,18 @@ fn workload(name: &str, node: &str, address: &str) -> Workload {
 fn service(endpoint: &Arc<Workload>) -> Service {
     let name = ServiceName::new("default", "recommendations");
     let cluster = |port, subset: Option<&str>| {
-        Arc::new(Cluster {
-            service: name.clone(),
-            hostname: HOST.into(),
+        Arc::new(Cluster::new(
+            name.clone(),
+            HOST.into(),
             port,
-            subset: subset.map(Into::into),
-            rule: Some(object("DestinationRule", "recommendations")),
-            endpoints: vec![Endpoint {
+            subset.map(Into::into),
+            Some(object("DestinationRule", "recommendations")),
+            vec![Endpoint {
                 address: ([10, 1, 2, 4], 8080).into(),
                 workload: Some(Arc::clone(endpoint)),
                 load: Arc::default(),
             }],
-        })
+        ))
     };
     let v2 = cluster(80, Some("v2"));
     let rule = HttpRule {

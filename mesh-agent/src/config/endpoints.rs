@@ -254,18 +254,15 @@ impl<'a> Catalog<'a> {
                     workload.is_some_and(|workload| has_labels(&workload.labels, labels))
                 })
         };
-        let fresh = Cluster {
-            service: service.name.clone(),
-            hostname: Arc::clone(hostname),
+        let endpoints = service.endpoints[position].iter().filter(belongs);
+        let fresh = Cluster::new(
+            service.name.clone(),
+            Arc::clone(hostname),
             port,
-            subset: subset.map(|(subset, _)| Arc::clone(&subset.name)),
+            subset.map(|(subset, _)| Arc::clone(&subset.name)),
             rule,
-            endpoints: service.endpoints[position]
-                .iter()
-                .filter(belongs)
-                .cloned()
-                .collect(),
-        };
+            endpoints.cloned().collect(),
+        );
         let cluster = match self.last.clusters.get(&key) {
             Some(last) if same_endpoints(last, &fresh) => Arc::clone(last),
             _ => Arc::new(fresh),

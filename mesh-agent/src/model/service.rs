@@ -121,17 +121,35 @@ pub struct Cluster {
     pub rule: Option<ObjectRef>,
     /// Ready endpoints only.
     pub endpoints: Vec<Endpoint>,
+    /// Composed once: it is logged with every request.
+    istio_name: Arc<str>,
 }
 
 impl Cluster {
+    /// Composes a cluster of what its fields say.
+    pub fn new(
+        service: ServiceName,
+        hostname: Arc<str>,
+        port: u16,
+        subset: Option<Arc<str>>,
+        rule: Option<ObjectRef>,
+        endpoints: Vec<Endpoint>,
+    ) -> Self {
+        let part = subset.as_deref().unwrap_or("");
+        Self {
+            istio_name: format!("outbound|{port}|{part}|{hostname}").into(),
+            service,
+            hostname,
+            port,
+            subset,
+            rule,
+            endpoints,
+        }
+    }
+
     /// Istio's name: `outbound|<port>|<subset>|<host>`.
-    pub fn istio_name(&self) -> String {
-        format!(
-            "outbound|{}|{}|{}",
-            self.port,
-            self.subset.as_deref().unwrap_or(""),
-            self.hostname
-        )
+    pub fn istio_name(&self) -> &str {
+        &self.istio_name
     }
 }
 

@@ -220,7 +220,7 @@ impl Drop for Exchange {
                 .upstream_began
                 .map(|began| began.duration_since(self.started)),
             route: &self.route,
-            cluster: cluster.as_deref().unwrap_or(""),
+            cluster: cluster.unwrap_or(""),
             endpoint: self.endpoint,
             user_agent: text(self.user_agent.as_ref()),
             request_id: self.request_id.as_ref().map(|id| text(Some(id))),

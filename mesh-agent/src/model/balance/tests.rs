@@ -126,14 +126,14 @@ fn cluster(loads: &[u32]) -> (Cluster, Vec<LoadGuard>) {
             }
         })
         .collect();
-    let cluster = Cluster {
-        service: ServiceName::new("default", "web"),
-        hostname: "web.default.svc.cluster.local".into(),
-        port: 80,
-        subset: None,
-        rule: None,
+    let cluster = Cluster::new(
+        ServiceName::new("default", "web"),
+        "web.default.svc.cluster.local".into(),
+        80,
+        None,
+        None,
         endpoints,
-    };
+    );
     (cluster, guards)
 }
 

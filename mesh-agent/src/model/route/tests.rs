@@ -38,14 +38,14 @@ fn workload(namespace: &str, labels: &[(&str, &str)]) -> Workload {
 }
 
 fn cluster(subset: &str) -> Arc<Cluster> {
-    Arc::new(Cluster {
-        service: ServiceName::new("default", "web"),
-        hostname: "web.default.svc.cluster.local".into(),
-        port: 80,
-        subset: (!subset.is_empty()).then(|| subset.into()),
-        rule: None,
-        endpoints: Vec::new(),
-    })
+    Arc::new(Cluster::new(
+        ServiceName::new("default", "web"),
+        "web.default.svc.cluster.local".into(),
+        80,
+        (!subset.is_empty()).then(|| subset.into()),
+        None,
+        Vec::new(),
+    ))
 }
 
 fn origin() -> ObjectRef {

@@ -76,21 +76,19 @@ pub(super) fn cluster(endpoints: &[SocketAddr]) -> Arc<Cluster> {
 
 /// A cluster of endpoints with workloads behind them.
 pub(super) fn cluster_of(endpoints: Vec<(SocketAddr, Option<Arc<Workload>>)>) -> Arc<Cluster> {
-    Arc::new(Cluster {
-        service: ServiceName::new("default", "shop"),
-        hostname: "shop.default.svc.cluster.local".into(),
-        port: 80,
-        subset: None,
-        rule: None,
-        endpoints: endpoints
-            .into_iter()
-            .map(|(address, workload)| Endpoint {
-                address,
-                workload,
-                load: Arc::new(EndpointLoad::default()),
-            })
-            .collect(),
-    })
+    let endpoints = endpoints.into_iter().map(|(address, workload)| Endpoint {
+        address,
+        workload,
+        load: Arc::new(EndpointLoad::default()),
+    });
+    Arc::new(Cluster::new(
+        ServiceName::new("default", "shop"),
+        "shop.default.svc.cluster.local".into(),
+        80,
+        None,
+        None,
+        endpoints.collect(),
+    ))
 }
 
 /// A rule for every request.
