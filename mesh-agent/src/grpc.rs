@@ -20,7 +20,6 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::frame::chain;
 pub use self::{
     client::{Client, Endpoint, TlsSource},
     server::{Acceptor, Call, Limits, Router, serve},

@@ -6,6 +6,7 @@
 //! model alone. Invariant: nothing here blocks a data thread.
 
 mod access;
+mod chain;
 pub mod exposition;
 pub mod log;
 pub mod metrics;
@@ -22,14 +23,15 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+pub use self::{
+    chain::chain,
+    log::{LogError, LogFormat, LogLevel},
+    record::{ConnectionRecord, Flow, Reporter, RequestRecord},
+};
 use self::{
     exposition::Exposition,
     series::{Connections, Family, Kind, Requests},
     sink::Sink,
-};
-pub use self::{
-    log::{LogError, LogFormat, LogLevel},
-    record::{ConnectionRecord, Flow, Reporter, RequestRecord},
 };
 use crate::model::Snapshot;
 

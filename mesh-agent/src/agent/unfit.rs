@@ -11,7 +11,10 @@ use std::sync::Arc;
 use tracing::{error, info};
 
 use super::Signals;
-use crate::datapath::{DatapathError, Observation};
+use crate::{
+    datapath::{DatapathError, Observation},
+    telemetry::chain,
+};
 
 /// What there is to see of a kernel that lacks something.
 pub(super) fn observe(error: &DatapathError) -> Arc<dyn Fn() -> Observation + Send + Sync> {
@@ -31,17 +34,6 @@ pub(super) async fn stand_by(error: DatapathError, mut signals: Signals) -> anyh
     let signal = signals.next().await;
     info!(signal, "stopped");
     anyhow::Error::new(error).context("kernel programs")
-}
-
-fn chain(error: &DatapathError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

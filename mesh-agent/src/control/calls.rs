@@ -214,7 +214,7 @@ impl Calls {
     }
 
     fn refuse(&self, call: &Call, error: &CallError) -> Status {
-        let reason = crate::grpc::chain(error);
+        let reason = crate::telemetry::chain(error);
         tracing::warn!(client = %call.client, reason, "refused");
         let (count, status) = match error {
             CallError::Token(TokenError::Missing | TokenError::Refused(_)) => (

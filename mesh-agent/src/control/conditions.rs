@@ -188,7 +188,7 @@ async fn write_one(objects: &impl Objects, book: &mut Book, key: ObjectKey, want
             book.written(&key, want);
         }
         Err(error) => {
-            let error = crate::grpc::chain(&error);
+            let error = crate::telemetry::chain(&error);
             tracing::warn!(object = %key, error, "writing its status, will try again");
             book.failed(&key, now());
         }

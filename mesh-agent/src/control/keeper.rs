@@ -102,7 +102,7 @@ impl Keeper {
         loop {
             let text = match timeout(LOOK_DEADLINE, self.look()).await {
                 Ok(Ok(())) => String::new(),
-                Ok(Err(error)) => crate::grpc::chain(&error),
+                Ok(Err(error)) => crate::telemetry::chain(&error),
                 Err(_elapsed) => "the API server does not answer".to_owned(),
             };
             // Said once, not every two seconds.

@@ -33,7 +33,7 @@ pub(super) fn keep(
                     }
                     Err(error) => {
                         tracing::warn!(
-                            error = crate::grpc::chain(&error),
+                            error = crate::telemetry::chain(&error),
                             "no serving certificate"
                         );
                     }

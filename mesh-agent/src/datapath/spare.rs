@@ -18,8 +18,8 @@ use std::{
 use super::{
     load::{self, LoadError, PodInstance},
     pins::Pins,
-    sync::chain,
 };
+use crate::telemetry::chain;
 
 /// How many are ready; one more is being loaded or waits for its place.
 const SPARES: usize = 4;

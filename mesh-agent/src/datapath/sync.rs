@@ -24,7 +24,10 @@ use super::{
     pod::{self, Node, Pod, PodError},
     sandbox::Sandboxes,
 };
-use crate::model::{Snapshot, Workload, WorkloadUid};
+use crate::{
+    model::{Snapshot, Workload, WorkloadUid},
+    telemetry::chain,
+};
 
 /// The pods of this node.
 #[derive(Default)]
@@ -431,16 +434,4 @@ fn leftovers(
             (directory, workload)
         })
         .collect()
-}
-
-/// An error with its sources, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -31,7 +31,7 @@ use super::{
     Executor, frame,
     status::{Code, Status},
 };
-use crate::tasks::Tasks;
+use crate::{tasks::Tasks, telemetry::chain};
 
 /// Where a server is and who it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,7 +160,7 @@ impl Client {
                             return Err(Status::unavailable(format!(
                                 "calling {}: {}",
                                 self.0.endpoint.address,
-                                frame::chain(error.error())
+                                chain(error.error())
                             )));
                         }
                     }
@@ -276,7 +276,7 @@ impl Inner {
             let attempt = self.connect_to(one, name.clone(), Arc::clone(&config));
             match timeout(CONNECT, attempt).await {
                 Ok(Ok(sender)) => return Ok(sender),
-                Ok(Err(error)) => problems.push(format!("{one}: {}", frame::chain(&error))),
+                Ok(Err(error)) => problems.push(format!("{one}: {}", chain(&error))),
                 Err(_elapsed) => problems.push(format!("{one}: no answer")),
             }
         }

@@ -13,6 +13,7 @@ use http_body_util::BodyExt;
 use prost::Message;
 
 use super::status::{Code, Status};
+use crate::telemetry::chain;
 
 /// Flag and length.
 const PREFIX_BYTES: usize = 5;
@@ -133,21 +134,6 @@ fn message(mut held: Bytes) -> Result<Option<Bytes>, Status> {
 
 fn broken(error: &(dyn Error + 'static)) -> Status {
     Status::unavailable(format!("the stream broke off: {}", chain(error)))
-}
-
-/// An error and its sources in one line.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.ends_with(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        source = inner.source();
-    }
-    text
 }
 
 /// `grpc-timeout`: up to eight digits and a unit.

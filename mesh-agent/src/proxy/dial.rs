@@ -9,6 +9,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{Outcome, connection::Connection, local, stream::Upstream, tunnel::ConnectHeaders};
+pub(crate) use crate::telemetry::chain;
 use crate::{
     datapath::Leg,
     model::{Cluster, Endpoint, LoadGuard, Service, Workload},
@@ -115,16 +116,4 @@ pub(crate) fn baggage(workload: &Workload) -> String {
         "k8s.namespace.name={},k8s.deployment.name={},service.name={},service.version={}",
         workload.namespace, workload.owner, workload.canonical_service, workload.canonical_revision
     )
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

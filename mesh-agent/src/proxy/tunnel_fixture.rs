@@ -23,6 +23,7 @@ use super::{
     hbone::{self, ConnectRequest, HboneLimits},
     tunnel::{ConnectHeaders, TunnelError, TunnelLimits, TunnelStream, Tunnels},
 };
+pub(super) use crate::telemetry::chain;
 use crate::{
     datapath::{Connector, Netns},
     identity::{Alpn, CertificateAuthority, Identities},
@@ -316,15 +317,4 @@ pub(super) async fn exchange(mut stream: TunnelStream, text: &[u8]) -> std::io::
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     Ok(answer)
-}
-
-/// An error and its sources in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }

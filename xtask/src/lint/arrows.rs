@@ -66,7 +66,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     ("datapath", &["telemetry", "tasks", "model"]),
     ("identity", &["grpc", "telemetry", "tasks", "model"]),
-    ("grpc", &["tasks"]),
+    ("grpc", &["telemetry", "tasks"]),
     ("telemetry", &["model"]),
     ("tasks", &[]),
     ("model", &[]),

@@ -21,6 +21,7 @@ use kube::{
 use tokio::time::timeout;
 
 use super::parse;
+use crate::telemetry::chain;
 
 /// A connection that is not there after this is given up.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -95,20 +96,6 @@ impl ServerError {
     pub(super) fn is_absent(&self) -> bool {
         matches!(self, Self::Refused { code: 404, .. })
     }
-}
-
-/// The text of an error with all its causes, each once: kube's errors repeat them.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// The API server. Clones share its connections.
