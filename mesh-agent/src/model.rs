@@ -14,6 +14,7 @@ pub mod policy;
 pub mod rewrite;
 pub mod route;
 pub mod service;
+pub mod shared_map;
 pub mod snapshot;
 pub mod spiffe;
 pub mod text;
@@ -28,6 +29,7 @@ pub use self::{
     rewrite::{PathEdit, Redirect, Rewritten, UrlRewrite},
     route::{Backend, Client, Decision, HttpRoutes, HttpRule, Refusal, RequestHead, ResponseFlag},
     service::{Cluster, Endpoint, ObjectRef, Protocol, Service, ServiceName, ServicePort},
+    shared_map::{Difference, SharedMap},
     snapshot::{Destination, Snapshot},
     spiffe::SpiffeId,
     text::TextMatch,

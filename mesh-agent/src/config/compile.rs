@@ -156,7 +156,7 @@ impl Compiler<'_, '_> {
         rule: &Arc<str>,
     ) -> Backend {
         let (host, field) = (&destination.host, &destination.field);
-        let Some(service) = self.catalog.services.get(host) else {
+        let Some(service) = self.catalog.service(host) else {
             let text = format!("no Service has the host {host}");
             return self.missing(
                 503,
@@ -166,13 +166,13 @@ impl Compiler<'_, '_> {
                 rule,
             );
         };
-        let (namespace, ports) = (Arc::clone(&service.name.namespace), &service.facts.ports);
+        let (namespace, ports) = (Arc::clone(&service.meta.namespace), &service.ports);
         let port = match (destination.port, ports.as_slice()) {
             (Some(number), _) => number,
             (None, [only]) => only.number,
             (None, _) => self.place.port,
         };
-        if service.facts.port(port).is_none() {
+        if service.port(port).is_none() {
             let text = format!("{host} has no TCP port {port}");
             let fix = "set destination.port.number to a port of the Service";
             let backend = self.missing(503, format!("{field}.port"), &text, fix, rule);
@@ -229,7 +229,7 @@ impl Compiler<'_, '_> {
                 rewrite: backend.rewrite.clone(),
             },
             None => {
-                let text = match self.catalog.services.contains_key(&hostname) {
+                let text = match self.catalog.service(&hostname).is_some() {
                     true => format!("Service {service} has no TCP port {port}"),
                     false => format!("there is no Service {service}"),
                 };

@@ -8,21 +8,24 @@
 //! connection keeps the client's address.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use super::{
     destination_rule::SubsetFacts,
-    facts::{Meta, Shelf},
-    pod::PodFacts,
+    dirty::Dirty,
+    facts::{Meta, Name, Shelf},
+    index::Shelves,
+    loads::Loads,
+    pods::{PodView, Pods, Touched},
     resolve,
+    selection::{Selection, has_labels},
     service::{PortFacts, ServiceFacts, SliceFacts, Target},
+    slices::{self, Slices},
 };
-use crate::model::{
-    Cluster, Endpoint, EndpointLoad, ObjectRef, ServiceName, Workload, WorkloadUid,
-};
+use crate::model::{Cluster, Endpoint, ObjectRef, ServiceName, SharedMap, Workload};
 
 /// Which endpoints a client of a VIP can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,178 +48,214 @@ impl Family {
     pub(super) fn includes(self, address: IpAddr) -> bool {
         self == Self::Both || self == Self::of(address)
     }
-}
 
-/// A pod that has not ended, with its workload.
-pub(super) struct PodView<'a> {
-    pub(super) facts: &'a PodFacts,
-    pub(super) workload: Arc<Workload>,
-}
-
-/// A Service with all its endpoints.
-pub(super) struct ServiceView<'a> {
-    pub(super) facts: &'a ServiceFacts,
-    pub(super) name: ServiceName,
-    /// Whether an endpoint is in the mesh, ready or not: capture must not come and go with readiness.
-    pub(super) enrolled: bool,
-    /// By position in `facts.ports`.
-    endpoints: Vec<Vec<Endpoint>>,
-}
-
-impl ServiceView<'_> {
-    /// The families of its VIPs.
-    pub(super) fn families(&self) -> Vec<Family> {
-        let mut families: Vec<Family> =
-            self.facts.vips.iter().map(|vip| Family::of(*vip)).collect();
-        families.sort_by_key(|family| {
-            Some(*family) != self.facts.vips.first().map(|vip| Family::of(*vip))
-        });
+    /// The families of a Service's VIPs.
+    pub(super) fn all_of(service: &ServiceFacts) -> Vec<Self> {
+        let mut families: Vec<Self> = service.vips.iter().map(|vip| Self::of(*vip)).collect();
+        families
+            .sort_by_key(|family| Some(*family) != service.vips.first().map(|vip| Self::of(*vip)));
         families.dedup();
         if families.is_empty() {
-            families.push(Family::Both);
+            families.push(Self::Both);
         }
         families
     }
 }
 
-/// What tells a cluster from all others; a subset by its rule and name.
+/// A Service with all its endpoints.
+#[derive(Debug)]
+struct ServiceView {
+    name: Name,
+    /// Whether an endpoint is in the mesh, ready or not: capture must not come and go with readiness.
+    enrolled: bool,
+    /// By position in the Service's ports.
+    endpoints: Vec<Vec<Endpoint>>,
+    clusters: HashMap<ClusterKey, Arc<Cluster>>,
+    /// Those of the last snapshot, while it is not known which of them are the same.
+    last: HashMap<ClusterKey, Arc<Cluster>>,
+}
+
+/// What tells a cluster from all others of its Service; a subset by its rule and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ClusterKey {
-    hostname: Arc<str>,
     port: u16,
     family: Family,
     subset: Option<(ObjectRef, Arc<str>)>,
 }
 
-/// What the next snapshot takes from this one.
-#[derive(Debug, Default)]
-pub(super) struct Kept {
-    loads: HashMap<(Option<WorkloadUid>, SocketAddr), Arc<EndpointLoad>>,
-    clusters: HashMap<ClusterKey, Arc<Cluster>>,
-}
-
 /// All Services, by host name.
-pub(super) struct Catalog<'a> {
-    pub(super) services: BTreeMap<Arc<str>, ServiceView<'a>>,
-    last: &'a Kept,
-    /// What this snapshot uses.
-    pub(super) kept: Kept,
+#[derive(Debug, Default)]
+pub(super) struct Endpoints {
+    views: BTreeMap<Arc<str>, ServiceView>,
+    slices: Slices,
+    loads: Loads,
 }
 
-/// Pods by namespace and label, so that a selector looks at few of them.
-struct LabelIndex<'a> {
-    pods: &'a [PodView<'a>],
-    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<usize>>,
-}
-
-impl<'a> LabelIndex<'a> {
-    fn new(pods: &'a [PodView<'a>]) -> Self {
-        let mut by_label: HashMap<_, Vec<usize>> = HashMap::new();
-        for (index, pod) in pods.iter().enumerate() {
-            for (key, value) in &*pod.facts.labels {
-                let entry = (&*pod.facts.meta.namespace, key.as_str(), value.as_str());
-                by_label.entry(entry).or_default().push(index);
+impl Endpoints {
+    /// Takes in what changed; returns the host names of Services that are not what they were, or
+    /// that are gone.
+    pub(super) fn update(
+        &mut self,
+        shelves: &Shelves,
+        domain: &str,
+        pods: &Pods,
+        dirty: &Dirty,
+        touched: &Touched,
+    ) -> BTreeSet<Arc<str>> {
+        let mut names = dirty.services.clone();
+        self.slices
+            .update(&shelves.slices, &dirty.slices, &mut names);
+        slices::with_addresses(&shelves.slices, &touched.addresses, &mut names);
+        self.selecting(&shelves.services, touched, &mut names);
+        let selection = Selection::new(pods, &shelves.pods, names.len());
+        let mut changed = BTreeSet::new();
+        for name in names {
+            let host = resolve::hostname(&name.0, &name.1, domain);
+            let same = match shelves.services.find(&name) {
+                Some((facts, _)) => {
+                    let (enrolled, sockets) =
+                        self.sockets(shelves, facts, &name, &pods.by_address, &selection);
+                    self.put(&host, &name, enrolled, sockets)
+                }
+                None => self.remove(&host),
+            };
+            if !same || dirty.services.contains(&name) {
+                changed.insert(host);
             }
         }
-        Self { pods, by_label }
+        changed
     }
 
-    fn select(&self, namespace: &str, selector: &BTreeMap<String, String>) -> Vec<&'a PodView<'a>> {
-        let lists = selector.iter().map(|(key, value)| {
-            self.by_label
-                .get(&(namespace, key.as_str(), value.as_str()))
-        });
-        let Some(Some(rarest)) = lists.min_by_key(|list| list.map_or(0, Vec::len)) else {
-            return Vec::new();
+    /// Adds the Services without slices whose selectors are for pods that changed.
+    fn selecting(&self, shelf: &Shelf<ServiceFacts>, touched: &Touched, names: &mut HashSet<Name>) {
+        for namespace in touched.labels.namespaces() {
+            for (name, facts) in shelf.in_namespace(namespace) {
+                let selector = &facts.selector;
+                let selects = !selector.is_empty()
+                    && touched.labels.may_match(namespace, selector)
+                    && !self.slices.has(name);
+                if selects {
+                    names.insert(name.clone());
+                }
+            }
+        }
+    }
+
+    /// Whether a Service is in the mesh, and the sockets of each of its ports.
+    fn sockets(
+        &self,
+        shelves: &Shelves,
+        facts: &ServiceFacts,
+        name: &Name,
+        by_address: &SharedMap<IpAddr, Arc<Workload>>,
+        selection: &Selection<'_>,
+    ) -> (bool, Vec<Sockets>) {
+        let ports = facts.ports.iter();
+        match self.slices.of(&shelves.slices, name) {
+            Some(slices) => {
+                let of_port = |port| from_slices(port, facts, &slices, by_address);
+                (in_mesh(&slices, by_address), ports.map(of_port).collect())
+            }
+            None => {
+                let selected = selection.select(&name.0, &facts.selector);
+                let of_port = |port| from_pods(port, facts, &selected);
+                let enrolled = selected.iter().any(|pod| pod.workload.enrolled);
+                (enrolled, ports.map(of_port).collect())
+            }
+        }
+    }
+
+    /// Whether that changes nothing.
+    fn put(&mut self, host: &Arc<str>, name: &Name, enrolled: bool, ports: Vec<Sockets>) -> bool {
+        let ports = ports.into_iter();
+        let endpoints: Vec<Vec<Endpoint>> =
+            ports.map(|sockets| self.loads.endpoints(sockets)).collect();
+        let fresh = ServiceView {
+            name: name.clone(),
+            enrolled,
+            endpoints,
+            clusters: HashMap::new(),
+            last: HashMap::new(),
         };
-        let pods = rarest.iter().map(|index| &self.pods[*index]);
-        pods.filter(|pod| has_labels(&pod.facts.labels, selector))
-            .collect()
+        let Some(view) = self.views.get_mut(host) else {
+            self.views.insert(Arc::clone(host), fresh);
+            return false;
+        };
+        let same_ports = view.endpoints.len() == fresh.endpoints.len();
+        let mut ports = view.endpoints.iter().zip(&fresh.endpoints);
+        let same = view.enrolled == enrolled && same_ports && ports.all(|(a, b)| are_same(a, b));
+        let last = std::mem::replace(&mut view.endpoints, fresh.endpoints);
+        self.loads.release(&last);
+        view.name = fresh.name;
+        view.enrolled = enrolled;
+        same
+    }
+
+    /// Whether it was not there.
+    fn remove(&mut self, host: &Arc<str>) -> bool {
+        let Some(view) = self.views.remove(host) else {
+            return true;
+        };
+        self.loads.release(&view.endpoints);
+        false
+    }
+
+    /// Makes the clusters of `hosts` anew when they are next asked for.
+    pub(super) fn renew(&mut self, hosts: &BTreeSet<Arc<str>>) {
+        for host in hosts {
+            if let Some(view) = self.views.get_mut(host) {
+                view.last = std::mem::take(&mut view.clusters);
+            }
+        }
+    }
+
+    /// Forgets what the last snapshot had and nothing asked for.
+    pub(super) fn settle(&mut self, hosts: &BTreeSet<Arc<str>>) {
+        for host in hosts {
+            if let Some(view) = self.views.get_mut(host) {
+                view.last = HashMap::new();
+            }
+        }
+    }
+
+    /// Whether there is such a Service.
+    pub(super) fn has(&self, host: &str) -> bool {
+        self.views.contains_key(host)
+    }
+
+    /// The host names of all Services, in order.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.views.keys()
     }
 }
 
-fn has_labels(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
-    wanted
-        .iter()
-        .all(|(key, value)| labels.get(key) == Some(value))
+/// All Services as the compiler of one of them sees them.
+pub(super) struct Catalog<'a> {
+    pub(super) shelf: &'a Shelf<ServiceFacts>,
+    pub(super) endpoints: &'a mut Endpoints,
+    /// The host names that were asked for, whether there are such Services or not.
+    pub(super) used: BTreeSet<Arc<str>>,
 }
 
 impl<'a> Catalog<'a> {
-    pub(super) fn new(
-        services: &'a Shelf<ServiceFacts>,
-        slices: &'a Shelf<SliceFacts>,
-        pods: &'a [PodView<'a>],
-        by_address: &HashMap<IpAddr, Arc<Workload>>,
-        domain: &str,
-        last: &'a Kept,
-    ) -> Self {
-        let labels = LabelIndex::new(pods);
-        let mut by_service: HashMap<(&str, &str), Vec<&SliceFacts>> = HashMap::new();
-        for (slice, _) in slices.iter() {
-            if let Some(service) = &slice.service {
-                by_service
-                    .entry((&slice.meta.namespace, service))
-                    .or_default()
-                    .push(slice);
-            }
+    /// Notes that what is asked for depends on `host`.
+    pub(super) fn note(&mut self, host: &Arc<str>) {
+        if !self.used.contains(host) {
+            self.used.insert(Arc::clone(host));
         }
-        let mut catalog = Self {
-            services: BTreeMap::new(),
-            last,
-            kept: Kept::default(),
-        };
-        for (facts, _) in services.iter() {
-            let Meta {
-                namespace, name, ..
-            } = &facts.meta;
-            let ports = facts.ports.iter();
-            let (enrolled, sockets): (bool, Vec<_>) = match by_service.get(&(&**namespace, &**name))
-            {
-                Some(slices) => {
-                    let of_port = |port| from_slices(port, facts, slices, by_address);
-                    (in_mesh(slices, by_address), ports.map(of_port).collect())
-                }
-                None => {
-                    let selected = labels.select(namespace, &facts.selector);
-                    let of_port = |port| from_pods(port, facts, &selected);
-                    let enrolled = selected.iter().any(|pod| pod.workload.enrolled);
-                    (enrolled, ports.map(of_port).collect())
-                }
-            };
-            let hostname = resolve::hostname(namespace, name, domain);
-            let view = ServiceView {
-                facts,
-                name: ServiceName::new(Arc::clone(namespace), Arc::clone(name)),
-                enrolled,
-                endpoints: sockets
-                    .into_iter()
-                    .map(|all| catalog.endpoints(all))
-                    .collect(),
-            };
-            catalog.services.insert(hostname, view);
-        }
-        catalog
     }
 
-    fn endpoints(&mut self, sockets: Vec<(SocketAddr, Option<Arc<Workload>>)>) -> Vec<Endpoint> {
-        let mut endpoints: Vec<Endpoint> = Vec::with_capacity(sockets.len());
-        for (address, workload) in sockets {
-            let key = (
-                workload.as_ref().map(|workload| workload.uid.clone()),
-                address,
-            );
-            let last = self.last.loads.get(&key);
-            let load = self.kept.loads.entry(key);
-            let load = load.or_insert_with(|| last.map_or_else(Arc::default, Arc::clone));
-            endpoints.push(Endpoint {
-                address,
-                workload,
-                load: Arc::clone(load),
-            });
-        }
-        endpoints.sort_by_key(|endpoint| endpoint.address);
-        endpoints.dedup_by_key(|endpoint| endpoint.address);
-        endpoints
+    /// A Service.
+    pub(super) fn service(&mut self, host: &Arc<str>) -> Option<&'a ServiceFacts> {
+        self.note(host);
+        let name = &self.endpoints.views.get(host)?.name;
+        self.shelf.find(name).map(|(facts, _)| facts)
+    }
+
+    /// Whether an endpoint of the Service is in the mesh.
+    pub(super) fn is_enrolled(&self, host: &str) -> bool {
+        let view = self.endpoints.views.get(host);
+        view.is_some_and(|view| view.enrolled)
     }
 
     /// The cluster of a Service's port, or of a subset that a DestinationRule defines; `None` if
@@ -228,24 +267,20 @@ impl<'a> Catalog<'a> {
         family: Family,
         subset: Option<(&SubsetFacts, &Meta)>,
     ) -> Option<Arc<Cluster>> {
+        let facts = self.service(hostname)?;
         let rule = subset.map(|(_, meta)| meta.to_ref("DestinationRule"));
+        let subset_name = subset.map(|(subset, _)| Arc::clone(&subset.name));
         let key = ClusterKey {
-            hostname: Arc::clone(hostname),
             port,
             family,
-            subset: rule
-                .clone()
-                .zip(subset.map(|(subset, _)| Arc::clone(&subset.name))),
+            subset: rule.clone().zip(subset_name.clone()),
         };
-        if let Some(made) = self.kept.clusters.get(&key) {
+        let view = self.endpoints.views.get_mut(hostname)?;
+        if let Some(made) = view.clusters.get(&key) {
             return Some(Arc::clone(made));
         }
-        let service = self.services.get(hostname)?;
-        let position = service
-            .facts
-            .ports
-            .iter()
-            .position(|known| known.number == port)?;
+        let mut ports = facts.ports.iter();
+        let position = ports.position(|known| known.number == port)?;
         let labels = subset.map(|(subset, _)| &subset.labels);
         let belongs = |endpoint: &&Endpoint| {
             family.includes(endpoint.address.ip())
@@ -254,26 +289,26 @@ impl<'a> Catalog<'a> {
                     workload.is_some_and(|workload| has_labels(&workload.labels, labels))
                 })
         };
-        let endpoints = service.endpoints[position].iter().filter(belongs);
-        let fresh = Cluster::new(
-            service.name.clone(),
-            Arc::clone(hostname),
-            port,
-            subset.map(|(subset, _)| Arc::clone(&subset.name)),
-            rule,
-            endpoints.cloned().collect(),
-        );
-        let cluster = match self.last.clusters.get(&key) {
-            Some(last) if same_endpoints(last, &fresh) => Arc::clone(last),
-            _ => Arc::new(fresh),
+        let endpoints = view.endpoints.get(position)?.iter().filter(belongs);
+        let endpoints: Vec<Endpoint> = endpoints.cloned().collect();
+        let cluster = match view.last.get(&key) {
+            Some(last) if are_same(&last.endpoints, &endpoints) => Arc::clone(last),
+            _ => Arc::new(Cluster::new(
+                ServiceName::new(Arc::clone(&view.name.0), Arc::clone(&view.name.1)),
+                Arc::clone(hostname),
+                port,
+                subset_name,
+                rule,
+                endpoints,
+            )),
         };
-        self.kept.clusters.insert(key, Arc::clone(&cluster));
+        view.clusters.insert(key, Arc::clone(&cluster));
         Some(cluster)
     }
 }
 
-/// Whether two clusters of one key are the same.
-fn same_endpoints(one: &Cluster, other: &Cluster) -> bool {
+/// Whether the endpoints of two snapshots are the same.
+fn are_same(one: &[Endpoint], other: &[Endpoint]) -> bool {
     let same = |(a, b): (&Endpoint, &Endpoint)| {
         a.address == b.address
             && Arc::ptr_eq(&a.load, &b.load)
@@ -283,14 +318,13 @@ fn same_endpoints(one: &Cluster, other: &Cluster) -> bool {
                 _ => false,
             }
     };
-    one.endpoints.len() == other.endpoints.len()
-        && one.endpoints.iter().zip(&other.endpoints).all(same)
+    one.len() == other.len() && one.iter().zip(other).all(same)
 }
 
-type Sockets = Vec<(SocketAddr, Option<Arc<Workload>>)>;
+pub(super) type Sockets = Vec<(SocketAddr, Option<Arc<Workload>>)>;
 
 /// Whether any address of `slices`, ready or not, is that of an enrolled pod.
-fn in_mesh(slices: &[&SliceFacts], by_address: &HashMap<IpAddr, Arc<Workload>>) -> bool {
+fn in_mesh(slices: &[&SliceFacts], by_address: &SharedMap<IpAddr, Arc<Workload>>) -> bool {
     let ports = slices.iter().flat_map(|slice| &slice.ports);
     ports
         .flat_map(|port| &port.sockets)
@@ -302,7 +336,7 @@ fn from_slices(
     port: &PortFacts,
     service: &ServiceFacts,
     slices: &[&SliceFacts],
-    by_address: &HashMap<IpAddr, Arc<Workload>>,
+    by_address: &SharedMap<IpAddr, Arc<Workload>>,
 ) -> Sockets {
     let ports = slices.iter().flat_map(|slice| &slice.ports);
     let sockets = ports
@@ -314,7 +348,7 @@ fn from_slices(
         .collect()
 }
 
-fn from_pods(port: &PortFacts, service: &ServiceFacts, selected: &[&PodView<'_>]) -> Sockets {
+fn from_pods(port: &PortFacts, service: &ServiceFacts, selected: &[PodView<'_>]) -> Sockets {
     let mut sockets = Vec::new();
     for pod in selected {
         let number = match &port.target {

@@ -5,7 +5,10 @@
 //! Objects are reduced to facts when they are applied, so that a snapshot is built without looking
 //! at manifests again, and so that a change of what does not matter is no change.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
 
@@ -149,13 +152,29 @@ pub(super) struct Stored<T> {
     pub(super) parents: Vec<ParentFacts>,
 }
 
+impl<T> Stored<T> {
+    fn good(&self) -> Option<(&T, &Origin)> {
+        Some((self.facts.as_ref()?, &self.origin))
+    }
+}
+
+/// An object's namespace and name.
+pub(super) type Name = (Arc<str>, Arc<str>);
+
 /// All objects of one kind, by namespace and name.
 #[derive(Debug)]
-pub(super) struct Shelf<T>(BTreeMap<(Arc<str>, Arc<str>), Stored<T>>);
+pub(super) struct Shelf<T> {
+    objects: BTreeMap<Name, Stored<T>>,
+    /// Those with problems: few of many.
+    faulty: BTreeSet<Name>,
+}
 
 impl<T> Default for Shelf<T> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self {
+            objects: BTreeMap::new(),
+            faulty: BTreeSet::new(),
+        }
     }
 }
 
@@ -167,7 +186,12 @@ impl<T: PartialEq> Shelf<T> {
             Arc::clone(&findings.object.name),
         );
         let facts = (!findings.rejected).then_some(facts);
-        let stored = self.0.entry(key).or_insert_with(|| Stored {
+        if findings.problems.is_empty() {
+            self.faulty.remove(&key);
+        } else {
+            self.faulty.insert(key.clone());
+        }
+        let stored = self.objects.entry(key).or_insert_with(|| Stored {
             facts: None,
             origin: Origin::default(),
             problems: Vec::new(),
@@ -200,41 +224,59 @@ impl<T: PartialEq> Shelf<T> {
 
     /// Forgets an object; whether it was there.
     pub(super) fn remove(&mut self, namespace: &str, name: &str) -> bool {
-        self.0.remove(&(namespace.into(), name.into())).is_some()
+        let key = (namespace.into(), name.into());
+        self.faulty.remove(&key);
+        self.objects.remove(&key).is_some()
     }
 
     /// The facts of one object.
     pub(super) fn get(&self, namespace: &Arc<str>, name: &Arc<str>) -> Option<&T> {
-        self.0
-            .get(&(Arc::clone(namespace), Arc::clone(name)))?
-            .facts
-            .as_ref()
+        Some(self.find(&(Arc::clone(namespace), Arc::clone(name)))?.0)
+    }
+
+    /// The facts of one object, and its origin.
+    pub(super) fn find(&self, name: &Name) -> Option<(&T, &Origin)> {
+        self.objects.get(name).and_then(Stored::good)
     }
 
     /// All facts with their origin, ordered by namespace and name.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&T, &Origin)> {
-        self.0
-            .values()
-            .filter_map(|stored| Some((stored.facts.as_ref()?, &stored.origin)))
+        self.objects.values().filter_map(Stored::good)
+    }
+
+    /// The facts of all objects in a namespace, by name.
+    pub(super) fn in_namespace<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a Name, &'a T)> {
+        self.objects
+            .range((Arc::from(namespace), Arc::from(""))..)
+            .take_while(move |((of, _), _)| **of == *namespace)
+            .filter_map(|(name, stored)| Some((name, stored.facts.as_ref()?)))
     }
 
     /// All objects, good or not, with their namespace and name.
     pub(super) fn stored(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, &Stored<T>)> {
-        self.0
+        self.objects
             .iter()
             .map(|((namespace, name), stored)| (namespace, name, stored))
     }
 
     pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.0.values().flat_map(|stored| &stored.problems)
+        let faulty = self.faulty.iter();
+        faulty
+            .filter_map(|name| self.objects.get(name))
+            .flat_map(|stored| &stored.problems)
     }
 
     /// Namespace and name of every object, good or not.
     pub(super) fn keys(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
-        self.0.keys().map(|(namespace, name)| (namespace, name))
+        self.objects
+            .keys()
+            .map(|(namespace, name)| (namespace, name))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.objects.len()
     }
 }

@@ -13,8 +13,9 @@ use std::{sync::Arc, time::SystemTime};
 use tokio::sync::watch;
 
 use super::{
-    build::{self, Carried},
+    build::Joined,
     destination_rule::DestinationRuleFacts,
+    dirty::Dirty,
     enrol::NamespaceFacts,
     facts::{Change, Findings, Shelf},
     grpc_route, http_route,
@@ -83,9 +84,12 @@ pub struct Index {
     interner: Interner,
     /// What a front end could not even hand over.
     front_end: Vec<Problem>,
-    carried: Carried,
+    joined: Joined,
     /// What changed since the last snapshot.
     change: Change,
+    dirty: Dirty,
+    /// Something changed of what statuses are made of.
+    owners_ask: bool,
     between: Vec<Problem>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     reports: watch::Sender<Arc<Report>>,
@@ -100,13 +104,15 @@ impl Index {
             ..Snapshot::default()
         };
         Self {
+            joined: Joined::new(&settings),
             settings,
             shelves: Shelves::default(),
             interner: Interner::default(),
             front_end: Vec::new(),
-            carried: Carried::default(),
             // Even an empty configuration is published once: the agent then knows that it is empty.
             change: Change::Facts,
+            dirty: Dirty::default(),
+            owners_ask: true,
             between: Vec::new(),
             snapshots: watch::Sender::new(Arc::new(empty)),
             reports: watch::Sender::new(Arc::default()),
@@ -131,6 +137,8 @@ impl Index {
             ..
         } = self;
         let domain = &settings.cluster_domain;
+        let (kind, name) = (key.kind, key.name.clone());
+        let namespace = key.namespace.clone();
         let change = match object {
             Object::Namespace(object) => {
                 let facts = NamespaceFacts::new(&object, &mut findings);
@@ -184,6 +192,10 @@ impl Index {
             }
         };
         self.change = self.change.max(change);
+        if change != Change::Nothing {
+            self.dirty.note(kind, &namespace, &name);
+        }
+        self.owners_ask |= !kind.is_built_in();
         change == Change::Facts
     }
 
@@ -211,6 +223,8 @@ impl Index {
         };
         if removed {
             self.change = Change::Facts;
+            self.dirty.note(key.kind, namespace, name);
+            self.owners_ask |= !key.kind.is_built_in();
         }
         removed
     }
@@ -250,17 +264,16 @@ impl Index {
     pub fn publish(&mut self) {
         let change = std::mem::take(&mut self.change);
         if change != Change::Nothing {
-            let generation = self.generation() + 1;
-            let (snapshot, carried, problems) =
-                build::build(&self.shelves, &self.settings, generation, &self.carried);
-            self.between = problems;
+            let dirty = std::mem::take(&mut self.dirty);
+            self.owners_ask |= dirty.concerns_owners();
+            self.between = self.joined.update(&self.shelves, &self.settings, &dirty);
             if change == Change::Facts {
-                self.carried = carried;
+                let snapshot = self.joined.snapshot(self.generation() + 1);
                 self.snapshots.send_replace(Arc::new(snapshot));
             }
         }
         let report = self.compile_report();
-        if self.settings.statuses {
+        if self.settings.statuses && std::mem::take(&mut self.owners_ask) {
             let fresh = status::build(&self.shelves, &report.problems);
             self.statuses.send_if_modified(|last| {
                 let differs = **last != fresh;
@@ -273,12 +286,13 @@ impl Index {
         self.reports.send_replace(Arc::new(report));
     }
 
-    fn compile_report(&self) -> Report {
+    fn compile_report(&mut self) -> Report {
         let of_objects = self.shelves.problems();
         let all = of_objects.chain(&self.front_end).chain(&self.between);
         let mut problems: Vec<Problem> = all.cloned().collect();
         problems.sort();
         problems.dedup();
+        self.owners_ask |= self.reports.borrow().problems != problems;
         Report {
             problems,
             generation: self.snapshots.borrow().generation,
@@ -411,3 +425,6 @@ fn inert(kind: Kind, findings: &mut Findings) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,33 +7,99 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
 use super::{
     attachment,
-    endpoints::{Catalog, PodView},
-    facts::{Findings, Meta},
+    dirty::Dirty,
+    endpoints::Endpoints,
+    facts::{Findings, Meta, Name},
     index::{IndexSettings, Shelves},
+    object::Kind,
+    pods::{Pods, Touched},
+    policy::PeerAuthenticationFacts,
     problem::{Origin, Problem, Severity, code},
     resolve::{HostPattern, Visibility},
+    selection::has_labels,
     virtual_service::VirtualServiceFacts,
 };
 
-/// Adds what is wrong to `problems`.
-pub(super) fn check(
-    shelves: &Shelves,
-    settings: &IndexSettings,
-    catalog: &Catalog<'_>,
-    pods: &[PodView<'_>],
-    problems: &mut BTreeSet<Problem>,
-) {
-    let mut checker = Checker { problems };
-    checker.hosts(shelves, catalog);
-    checker.host_conflicts(shelves);
-    checker.parents(shelves, catalog);
-    checker.selectors(shelves, settings, pods);
-    checker.addresses(shelves);
-    checker.namespaces(shelves, pods);
+/// What is wrong between objects, as far as it is worth remembering.
+#[derive(Debug, Default)]
+pub(super) struct References {
+    /// Between Services and what routes.
+    routing: BTreeSet<Problem>,
+    /// A pod that each PeerAuthentication selects, if there is one.
+    selected: HashMap<Name, Option<Name>>,
+}
+
+impl References {
+    /// Takes in what changed.
+    pub(super) fn update(
+        &mut self,
+        shelves: &Shelves,
+        settings: &IndexSettings,
+        endpoints: &Endpoints,
+        pods: &Pods,
+        dirty: &Dirty,
+        touched: &Touched,
+    ) {
+        if !dirty.services.is_empty() || !dirty.routing.is_empty() {
+            self.routing.clear();
+            let mut checker = Checker {
+                problems: &mut self.routing,
+            };
+            checker.hosts(shelves, endpoints);
+            checker.host_conflicts(shelves);
+            checker.parents(shelves);
+            checker.vips(shelves);
+        }
+        let changed = dirty.policies.iter();
+        for (_, name) in changed.filter(|(kind, _)| *kind == Kind::PeerAuthentication) {
+            self.selected.remove(name);
+        }
+        for (peer, _) in shelves.peer_authentications.iter() {
+            let root = *peer.meta.namespace == *settings.root_namespace;
+            if !peer.selector.is_empty() && !root {
+                self.select(shelves, pods, touched, peer);
+            }
+        }
+    }
+
+    /// Looks for a pod that `peer` selects, if that is not known from before.
+    fn select(
+        &mut self,
+        shelves: &Shelves,
+        pods: &Pods,
+        touched: &Touched,
+        peer: &PeerAuthenticationFacts,
+    ) {
+        let namespace = &peer.meta.namespace;
+        let name = (Arc::clone(namespace), Arc::clone(&peer.meta.name));
+        let mut all = pods.in_namespace(&shelves.pods, namespace);
+        let found = match self.selected.get(&name) {
+            Some(Some(pod)) if !touched.pods.contains(pod) => return,
+            Some(None) => touched.pods.iter().find(|pod| {
+                let view = pods.view(&shelves.pods, pod);
+                pod.0 == *namespace
+                    && view.is_some_and(|view| has_labels(&view.facts.labels, &peer.selector))
+            }),
+            _ => all
+                .find(|(_, pod)| has_labels(&pod.facts.labels, &peer.selector))
+                .map(|(name, _)| name),
+        };
+        self.selected.insert(name, found.cloned());
+    }
+
+    /// Adds what is wrong to `problems`.
+    pub(super) fn check(&self, shelves: &Shelves, pods: &Pods, problems: &mut BTreeSet<Problem>) {
+        problems.extend(self.routing.iter().cloned());
+        let mut checker = Checker { problems };
+        checker.selectors(shelves, &self.selected);
+        checker.addresses(shelves, pods);
+        checker.namespaces(shelves, pods);
+    }
 }
 
 struct Checker<'p> {
@@ -59,10 +125,10 @@ impl Checker<'_> {
     }
 
     /// Hosts of VirtualServices and DestinationRules that no Service has.
-    fn hosts(&mut self, shelves: &Shelves, catalog: &Catalog<'_>) {
+    fn hosts(&mut self, shelves: &Shelves, endpoints: &Endpoints) {
         let known = |host: &HostPattern| match host {
-            HostPattern::Exact(name) => catalog.services.contains_key(name),
-            wild => catalog.services.keys().any(|name| wild.matches(name)),
+            HostPattern::Exact(name) => endpoints.has(name),
+            wild => endpoints.hosts().any(|name| wild.matches(name)),
         };
         for (facts, origin) in shelves
             .virtual_services
@@ -151,16 +217,12 @@ impl Checker<'_> {
     }
 
     /// Parents of routes that do not exist, or that no captured connection names.
-    fn parents(&mut self, shelves: &Shelves, catalog: &Catalog<'_>) {
-        let services: HashMap<_, _> = catalog
-            .services
-            .values()
-            .map(|view| (&view.name, view.facts))
-            .collect();
+    fn parents(&mut self, shelves: &Shelves) {
         let routes = shelves.http_routes.iter().chain(shelves.grpc_routes.iter());
         for (route, origin) in routes {
             for parent in &route.parents {
-                let service = services.get(&parent.service).copied();
+                let name = &parent.service;
+                let service = shelves.services.get(&name.namespace, &name.name);
                 if let Err(text) = attachment::ports(parent, service) {
                     self.add(
                         Severity::Error,
@@ -178,17 +240,9 @@ impl Checker<'_> {
     }
 
     /// PeerAuthentications that select no pod.
-    fn selectors(&mut self, shelves: &Shelves, settings: &IndexSettings, pods: &[PodView<'_>]) {
-        for (peer, origin) in shelves.peer_authentications.iter() {
-            let is_selected = |pod: &PodView<'_>| {
-                pod.facts.meta.namespace == peer.meta.namespace
-                    && peer
-                        .selector
-                        .iter()
-                        .all(|(key, value)| pod.facts.labels.get(key) == Some(value))
-            };
-            let root = *peer.meta.namespace == *settings.root_namespace;
-            if !peer.selector.is_empty() && !root && !pods.iter().any(is_selected) {
+    fn selectors(&mut self, shelves: &Shelves, selected: &HashMap<Name, Option<Name>>) {
+        for (name, pod) in selected {
+            if let (Some((peer, origin)), None) = (shelves.peer_authentications.find(name), pod) {
                 let text = "no pod has these labels: the object has no effect".to_owned();
                 let fix = "use labels of the pods, not of their Deployment";
                 let field = "spec.selector.matchLabels";
@@ -206,35 +260,37 @@ impl Checker<'_> {
         }
     }
 
-    /// Pods and Services that share an address.
-    fn addresses(&mut self, shelves: &Shelves) {
-        let mut owners: HashMap<IpAddr, &Meta> = HashMap::new();
-        for (pod, origin) in shelves
-            .pods
-            .iter()
-            .filter(|(pod, _)| !pod.over && !pod.host_network)
-        {
-            for address in &pod.addresses {
-                let owner = *owners.entry(*address).or_insert(&pod.meta);
-                if *owner != pod.meta {
-                    let text = format!(
-                        "{address} is also the address of {}, and counts as that pod's",
-                        owner.to_ref("Pod")
-                    );
-                    let fix = "give each pod its own address";
-                    self.add(
-                        Severity::Error,
-                        code::DUPLICATE,
-                        "Pod",
-                        &pod.meta,
-                        origin,
-                        "status.podIPs",
-                        text,
-                        fix,
-                    );
-                }
+    /// Pods that share an address.
+    fn addresses(&mut self, shelves: &Shelves, pods: &Pods) {
+        for (address, claimants) in pods.same_address.contested() {
+            let mut claimants = claimants.iter();
+            let owner = claimants.next().and_then(|name| shelves.pods.find(name));
+            for name in claimants {
+                let (Some((owner, _)), Some((pod, origin))) = (owner, shelves.pods.find(name))
+                else {
+                    continue;
+                };
+                let text = format!(
+                    "{address} is also the address of {}, and counts as that pod's",
+                    owner.meta.to_ref("Pod")
+                );
+                let fix = "give each pod its own address";
+                self.add(
+                    Severity::Error,
+                    code::DUPLICATE,
+                    "Pod",
+                    &pod.meta,
+                    origin,
+                    "status.podIPs",
+                    text,
+                    fix,
+                );
             }
         }
+    }
+
+    /// Services that share an address.
+    fn vips(&mut self, shelves: &Shelves) {
         let mut owners: HashMap<IpAddr, &Meta> = HashMap::new();
         for (service, origin) in shelves.services.iter() {
             for vip in &service.vips {
@@ -258,15 +314,11 @@ impl Checker<'_> {
     }
 
     /// Namespaces with pods, none of which is in the mesh.
-    fn namespaces(&mut self, shelves: &Shelves, pods: &[PodView<'_>]) {
-        let mut enrolled: HashMap<&str, bool> = HashMap::new();
-        for pod in pods.iter().filter(|pod| !pod.workload.host_network) {
-            *enrolled.entry(&pod.facts.meta.namespace).or_default() |= pod.workload.enrolled;
-        }
+    fn namespaces(&mut self, shelves: &Shelves, pods: &Pods) {
         for (namespace, origin) in shelves.namespaces.iter() {
             let meta = &namespace.meta;
             let undecided = !namespace.choice.keep_in && !namespace.choice.keep_out;
-            if undecided && enrolled.get(&*meta.name) == Some(&false) {
+            if undecided && pods.is_left_out(&meta.name) {
                 let text = "the namespace is not enrolled: its pods are not in the mesh".to_owned();
                 let fix = format!(
                     "kubectl label namespace {} istio-injection=enabled",

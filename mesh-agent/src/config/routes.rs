@@ -33,7 +33,8 @@ pub(super) struct Router<'a> {
     /// The DestinationRules, by client.
     pub(super) rules: Rules<'a>,
     pub(super) domain: &'a str,
-    pub(super) last: &'a Positions,
+    /// How far the schedules of the Service that is compiled were drawn.
+    pub(super) last: Positions,
     pub(super) positions: Positions,
     /// A set, because one fault shows at many ports.
     pub(super) problems: BTreeSet<Problem>,
@@ -112,7 +113,6 @@ impl<'a> Router<'a> {
         routes: impl Iterator<Item = (&'a RouteFacts, &'a Origin)>,
         rules: Rules<'a>,
         domain: &'a str,
-        last: &'a Positions,
     ) -> Self {
         let mut by_service: HashMap<&ServiceName, Vec<Attached<'_>>> = HashMap::new();
         for (route, origin) in routes {
@@ -133,7 +133,7 @@ impl<'a> Router<'a> {
             routes: by_service,
             rules,
             domain,
-            last,
+            last: Positions::default(),
             positions: Positions::default(),
             problems: BTreeSet::new(),
         }
@@ -142,6 +142,7 @@ impl<'a> Router<'a> {
     /// The namespaces whose clients may be routed differently from everybody else.
     pub(super) fn special_namespaces(
         &self,
+        catalog: &mut Catalog<'_>,
         service: &ServiceName,
         hostname: &str,
     ) -> BTreeSet<Arc<str>> {
@@ -155,6 +156,7 @@ impl<'a> Router<'a> {
             found.extend(facts.visibility.named().map(Arc::clone));
             let with_subset = facts.rules.iter().flat_map(|rule| &rule.destinations);
             for destination in with_subset.filter(|destination| destination.subset.is_some()) {
+                catalog.note(&destination.host);
                 found.extend(
                     self.rules
                         .special_namespaces(&destination.host)

@@ -3,17 +3,18 @@
 //! The whole of what this node knows, at one moment.
 
 use std::{
-    collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use super::{
     service::{Service, ServiceName, ServicePort},
+    shared_map::SharedMap,
     workload::{Workload, WorkloadUid},
 };
 
-/// One consistent state of the mesh. Cheap to share, never changed.
+/// One consistent state of the mesh. Cheap to share, never changed; shares with the state before
+/// what is the same.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// Grows by one with every snapshot.
@@ -21,13 +22,15 @@ pub struct Snapshot {
     /// The name of this node.
     pub node: Arc<str>,
     /// All workloads, enrolled or not.
-    pub workloads: HashMap<WorkloadUid, Arc<Workload>>,
+    pub workloads: SharedMap<WorkloadUid, Arc<Workload>>,
     /// The workload that owns an address (never a host-network one).
-    pub by_address: HashMap<IpAddr, Arc<Workload>>,
+    pub by_address: SharedMap<IpAddr, Arc<Workload>>,
     /// All Services.
-    pub services: HashMap<ServiceName, Arc<Service>>,
+    pub services: SharedMap<ServiceName, Arc<Service>>,
     /// VIP and port to Service.
-    pub by_vip: HashMap<SocketAddr, (Arc<Service>, Arc<ServicePort>)>,
+    pub by_vip: SharedMap<SocketAddr, (Arc<Service>, Arc<ServicePort>)>,
+    /// What [`local_enrolled`](Self::local_enrolled) is, for who knows it already.
+    pub local: OnceLock<Vec<Arc<Workload>>>,
 }
 
 /// What a captured connection was opened to.
@@ -55,8 +58,16 @@ impl Snapshot {
 
     /// The enrolled workloads of this node, whether their sandboxes exist yet or not.
     pub fn local_enrolled(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.workloads.values().filter(|workload| {
-            workload.enrolled && workload.node == self.node && !workload.host_network
-        })
+        let of_node = || {
+            let all = self.workloads.values();
+            all.filter(|workload| self.is_local_enrolled(workload))
+                .map(Arc::clone)
+                .collect()
+        };
+        self.local.get_or_init(of_node).iter()
+    }
+
+    fn is_local_enrolled(&self, workload: &Workload) -> bool {
+        workload.enrolled && workload.node == self.node && !workload.host_network
     }
 }

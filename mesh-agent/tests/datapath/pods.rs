@@ -16,7 +16,7 @@ use std::{
 
 use mesh_agent::{
     datapath::{Netns, Observation},
-    model::{InboundPolicy, Snapshot, SpiffeId, Workload, WorkloadUid},
+    model::{InboundPolicy, SharedMap, Snapshot, SpiffeId, Workload, WorkloadUid},
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -309,7 +309,7 @@ fn echo_peer(mut stream: TcpStream) {
 
 /// A snapshot of these workloads.
 pub(crate) fn snapshot(workloads: impl IntoIterator<Item = Workload>) -> Snapshot {
-    let workloads: std::collections::HashMap<_, _> = workloads
+    let workloads: SharedMap<_, _> = workloads
         .into_iter()
         .map(|workload| (workload.uid.clone(), Arc::new(workload)))
         .collect();

@@ -268,10 +268,10 @@ impl Mesh {
                         workload.addresses.iter().map(known)
                     })
                     .collect(),
-                services: Default::default(),
                 by_vip: by_vip
                     .map(|(vip, service, port)| (*vip, (Arc::clone(service), Arc::clone(port))))
                     .collect(),
+                ..Snapshot::default()
             }));
             state.generation
         };

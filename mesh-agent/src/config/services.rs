@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Services as the data path sees them, compiled with the routes at their ports.
+//!
+//! A compiled Service notes which other host names it asked for; it is compiled again when one of
+//! them changed. Invariant: after an update everything here is as if all Services had been compiled
+//! anew, but for how far their schedules were drawn.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use super::{
+    claims::Claims,
+    compile::{Place, Positions},
+    destination_rule::Rules,
+    dirty::Dirty,
+    endpoints::{Catalog, Endpoints, Family},
+    facts::Name,
+    index::{IndexSettings, Shelves},
+    object::Kind,
+    problem::Problem,
+    resolve::{self, HostPattern},
+    routes::Router,
+    service::{PortFacts, ServiceFacts},
+};
+use crate::model::{Cluster, Protocol, Service, ServiceName, ServicePort, SharedMap};
+
+/// All compiled Services.
+#[derive(Debug, Default)]
+pub(super) struct Services {
+    compiled: BTreeMap<Arc<str>, Compiled>,
+    pub(super) by_name: SharedMap<ServiceName, Arc<Service>>,
+    pub(super) by_vip: SharedMap<SocketAddr, (Arc<Service>, Arc<ServicePort>)>,
+    /// By host name.
+    same_vip: Claims<SocketAddr, Arc<str>>,
+    reach: Reach,
+}
+
+/// A Service and what it was made of.
+#[derive(Debug)]
+struct Compiled {
+    service: Arc<Service>,
+    sockets: BTreeMap<SocketAddr, Arc<ServicePort>>,
+    /// The host names that it depends on, its own left out.
+    hosts: BTreeSet<Arc<str>>,
+    positions: Positions,
+    problems: BTreeSet<Problem>,
+}
+
+/// Which hosts an object that routes was about when it was last looked at.
+#[derive(Debug, Default)]
+struct Reach(HashMap<(Kind, Name), Vec<HostPattern>>);
+
+impl Services {
+    /// Compiles again what depends on a Service of `changed` or on an object that routes.
+    pub(super) fn update(
+        &mut self,
+        shelves: &Shelves,
+        settings: &IndexSettings,
+        endpoints: &mut Endpoints,
+        dirty: &Dirty,
+        mut changed: BTreeSet<Arc<str>>,
+    ) {
+        self.reach
+            .update(shelves, settings, endpoints, dirty, &mut changed);
+        if changed.is_empty() {
+            return;
+        }
+        let mut due = changed.clone();
+        let depends = |one: &Compiled| !one.hosts.is_disjoint(&changed);
+        let dependants = self.compiled.iter().filter(|(_, one)| depends(one));
+        due.extend(dependants.map(|(host, _)| Arc::clone(host)));
+        endpoints.renew(&changed);
+        let domain = &settings.cluster_domain;
+        let mut router = Router::new(
+            &shelves.virtual_services,
+            shelves.http_routes.iter().chain(shelves.grpc_routes.iter()),
+            Rules::new(
+                shelves.destination_rules.iter().map(|(rule, _)| rule),
+                &settings.root_namespace,
+            ),
+            domain,
+        );
+        let mut catalog = Catalog {
+            shelf: &shelves.services,
+            endpoints,
+            used: BTreeSet::new(),
+        };
+        for host in &due {
+            catalog.used.clear();
+            let last = self.compiled.remove(host);
+            if let Some(last) = &last {
+                self.release(host, last);
+            }
+            if let Some(facts) = catalog.service(host) {
+                router.last = last.map(|last| last.positions).unwrap_or_default();
+                let compiled = compile(&mut catalog, &mut router, facts, host);
+                self.claim(host, compiled);
+            }
+        }
+        catalog.endpoints.settle(&changed);
+    }
+
+    fn claim(&mut self, host: &Arc<str>, compiled: Compiled) {
+        let service = Arc::clone(&compiled.service);
+        let sockets: Vec<SocketAddr> = compiled.sockets.keys().copied().collect();
+        self.compiled.insert(Arc::clone(host), compiled);
+        for socket in sockets {
+            let holder = self.by_vip.get(&socket);
+            let holder = holder.map(|(service, _)| Arc::clone(&service.hostname));
+            let several = self.same_vip.add(&socket, holder.as_ref(), host);
+            let winner = several.and_then(BTreeSet::first).unwrap_or(host).clone();
+            self.win(&winner, socket);
+        }
+        self.by_name.insert(service.name.clone(), service);
+    }
+
+    fn release(&mut self, host: &Arc<str>, compiled: &Compiled) {
+        for socket in compiled.sockets.keys() {
+            let left = self.same_vip.remove(socket, host);
+            match left.as_ref().and_then(BTreeSet::first) {
+                Some(winner) => self.win(winner, *socket),
+                None => drop(self.by_vip.remove(socket)),
+            }
+        }
+        self.by_name.remove(&compiled.service.name);
+    }
+
+    fn win(&mut self, host: &Arc<str>, socket: SocketAddr) {
+        let compiled = &self.compiled[host];
+        let port = Arc::clone(&compiled.sockets[&socket]);
+        let entry = (Arc::clone(&compiled.service), port);
+        self.by_vip.insert(socket, entry);
+    }
+
+    /// What is wrong with the routes at Services.
+    pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.compiled.values().flat_map(|one| &one.problems)
+    }
+}
+
+impl Reach {
+    /// Adds the host names of all Services that an object that changed is or was about.
+    fn update(
+        &mut self,
+        shelves: &Shelves,
+        settings: &IndexSettings,
+        endpoints: &Endpoints,
+        dirty: &Dirty,
+        changed: &mut BTreeSet<Arc<str>>,
+    ) {
+        let mut patterns = Vec::new();
+        for key in &dirty.routing {
+            patterns.extend(self.0.remove(key).into_iter().flatten());
+            let now = about(shelves, &settings.cluster_domain, key);
+            if !now.is_empty() {
+                patterns.extend(now.iter().cloned());
+                self.0.insert(key.clone(), now);
+            }
+        }
+        for pattern in patterns {
+            match pattern {
+                HostPattern::Exact(host) => drop(changed.insert(host)),
+                wild => {
+                    let hosts = endpoints.hosts().filter(|host| wild.matches(host));
+                    changed.extend(hosts.map(Arc::clone));
+                }
+            }
+        }
+    }
+}
+
+/// The hosts that an object is about.
+fn about(shelves: &Shelves, domain: &str, (kind, name): &(Kind, Name)) -> Vec<HostPattern> {
+    let routes = match kind {
+        Kind::VirtualService => {
+            let found = shelves.virtual_services.find(name);
+            return found.map_or_else(Vec::new, |(facts, _)| facts.hosts.clone());
+        }
+        Kind::DestinationRule => {
+            let found = shelves.destination_rules.find(name);
+            return found.map_or_else(Vec::new, |(facts, _)| vec![facts.host.clone()]);
+        }
+        Kind::GrpcRoute => &shelves.grpc_routes,
+        _ => &shelves.http_routes,
+    };
+    let parents = routes.find(name).into_iter();
+    let parents = parents.flat_map(|(facts, _)| &facts.parents);
+    let host = |service: &ServiceName| resolve::hostname(&service.namespace, &service.name, domain);
+    parents
+        .map(|parent| HostPattern::Exact(host(&parent.service)))
+        .collect()
+}
+
+fn compile<'a>(
+    catalog: &mut Catalog<'a>,
+    router: &mut Router<'a>,
+    facts: &ServiceFacts,
+    hostname: &Arc<str>,
+) -> Compiled {
+    let meta = &facts.meta;
+    let name = ServiceName::new(Arc::clone(&meta.namespace), Arc::clone(&meta.name));
+    let special = router.special_namespaces(catalog, &name, hostname);
+    let mut by_family: Vec<(Family, Vec<Arc<ServicePort>>)> = Vec::new();
+    for family in Family::all_of(facts) {
+        let mut ports = Vec::with_capacity(facts.ports.len());
+        for port in &facts.ports {
+            let mut maker = PortMaker {
+                catalog,
+                router,
+                name: &name,
+                hostname,
+                family,
+            };
+            ports.extend(maker.make(port, &special).map(Arc::new));
+        }
+        by_family.push((family, ports));
+    }
+    let mut sockets = BTreeMap::new();
+    for vip in &facts.vips {
+        let of_family = by_family.iter().find(|(family, _)| family.includes(*vip));
+        for port in of_family.into_iter().flat_map(|(_, ports)| ports) {
+            let entry = sockets.entry(SocketAddr::new(*vip, port.number));
+            entry.or_insert_with(|| Arc::clone(port));
+        }
+    }
+    let first = by_family.into_iter().next();
+    let ports = first.map(|(_, ports)| ports).unwrap_or_default();
+    let routed =
+        |port: &Arc<ServicePort>| port.routes.is_some() || !port.consumer_routes.is_empty();
+    let mut hosts = std::mem::take(&mut catalog.used);
+    hosts.remove(hostname);
+    Compiled {
+        service: Arc::new(Service {
+            captured: catalog.is_enrolled(hostname) || ports.iter().any(routed),
+            name,
+            hostname: Arc::clone(hostname),
+            vips: facts.vips.clone(),
+            ports,
+        }),
+        sockets,
+        hosts,
+        positions: std::mem::take(&mut router.positions),
+        problems: std::mem::take(&mut router.problems),
+    }
+}
+
+/// Makes the ports of one Service for one address family.
+struct PortMaker<'r, 'a> {
+    catalog: &'r mut Catalog<'a>,
+    router: &'r mut Router<'a>,
+    name: &'r ServiceName,
+    hostname: &'r Arc<str>,
+    family: Family,
+}
+
+impl PortMaker<'_, '_> {
+    fn make(&mut self, port: &PortFacts, special: &BTreeSet<Arc<str>>) -> Option<ServicePort> {
+        let (hostname, family) = (self.hostname, self.family);
+        let cluster = self.catalog.cluster(hostname, port.number, family, None)?;
+        let (mut consumer_routes, mut routes) = (Vec::new(), None);
+        if port.protocol != Protocol::Tcp {
+            let mut place = Place {
+                hostname: Arc::clone(hostname),
+                port: port.number,
+                family,
+                client: None,
+            };
+            routes = self
+                .router
+                .routes(self.catalog, self.name, port, &place)
+                .map(Arc::new);
+            for namespace in special {
+                place.client = Some(Arc::clone(namespace));
+                let own = self.router.routes(self.catalog, self.name, port, &place);
+                consumer_routes.extend(own.map(|own| (Arc::clone(namespace), Arc::new(own))));
+            }
+        }
+        Some(ServicePort {
+            number: port.number,
+            name: Arc::clone(&port.name),
+            protocol: port.protocol,
+            cluster,
+            subsets: self.subsets(port),
+            consumer_routes,
+            routes,
+        })
+    }
+
+    /// All subsets that clients in the Service's namespace can use.
+    fn subsets(&mut self, port: &PortFacts) -> Vec<Arc<Cluster>> {
+        let namespace = &*self.name.namespace;
+        let merged = self
+            .router
+            .rules
+            .find(Some(namespace), self.hostname, namespace);
+        let subsets = merged.map(|merged| merged.subsets).unwrap_or_default();
+        let cluster = |subset| {
+            self.catalog
+                .cluster(self.hostname, port.number, self.family, Some(subset))
+        };
+        subsets.into_iter().filter_map(cluster).collect()
+    }
+}
