@@ -18,8 +18,8 @@ use aya::{
     maps::{Array, HashMap as KernelHashMap, MapData, MapError, PerCpuArray, RingBuf, SockMap},
 };
 use mesh_common::{
-    Address, AddressKind, Counter, Endpoint, FlowRecord, InboundMode, MeshEntry, NodeConfig,
-    PodConfig, Tuple, names,
+    Address, AddressKind, Counter, Endpoint, FlowRecord, InboundMode, NodeConfig, PodConfig, Tuple,
+    names,
 };
 
 use super::load::{LoadError, take_map};
@@ -154,22 +154,58 @@ impl<K: Pod + Eq + Hash> Mirror<K> {
             .copied()
             .collect();
         for key in gone {
-            match self.kernel.remove(&key) {
-                Ok(()) | Err(MapError::KeyNotFound) => drop(self.entries.remove(&key)),
-                Err(error) => failure = Err(error),
+            if let Err(error) = self.remove(&key) {
+                failure = Err(error);
             }
         }
         for (key, value) in wanted {
-            if self.entries.get(key) == Some(value) {
-                continue;
-            }
-            match self.kernel.insert(key, value, 0) {
-                Ok(()) => drop(self.entries.insert(*key, *value)),
-                Err(error) => failure = Err(error),
+            if let Err(error) = self.insert(*key, *value) {
+                failure = Err(error);
             }
         }
         self.complain(&failure);
         failure
+    }
+
+    /// Gives some keys the value that is wanted of each, if there is one, removing before adding. What
+    /// the kernel refuses is logged; [`Mirror::set`] tries it again.
+    pub(super) fn update(
+        &mut self,
+        keys: &[K],
+        wanted: impl Fn(&K) -> Option<u32>,
+    ) -> Result<(), MapError> {
+        let mut failure = Ok(());
+        for key in keys.iter().filter(|key| wanted(key).is_none()) {
+            if let Err(error) = self.remove(key) {
+                failure = Err(error);
+            }
+        }
+        for key in keys {
+            if let Some(Err(error)) = wanted(key).map(|value| self.insert(*key, value)) {
+                failure = Err(error);
+            }
+        }
+        self.complain(&failure);
+        failure
+    }
+
+    fn remove(&mut self, key: &K) -> Result<(), MapError> {
+        if !self.entries.contains_key(key) {
+            return Ok(());
+        }
+        match self.kernel.remove(key) {
+            Ok(()) | Err(MapError::KeyNotFound) => drop(self.entries.remove(key)),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, key: K, value: u32) -> Result<(), MapError> {
+        if self.entries.get(&key) != Some(&value) {
+            self.kernel.insert(&key, &value, 0)?;
+            self.entries.insert(key, value);
+        }
+        Ok(())
     }
 
     /// Adds keys, with 1 as their value, until the next [`Mirror::set`].
@@ -195,34 +231,6 @@ impl<K: Pod + Eq + Hash> Mirror<K> {
             );
         }
     }
-}
-
-/// What is captured: the VIPs and ports of captured Services, every port of enrolled workloads.
-pub(super) fn mesh_entries(snapshot: &Snapshot) -> HashMap<Endpoint, u32> {
-    let mut entries = HashMap::new();
-    for service in snapshot
-        .services
-        .values()
-        .filter(|service| service.captured)
-    {
-        for vip in &service.vips {
-            entries.insert(Endpoint::new(*vip, 0), MeshEntry::ADDRESS.0.into());
-            for port in &service.ports {
-                entries.insert(
-                    Endpoint::new(*vip, port.number),
-                    MeshEntry::CAPTURE.0.into(),
-                );
-            }
-        }
-    }
-    for workload in snapshot.workloads.values() {
-        if workload.enrolled && !workload.host_network {
-            for address in &workload.addresses {
-                entries.insert(Endpoint::new(*address, 0), MeshEntry::CAPTURE.0.into());
-            }
-        }
-    }
-    entries
 }
 
 /// What probes use, on this node's enrolled workloads, at their addresses or, where those are not
