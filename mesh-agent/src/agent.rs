@@ -43,8 +43,8 @@ use crate::{
     admin::{self, Desk, Successor, Views, Wish},
     datapath::{self, ABI_VERSION, Datapath, DatapathSettings, Stop},
     identity::Alpn,
-    proxy::{Proxy, ProxySettings, ProxyView, Shared},
-    settings::{AccessLog, LogForm, OnAgentDeath, RunSettings, Tunnel},
+    proxy::{Http1Engine, Proxy, ProxySettings, ProxyView, Shared},
+    settings::{AccessLog, Http1, LogForm, OnAgentDeath, RunSettings, Tunnel},
     tasks::Tasks,
     telemetry::{
         AccessLogFormat, Telemetry,
@@ -176,6 +176,10 @@ impl Agent {
                 telemetry: telemetry.clone(),
                 tasks: tasks.clone(),
                 encrypt_on_node: settings.pods.encrypt_on_node,
+                http1: match settings.http1 {
+                    Http1::Fast => Http1Engine::Fast,
+                    Http1::Hyper => Http1Engine::Hyper,
+                },
             },
         )
         .context("data threads")?;

@@ -16,7 +16,9 @@ mod dial;
 pub mod hbone;
 mod hbone_stream;
 mod http;
+mod http1;
 mod http_body;
+mod http_decide;
 mod http_ending;
 mod http_exchange;
 mod http_forward;
@@ -94,6 +96,16 @@ impl Default for ProxySettings {
     }
 }
 
+/// What serves HTTP/1.1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Http1Engine {
+    /// Plain requests are served by hand, the rest by hyper.
+    #[default]
+    Fast,
+    /// hyper serves everything.
+    Hyper,
+}
+
 /// What the proxy needs of the rest of the agent.
 #[derive(Clone)]
 pub struct Shared {
@@ -109,6 +121,8 @@ pub struct Shared {
     pub tasks: Tasks,
     /// Tunnels also between pods of this node.
     pub encrypt_on_node: bool,
+    /// What serves HTTP/1.1.
+    pub http1: Http1Engine,
 }
 
 /// The proxy as it is now.

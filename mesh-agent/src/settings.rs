@@ -114,6 +114,10 @@ pub struct RunSettings {
     #[arg(long, env = "MESH_AGENT_TUNNEL", value_name = "KIND", value_enum, default_value_t = Tunnel::Mux)]
     pub tunnel: Tunnel,
 
+    /// What serves HTTP/1.1: a way back, should the fast path not do.
+    #[arg(long, env = "MESH_AGENT_HTTP1", value_name = "ENGINE", value_enum, default_value_t = Http1::Fast, hide = true)]
+    pub http1: Http1,
+
     /// Where the admin socket is made [default: /run/mesh-agent/NODE.sock].
     #[arg(long, value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
@@ -174,6 +178,15 @@ pub enum Tunnel {
     Mux,
     /// HBONE: HTTP/2 CONNECT.
     Hbone,
+}
+
+/// What serves HTTP/1.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Http1 {
+    /// Plain requests by hand, the rest by hyper.
+    Fast,
+    /// hyper alone.
+    Hyper,
 }
 
 /// What happens to captured traffic while no agent runs.

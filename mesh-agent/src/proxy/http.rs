@@ -11,7 +11,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -20,31 +20,28 @@ use http::{
     header::{CONNECTION, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING},
     request,
 };
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use hyper::{body::Incoming, server::conn, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 
 use super::{
-    Outcome,
+    Http1Engine, Outcome,
     client_stream::ClientStream,
     connection::Connection,
     copy::Abort,
     http_body::{ReplyBody, RequestBody, Streaming},
+    http_decide::{self, Way},
     http_ending::ClientEnd,
     http_exchange::{Exchange, Front},
     http_forward::{self, Answer},
     http_headers,
     http_upgrade::{self, Switched},
     http_upstream::{CONNECTION_WINDOW, Local, STREAM_WINDOW},
-    outcome,
+    http1, outcome,
     sniff::First,
     stream::{self, Prefixed},
 };
-use crate::model::{Client, Cluster, Decision, HeaderEdits, RequestHead, Service};
+use crate::model::{HeaderEdits, Service};
 
 /// How many requests of one HTTP/2 connection may be under way.
 const MAX_STREAMS: u32 = 1024;
@@ -76,18 +73,22 @@ pub(crate) async fn serve(
     match first {
         First::Http2 => Box::pin(serve_http2(front, client)).await,
         First::Http1 | First::Opaque | First::Undecided => {
-            Box::pin(serve_http1(front, client)).await;
+            match front.connection.thread.shared.http1 {
+                Http1Engine::Fast => http1::serve(front, client).await,
+                Http1Engine::Hyper => Box::pin(serve_http1(front, client)).await,
+            }
         }
     }
 }
 
-async fn serve_http1(front: Rc<Front>, client: Prefixed<ClientStream>) {
+/// Serves HTTP/1 to a client by hyper, whatever it sends.
+pub(crate) async fn serve_http1(front: Rc<Front>, client: Prefixed<ClientStream>) {
     let service = {
         let front = Rc::clone(&front);
         service_fn(move |request| accept(&front, request))
     };
     let client = ClientEnd::new(client, Rc::clone(&front.waiting));
-    let mut serving = http1::Builder::new()
+    let mut serving = conn::http1::Builder::new()
         .preserve_header_case(true)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(client), service);
@@ -123,7 +124,7 @@ async fn serve_http2(front: Rc<Front>, client: Prefixed<ClientStream>) {
         let front = Rc::clone(&front);
         service_fn(move |request| accept(&front, request))
     };
-    let mut serving = http2::Builder::new(Local(tasks))
+    let mut serving = conn::http2::Builder::new(Local(tasks))
         .auto_date_header(false)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -187,14 +188,19 @@ async fn handle(
     if head.method == Method::CONNECT {
         return Ok(refuse(exchange, Outcome::Unsupported));
     }
+    let port = front.port();
     let Way {
         cluster,
         timeout,
         edits,
-    } = match decide(&front, &mut exchange, &mut head) {
+        rewritten,
+    } = match http_decide::decide(port.as_deref(), &mut exchange, &head.headers) {
         Ok(way) => way,
         Err(outcome) => return Ok(refuse(exchange, outcome)),
     };
+    if let Some(rewritten) = rewritten {
+        http_headers::rewrite(&mut head, *rewritten);
+    }
     let switch = http_headers::clean_request(&mut head.headers);
     if let Some(edits) = &edits {
         edits.apply_request(&mut head.headers);
@@ -215,65 +221,6 @@ async fn handle(
         // The endpoint gave up because the client has: there is nobody to answer.
         Err(Outcome::UpstreamGone(_)) if front.waiting.has_ended() => Err(ClientLeft),
         Err(outcome) => Ok(refuse(exchange, outcome)),
-    }
-}
-
-/// Where a request goes.
-struct Way {
-    cluster: Arc<Cluster>,
-    timeout: Option<Duration>,
-    edits: Option<Arc<HeaderEdits>>,
-}
-
-/// Asks the model, once, and gives the request the URL that it goes on with.
-fn decide(
-    front: &Front,
-    exchange: &mut Exchange,
-    head: &mut request::Parts,
-) -> Result<Way, Outcome> {
-    let Some(port) = front.port() else {
-        return Err(Outcome::NoEndpoint);
-    };
-    let client = Client {
-        workload: exchange.source(),
-    };
-    let request = RequestHead {
-        method: &head.method,
-        uri: &head.uri,
-        authority: exchange.authority(),
-        scheme: "http",
-        headers: &head.headers,
-    };
-    match port.decide(&client, &request) {
-        Decision::Refuse(refusal) => {
-            exchange.route(Arc::clone(&refusal.route), None);
-            Err(Outcome::Refused(refusal))
-        }
-        Decision::Redirect {
-            status,
-            location,
-            route,
-        } => {
-            exchange.route(route, None);
-            Err(Outcome::Redirected { status, location })
-        }
-        Decision::Forward {
-            cluster,
-            route,
-            timeout,
-            edits,
-            rewritten,
-        } => {
-            exchange.route(route, Some(Arc::clone(&cluster)));
-            if let Some(rewritten) = rewritten {
-                http_headers::rewrite(head, *rewritten);
-            }
-            Ok(Way {
-                cluster,
-                timeout,
-                edits,
-            })
-        }
     }
 }
 
@@ -303,7 +250,8 @@ fn reply(
     deadline: Option<tokio::time::Instant>,
 ) -> Response<ReplyBody> {
     let (mut head, body) = answer.response.into_parts();
-    exchange.answered(head.status, &head.headers);
+    exchange.answered(head.status);
+    exchange.note_grpc(&head.headers);
     head.version = exchange.version;
     if let Some(upstream) = answer.switching {
         http_headers::clean_switching(&mut head.headers);

@@ -45,7 +45,7 @@ pub(crate) struct Exchange {
     source: Arc<Workload>,
     started: Instant,
     pub(crate) method: Method,
-    uri: Uri,
+    pub(crate) uri: Uri,
     pub(crate) version: Version,
     host: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
@@ -65,6 +65,17 @@ pub(crate) struct Exchange {
     outcome: Option<Outcome>,
 }
 
+/// What an exchange keeps of a request's head.
+pub(crate) struct Noted {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) version: Version,
+    pub(crate) host: Option<HeaderValue>,
+    pub(crate) user_agent: Option<HeaderValue>,
+    pub(crate) request_id: Option<HeaderValue>,
+    pub(crate) is_grpc: bool,
+}
+
 impl Front {
     /// The Service port as it is now; `None` if there is none any more.
     pub(crate) fn port(&self) -> Option<Arc<ServicePort>> {
@@ -81,11 +92,7 @@ impl Exchange {
         head: &request::Parts,
         progress: Option<Rc<Progress>>,
     ) -> Box<Self> {
-        thread_local!(static NO_ROUTE: Arc<str> = Arc::from("-"));
-        Box::new(Self {
-            front: Rc::clone(front),
-            source: front.connection.workload(),
-            started: Instant::now(),
+        let noted = Noted {
             method: head.method.clone(),
             uri: head.uri.clone(),
             version: head.version,
@@ -93,6 +100,28 @@ impl Exchange {
             user_agent: head.headers.get(USER_AGENT).cloned(),
             request_id: head.headers.get(REQUEST_ID).cloned(),
             is_grpc: http_headers::is_grpc(&head.headers),
+        };
+        Self::begin_with(front, noted, progress)
+    }
+
+    /// The same, of what was noted already.
+    pub(crate) fn begin_with(
+        front: &Rc<Front>,
+        noted: Noted,
+        progress: Option<Rc<Progress>>,
+    ) -> Box<Self> {
+        thread_local!(static NO_ROUTE: Arc<str> = Arc::from("-"));
+        Box::new(Self {
+            front: Rc::clone(front),
+            source: front.connection.workload(),
+            started: Instant::now(),
+            method: noted.method,
+            uri: noted.uri,
+            version: noted.version,
+            host: noted.host,
+            user_agent: noted.user_agent,
+            request_id: noted.request_id,
+            is_grpc: noted.is_grpc,
             grpc: None,
             status: 0,
             progress,
@@ -135,10 +164,9 @@ impl Exchange {
     }
 
     /// Notes the endpoint's answer.
-    pub(crate) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
+    pub(crate) fn answered(&mut self, status: StatusCode) {
         self.upstream_began = Some(Instant::now());
         self.status = status.as_u16();
-        self.note_grpc(headers);
     }
 
     /// Notes the gRPC status that headers or trailers carry.

@@ -121,11 +121,7 @@ impl Tries<'_> {
         switch: bool,
     ) -> Result<Answer, Outcome> {
         while let Some(endpoint) = self.next(exchange, cluster) {
-            let pooled = if self.fresh {
-                None
-            } else {
-                self.front.pool.take(&endpoint)
-            };
+            let pooled = self.pooled(&endpoint).await;
             let reused = pooled.is_some();
             let mut http1 = match pooled {
                 Some(http1) => http1,
@@ -198,6 +194,20 @@ impl Tries<'_> {
             }
         }
         Err(self.failure.clone())
+    }
+
+    /// An idle connection from the pool.
+    async fn pooled(&self, endpoint: &Endpoint) -> Option<Http1> {
+        if self.fresh {
+            return None;
+        }
+        let pool = &self.front.pool;
+        if let Some(http1) = pool.take(endpoint) {
+            return Some(http1);
+        }
+        let stream = pool.take_plain(endpoint)?;
+        let tasks = &self.front.connection.thread.shared.tasks;
+        http_upstream::http1(tasks, stream).await.ok()
     }
 
     async fn open(&self, endpoint: &Endpoint) -> Result<Http1, Arc<str>> {

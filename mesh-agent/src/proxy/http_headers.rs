@@ -127,11 +127,15 @@ pub(crate) fn expects_continue(headers: &HeaderMap) -> bool {
 
 /// Whether the request is gRPC.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| {
-        let rest = value.as_bytes().strip_prefix(b"application/grpc");
-        // `application/grpc-web` is another protocol, over which a status cannot be sent this way.
-        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-    })
+    let content_type = headers.get(CONTENT_TYPE);
+    content_type.is_some_and(|value| names_grpc(value.as_bytes()))
+}
+
+/// Whether a content type is gRPC's.
+pub(crate) fn names_grpc(content_type: &[u8]) -> bool {
+    let rest = content_type.strip_prefix(b"application/grpc");
+    // `application/grpc-web` is another protocol, over which a status cannot be sent this way.
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// Whether a request may be sent again although it may have been acted upon (RFC 9110 9.2.2).

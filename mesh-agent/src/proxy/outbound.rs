@@ -17,7 +17,7 @@ use super::{
     connection::{Connection, Ended, Ends, finish},
     copy::{Abort, Carried, copy},
     dial::{self, Dialed},
-    http, http_upstream,
+    http,
     sniff::{self, First},
     stream::{self, Prefixed, Upstream},
 };
@@ -41,17 +41,13 @@ struct Reached {
 
 impl Reached {
     /// Leaves the connection, of which nothing was used, to the first request for that endpoint.
-    async fn keep(self, connection: &Connection) {
+    fn keep(self, connection: &Connection) {
         let Some((endpoint, _load)) = self.load else {
             return;
         };
         let pool = connection.thread.pools.of(&connection.pod.workload.uid);
         pool.admit(&endpoint);
-        let tasks = &connection.thread.shared.tasks;
-        match http_upstream::http1(tasks, self.upstream).await {
-            Ok(http1) => pool.put(&endpoint, http1),
-            Err(error) => tracing::debug!(%error, "cannot keep a connection to an endpoint"),
-        }
+        pool.put_plain(&endpoint, self.upstream);
     }
 }
 
@@ -169,7 +165,7 @@ async fn undeclared(
     let client = Prefixed::new(ahead.freeze(), stream);
     if first != First::Opaque {
         if let (First::Http1, true, Some(Ok(reached))) = (first, back.is_empty(), reached) {
-            reached.keep(&connection).await;
+            reached.keep(&connection);
         }
         http::serve(connection, client, service, first).await;
         return;

@@ -32,6 +32,8 @@ pub enum Outcome {
     ConnectFailed(Arc<str>),
     /// The endpoint ended the connection before the end of its answer.
     UpstreamGone(Arc<str>),
+    /// What the endpoint answered is not what it should be.
+    BadAnswer(Arc<str>),
     /// The route's time limit passed.
     TimedOut,
     /// The client went away first.
@@ -57,6 +59,7 @@ impl Outcome {
             Self::Refused(refusal) => refusal.status,
             Self::Redirected { status, .. } => *status,
             Self::NoEndpoint | Self::ConnectFailed(_) | Self::UpstreamGone(_) => 503,
+            Self::BadAnswer(_) => 502,
             Self::TimedOut => 504,
             Self::Malformed(_) => 400,
             Self::Unsupported => 501,
@@ -71,6 +74,7 @@ impl Outcome {
             Self::NoEndpoint => "UH",
             Self::ConnectFailed(_) => "UF",
             Self::UpstreamGone(_) => "UC",
+            Self::BadAnswer(_) => "UPE",
             Self::TimedOut => "UT",
             Self::ClientGone => "DC",
             Self::Malformed(_) => "DPE",
@@ -84,7 +88,8 @@ impl Outcome {
             Self::Complete | Self::Redirected { .. } => None,
             Self::Refused(refusal) => Some(&refusal.reason),
             Self::NoEndpoint => Some("no healthy upstream"),
-            Self::ConnectFailed(why) | Self::UpstreamGone(why) | Self::Malformed(why) => Some(why),
+            Self::ConnectFailed(why) | Self::UpstreamGone(why) => Some(why),
+            Self::BadAnswer(why) | Self::Malformed(why) => Some(why),
             Self::TimedOut => Some("route timeout"),
             Self::ClientGone => Some("downstream disconnected"),
             Self::Unsupported => Some("CONNECT is not supported"),
@@ -113,6 +118,7 @@ impl Outcome {
             Self::UpstreamGone(_) => {
                 Cow::Owned(format!("{RESET}. reset reason: connection termination"))
             }
+            Self::BadAnswer(_) => Cow::Owned(format!("{RESET}. reset reason: protocol error")),
             Self::TimedOut => Cow::Borrowed("upstream request timeout"),
             Self::Malformed(_) => Cow::Borrowed("Bad Request"),
             Self::Unsupported => Cow::Borrowed("CONNECT is not supported"),
@@ -150,6 +156,13 @@ mod tests {
                 "UF",
                 "upstream connect error or disconnect/reset before headers. reset reason: remote \
                  connection failure, transport failure reason: connection refused",
+            ),
+            (
+                Outcome::BadAnswer("two lengths".into()),
+                502,
+                "UPE",
+                "upstream connect error or disconnect/reset before headers. reset reason: protocol \
+                 error",
             ),
             (Outcome::TimedOut, 504, "UT", "upstream request timeout"),
             (Outcome::Complete, 0, "-", ""),

@@ -268,6 +268,7 @@ impl Thread {
             shared.tasks.clone(),
             limits,
         );
+        let pools = Pools::new(&shared.tasks);
         Self {
             index,
             snapshot: RefCell::default(),
@@ -276,7 +277,7 @@ impl Thread {
             shared,
             tunnel,
             tunnels,
-            pools: Pools::default(),
+            pools,
             lanes,
             accepting: RefCell::default(),
             local: RefCell::default(),

@@ -79,7 +79,7 @@ const ONLY_IN: &[(&[&str], &[&str])] = &[
     (&["serde_yaml_ng"], &["config", "cli"]),
     (&["schemars"], &["config"]),
     (&["aya", "aya_log", "mesh_common"], &["datapath"]),
-    (&["h2"], &["proxy"]),
+    (&["h2", "httparse"], &["proxy"]),
     (
         &["hyper", "hyper_util"],
         &["proxy", "admin", "cli", "control", "grpc"],

@@ -16,15 +16,18 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::mesh::{
-    Mesh, cluster, cluster_of, connect, get, nobody, read_answer, read_head, refused, rule, to,
-    workload,
+use super::{
+    mesh::{
+        cluster, cluster_of, connect, get, nobody, read_answer, read_head, refused, rule, to,
+        workload,
+    },
+    start,
 };
 use crate::model::{Backend, PathEdit, Protocol, Redirect, ResponseFlag, UrlRewrite};
 
 #[tokio::test]
 async fn ninety_to_ten_is_exact_over_connections_and_threads() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let (v1, v2) = (mesh.http_app("v1").await, mesh.http_app("v2").await);
     let split = rule(
         vec![(90, to(cluster(&[v1]))), (10, to(cluster(&[v2])))],
@@ -47,7 +50,7 @@ async fn ninety_to_ten_is_exact_over_connections_and_threads() {
 
 #[tokio::test]
 async fn refusals_have_istios_codes_and_flags() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let unmatched = {
         let mut rule = rule(vec![(1, to(cluster(&[])))], None);
         rule.backends.clear();
@@ -85,7 +88,7 @@ async fn refusals_have_istios_codes_and_flags() {
 
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let app = mesh.http_app("ok").await;
     let vip = mesh
         .service(1, Protocol::Http, cluster(&[app]), vec![])
@@ -104,7 +107,7 @@ async fn pipelined_requests_are_answered_in_order() {
 
 #[tokio::test]
 async fn a_request_and_its_answer_keep_their_headers_and_case() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let (told, mut hear) = mpsc::unbounded_channel();
     let app = mesh
         .app(move |mut stream| {
@@ -137,7 +140,7 @@ async fn a_request_and_its_answer_keep_their_headers_and_case() {
 
 #[tokio::test]
 async fn connections_to_an_endpoint_are_used_again() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let opened = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&opened);
     let app = mesh
@@ -165,7 +168,7 @@ async fn connections_to_an_endpoint_are_used_again() {
 
 #[tokio::test]
 async fn an_endpoint_that_closes_idle_connections_fails_no_request() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let app = mesh
         .app(|mut stream| async move {
             // Answers once, then closes without having said so.
@@ -187,7 +190,7 @@ async fn an_endpoint_that_closes_idle_connections_fails_no_request() {
 
 #[tokio::test]
 async fn a_request_that_may_have_been_acted_upon_is_not_sent_again() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let seen = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&seen);
     let app = mesh
@@ -225,7 +228,7 @@ async fn a_request_that_may_have_been_acted_upon_is_not_sent_again() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_takes_its_request_along() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let (told, mut hear) = mpsc::unbounded_channel();
     let app = mesh
         .app(move |mut stream| {
@@ -260,7 +263,7 @@ async fn a_client_that_goes_away_takes_its_request_along() {
 
 #[tokio::test]
 async fn a_route_has_a_time_limit() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let app = mesh
         .app(|mut stream| async move {
             read_head(&mut stream).await.expect("a request");
@@ -283,7 +286,7 @@ async fn a_route_has_a_time_limit() {
 
 #[tokio::test]
 async fn connections_to_a_pod_that_is_gone_are_closed() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let (told, mut hear) = mpsc::unbounded_channel();
     let app = mesh
         .app(move |mut stream| {
@@ -309,7 +312,7 @@ async fn connections_to_a_pod_that_is_gone_are_closed() {
 
 #[tokio::test]
 async fn a_drain_ends_keep_alive_after_the_answer_under_way() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let (told, mut hear) = mpsc::unbounded_channel();
     let app = mesh
         .app(move |mut stream| {
@@ -340,7 +343,7 @@ async fn a_drain_ends_keep_alive_after_the_answer_under_way() {
 
 #[tokio::test]
 async fn a_redirect_is_answered_and_counted() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let redirect = Backend::Redirect(Arc::new(Redirect {
         status: 307,
         scheme: None,
@@ -368,7 +371,7 @@ async fn a_redirect_is_answered_and_counted() {
 
 #[tokio::test]
 async fn a_rewritten_request_is_what_the_endpoint_sees() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let (told, mut hear) = mpsc::unbounded_channel();
     let app = mesh
         .app(move |mut stream| {

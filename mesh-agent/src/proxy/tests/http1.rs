@@ -7,12 +7,15 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::mesh::{Mesh, cluster, connect, read_answer, read_head, read_text};
+use super::{
+    mesh::{cluster, connect, read_answer, read_head, read_text},
+    start,
+};
 use crate::model::Protocol;
 
 #[tokio::test]
 async fn chunks_pass_as_they_come_both_ways_and_trailers_follow() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let app = mesh
         .app(|mut stream| async move {
             read_head(&mut stream).await.expect("a request");
@@ -51,7 +54,7 @@ async fn chunks_pass_as_they_come_both_ways_and_trailers_follow() {
 
 #[tokio::test]
 async fn a_connection_that_switches_protocols_carries_bytes() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let (told, mut hear) = mpsc::unbounded_channel();
     let app = mesh
         .app(move |mut stream| {
@@ -99,7 +102,7 @@ async fn a_connection_that_switches_protocols_carries_bytes() {
 
 #[tokio::test]
 async fn a_refused_upgrade_is_an_ordinary_answer() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let app = mesh.http_app("no").await;
     let vip = mesh
         .service(1, Protocol::Http, cluster(&[app]), vec![])
@@ -116,7 +119,7 @@ async fn a_refused_upgrade_is_an_ordinary_answer() {
 
 #[tokio::test]
 async fn a_client_that_expects_100_gets_the_endpoints_word() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let app = mesh
         .app(|mut stream| async move {
             while let Some(head) = read_head(&mut stream).await {
@@ -163,7 +166,7 @@ async fn a_client_that_expects_100_gets_the_endpoints_word() {
 
 #[tokio::test]
 async fn an_http_1_0_client_is_served_until_the_end_of_its_connection() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let app = mesh
         .app(|mut stream| async move {
             let head = read_head(&mut stream).await.expect("a request");
@@ -192,7 +195,7 @@ async fn an_http_1_0_client_is_served_until_the_end_of_its_connection() {
 
 #[tokio::test]
 async fn a_head_request_keeps_its_content_length_and_has_no_body() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let app = mesh
         .app(|mut stream| async move {
             while let Some(head) = read_head(&mut stream).await {
@@ -223,7 +226,7 @@ async fn a_head_request_keeps_its_content_length_and_has_no_body() {
 
 #[tokio::test]
 async fn an_answer_cut_short_is_never_taken_for_whole() {
-    let mesh = Mesh::start();
+    let mesh = start();
     for (number, framing) in [
         (1, "Content-Length: 99\r\n"),
         (2, "Transfer-Encoding: chunked\r\n"),
@@ -260,7 +263,7 @@ async fn an_answer_cut_short_is_never_taken_for_whole() {
 
 #[tokio::test]
 async fn a_client_that_ends_its_side_still_gets_its_answer_and_the_endpoint_sees_the_end() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let app = mesh
         .app(|mut stream| async move {
             let head = read_head(&mut stream).await.expect("a request");
@@ -295,7 +298,7 @@ async fn a_client_that_ends_its_side_still_gets_its_answer_and_the_endpoint_sees
 
 #[tokio::test]
 async fn a_request_cut_short_is_never_taken_for_whole() {
-    let mesh = Mesh::start();
+    let mesh = start();
     let (told, mut hear) = mpsc::unbounded_channel();
     let app = mesh
         .app(move |mut stream| {

@@ -22,7 +22,7 @@ use crate::{
         Protocol, Refusal, Schedule, Service, ServiceName, ServicePort, Snapshot, SpiffeId,
         Workload, WorkloadUid,
     },
-    proxy::{Proxy, ProxySettings, Shared},
+    proxy::{Http1Engine, Proxy, ProxySettings, Shared},
     tasks::Tasks,
     telemetry::{AccessLogFormat, Telemetry},
 };
@@ -133,6 +133,11 @@ pub(super) fn refused(status: u16, flag: crate::model::ResponseFlag) -> Backend 
 impl Mesh {
     /// A proxy with two data threads and one captured pod without services.
     pub(super) fn start() -> Self {
+        Self::start_with(Http1Engine::default())
+    }
+
+    /// The same with what is to serve HTTP/1.1.
+    pub(super) fn start_with(http1: Http1Engine) -> Self {
         let tasks = Tasks::new();
         let telemetry = Telemetry::new(AccessLogFormat::Off);
         let authority = CertificateAuthority::in_memory("cluster.local").expect("an authority");
@@ -145,6 +150,7 @@ impl Mesh {
             telemetry: telemetry.clone(),
             tasks: tasks.clone(),
             encrypt_on_node: false,
+            http1,
         };
         let settings = ProxySettings {
             threads: 2,
