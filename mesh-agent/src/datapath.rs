@@ -53,7 +53,9 @@ use mesh_common::{OnDeath, Tuple, names};
 
 pub use self::{
     cleanup::cleanup,
-    connect::{Connector, Leg, Upstream, break_when_closed, end_when_closed, reset},
+    connect::{
+        Connector, Leg, Upstream, accept_without_delay, break_when_closed, end_when_closed, reset,
+    },
     error::DatapathError,
     gate::EarlyGate,
     netns::{Entered, Netns, NetnsId},

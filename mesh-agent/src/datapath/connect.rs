@@ -308,6 +308,11 @@ pub fn break_when_closed(stream: impl AsFd) {
     drop(SockRef::from(&stream).set_linger(Some(Duration::ZERO)));
 }
 
+/// What `listener` accepts from now on sends without delay, as the kernel has sockets inherit it.
+pub fn accept_without_delay(listener: impl AsFd) -> io::Result<()> {
+    SockRef::from(&listener).set_tcp_nodelay(true)
+}
+
 /// From now on closing `stream` still delivers what was written: our side has ended in order.
 pub fn end_when_closed(stream: impl AsFd) {
     // If it fails the socket is gone already.
@@ -387,6 +392,19 @@ mod tests {
             .enable_all()
             .build()
             .expect("a runtime can be built")
+    }
+
+    #[test]
+    fn what_is_accepted_inherits_how_it_is_to_be_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback can be bound");
+        accept_without_delay(&listener).expect("a TCP socket");
+        break_when_closed(&listener);
+        let to = listener.local_addr().expect("it is bound");
+        let _client = std::net::TcpStream::connect(to).expect("it listens");
+        let (accepted, _) = listener.accept().expect("a client is there");
+        let accepted = SockRef::from(&accepted);
+        assert_eq!(accepted.linger().expect("a socket"), Some(Duration::ZERO));
+        assert!(accepted.tcp_nodelay().expect("a TCP socket"));
     }
 
     #[test]

@@ -32,6 +32,11 @@ impl ClientStream {
         datapath::break_when_closed(&stream);
         Self(stream)
     }
+
+    /// Takes over a socket that was accepted to break when it is closed.
+    pub(crate) fn breaking(stream: TcpStream) -> Self {
+        Self(stream)
+    }
 }
 
 impl Abort for ClientStream {

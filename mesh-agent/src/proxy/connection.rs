@@ -68,7 +68,7 @@ pub(crate) fn spawn(thread: &Rc<Thread>, stream: TcpStream, accepted: Accepted) 
     let tasks = &thread.shared.tasks;
     match way {
         Way::Outbound => {
-            let client = ClientStream::new(stream);
+            let client = ClientStream::breaking(stream);
             tasks.spawn_local("outbound", outbound::serve(connection, client));
         }
         Way::Inbound => tasks.spawn_local("inbound", inbound::serve(connection, stream)),
@@ -76,7 +76,6 @@ pub(crate) fn spawn(thread: &Rc<Thread>, stream: TcpStream, accepted: Accepted) 
 }
 
 fn admit(thread: &Rc<Thread>, stream: &TcpStream, accepted: Accepted) -> io::Result<Connection> {
-    stream.set_nodelay(true)?;
     Ok(Connection {
         thread: Rc::clone(thread),
         pod: accepted.pod,

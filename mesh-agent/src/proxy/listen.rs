@@ -28,6 +28,7 @@ use super::{
     pod::Pod,
     threads::{Order, Thread},
 };
+use crate::datapath;
 
 /// How long a loop waits when the process is out of descriptors or memory.
 const BACK_OFF: Duration = Duration::from_millis(50);
@@ -77,6 +78,11 @@ async fn accept(
     way: Way,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
+    datapath::accept_without_delay(&listener)?;
+    if way == Way::Outbound {
+        // A client is never left with half an answer that ends in order, whatever becomes of us.
+        datapath::break_when_closed(&listener);
+    }
     let own = canonical(listener.local_addr()?);
     let listener = TcpListener::from_std(listener)?;
     loop {
