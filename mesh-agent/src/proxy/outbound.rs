@@ -6,7 +6,7 @@
 //! Knows nothing of capture: the local address of the accepted socket is the original
 //! destination. Invariant: a server that speaks first is never kept waiting for its client.
 
-use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{io, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
@@ -57,15 +57,18 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: ClientStream) {
         .thread
         .snapshot()
         .destination(connection.orig_dst);
+    // Each in memory of its own, so that none holds as much as the largest of them.
     match destination {
         Destination::Service(service, port) => match port.protocol {
-            Protocol::Tcp => to_service(&connection, stream, service, &port).await,
+            Protocol::Tcp => Box::pin(to_service(&connection, stream, service, &port)).await,
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
-                declared_http(connection, stream, service).await;
+                Box::pin(declared_http(connection, stream, service)).await;
             }
             Protocol::Sniff => Box::pin(undeclared(connection, stream, service, port)).await,
         },
-        Destination::Workload(_) | Destination::Unknown => to_address(&connection, stream).await,
+        Destination::Workload(_) | Destination::Unknown => {
+            Box::pin(to_address(&connection, stream)).await;
+        }
     }
 }
 
@@ -118,10 +121,10 @@ async fn declared_http(
     mut stream: ClientStream,
     service: Arc<Service>,
 ) {
-    let mut ahead = BytesMut::with_capacity(READ_AHEAD);
+    let mut ahead = BytesMut::new();
     let version = loop {
         match sniff::first(&ahead) {
-            First::Undecided => match stream.read_buf(&mut ahead).await {
+            First::Undecided => match read_ahead(&mut stream, &mut ahead).await {
                 Ok(0) if ahead.is_empty() => return stream::linger(stream).await,
                 // Whatever it is, it gets hyper's answer to a broken request.
                 Ok(0) => break First::Http1,
@@ -136,6 +139,15 @@ async fn declared_http(
     http::serve(connection, client, service, version).await;
 }
 
+/// Reads what tells protocols apart; takes no memory before something has come. Cancel-safe.
+async fn read_ahead(stream: &mut ClientStream, ahead: &mut BytesMut) -> io::Result<usize> {
+    if ahead.capacity() == 0 {
+        stream.readable().await?;
+        ahead.reserve(READ_AHEAD);
+    }
+    stream.read_buf(ahead).await
+}
+
 /// No protocol declared: the upstream is opened at once, and whoever speaks first decides.
 async fn undeclared(
     connection: Rc<Connection>,
@@ -143,7 +155,7 @@ async fn undeclared(
     service: Arc<Service>,
     port: Arc<ServicePort>,
 ) {
-    let (mut ahead, mut back) = (BytesMut::with_capacity(READ_AHEAD), BytesMut::new());
+    let (mut ahead, mut back) = (BytesMut::new(), BytesMut::new());
     let mut reached: Option<Result<Reached, Outcome>> = None;
     let first = {
         let mut dialing = pin!(reach(&connection, &service, &port));
@@ -151,7 +163,7 @@ async fn undeclared(
             // Cancel-safe: a read takes nothing unless it completes, and the dial is kept.
             tokio::select! {
                 biased;
-                read = stream.read_buf(&mut ahead) => match read.map(|_| sniff::first(&ahead)) {
+                read = read_ahead(&mut stream, &mut ahead) => match read.map(|_| sniff::first(&ahead)) {
                     Ok(First::Undecided) if !ahead.is_empty() => {}
                     Ok(First::Undecided) => break First::Opaque,
                     Ok(decided) => break decided,
@@ -167,6 +179,8 @@ async fn undeclared(
         if let (First::Http1, true, Some(Ok(reached))) = (first, back.is_empty(), reached) {
             reached.keep(&connection);
         }
+        // It would be held as long as the connection lives.
+        drop(back);
         http::serve(connection, client, service, first).await;
         return;
     }
