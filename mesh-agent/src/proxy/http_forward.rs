@@ -102,6 +102,9 @@ impl Tries<'_> {
     ) -> Result<Request<RequestBody>, Outcome> {
         let unsent = error.take_message();
         let why: Arc<str> = dial::chain(error.error()).into();
+        if error.error().is_parse() {
+            return Err(Outcome::BadAnswer(why));
+        }
         let may_copy = reused && !self.fresh;
         if reused {
             self.fresh = true;

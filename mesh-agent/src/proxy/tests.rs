@@ -20,6 +20,7 @@ mod fast {
 
     mod http;
     mod http1;
+    mod http1_bodies;
 
     fn start() -> Mesh {
         Mesh::start_with(Http1Engine::Fast)
@@ -38,6 +39,7 @@ mod hyper {
 
     mod http;
     mod http1;
+    mod http1_bodies;
 
     fn start() -> Mesh {
         Mesh::start_with(Http1Engine::Hyper)

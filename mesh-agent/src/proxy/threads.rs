@@ -250,10 +250,15 @@ async fn run(
                 // The publisher is gone: the last state stays good.
                 Err(_closed) => publishing = false,
             },
-            _ = sweep.tick() => thread.pools.sweep(),
-            () = thread.tunnels.going() => thread.pools.sweep(),
+            _ = sweep.tick() => look_through(&thread).await,
+            () = thread.tunnels.going() => look_through(&thread).await,
         }
     }
+}
+
+/// Looks through all idle connections, however many: to spare others some would help nobody.
+async fn look_through(thread: &Thread) {
+    tokio::task::unconstrained(async { thread.pools.sweep() }).await;
 }
 
 impl Thread {

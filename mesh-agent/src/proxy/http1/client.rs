@@ -105,6 +105,11 @@ impl Client {
         Ok(())
     }
 
+    /// The same, at once.
+    pub(super) async fn look_once(&mut self) -> io::Result<()> {
+        poll_fn(|context| Poll::Ready(self.look(context))).await
+    }
+
     /// Writes some of `bytes`.
     pub(super) fn poll_write(
         &mut self,

@@ -40,7 +40,7 @@ impl Drop for Lease {
 }
 
 /// Carries one exchange to its end.
-pub(super) async fn run(front: &Rc<Front>, client: &mut Client, request: Box<Request>) -> Then {
+pub(super) async fn run(front: &Rc<Front>, client: &mut Client, request: Request) -> Then {
     let is_repeatable = request.is_repeatable();
     let close = request.close || front.connection.thread.drain.is_leaving();
     let Request {
@@ -49,7 +49,7 @@ pub(super) async fn run(front: &Rc<Front>, client: &mut Client, request: Box<Req
         out,
         body,
         ..
-    } = *request;
+    } = request;
     let Onward {
         cluster,
         timeout,
@@ -114,6 +114,10 @@ async fn tries(
                 continue;
             }
         };
+        // Whoever went meanwhile must not have his request acted upon.
+        if !reused && flight.client.look_once().await.is_err() {
+            return Err(Stop::ClientGone);
+        }
         match once(front, flight, endpoint, upstream).await {
             Err(Stop::Unanswered(why)) => {
                 let again = flight.sending.is_unsent()

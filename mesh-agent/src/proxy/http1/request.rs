@@ -34,7 +34,7 @@ pub(super) enum Prepared {
     /// Not for us.
     Odd,
     /// A request.
-    Ready(Box<Request>),
+    Ready(Request),
 }
 
 /// A plain request, decided about.
@@ -89,14 +89,14 @@ pub(super) fn prepare(front: &Rc<Front>, buffer: &mut Buffer) -> Prepared {
         Ok(()) => way,
         Err(error) => Err(Outcome::Malformed(error.to_string().into())),
     };
-    Prepared::Ready(Box::new(Request {
+    Prepared::Ready(Request {
         exchange,
         way,
         out,
         body,
         has_body: framing != Framing::Empty,
         close,
-    }))
+    })
 }
 
 impl From<Way> for Onward {
