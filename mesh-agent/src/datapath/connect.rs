@@ -319,6 +319,13 @@ pub fn end_when_closed(stream: impl AsFd) {
     drop(SockRef::from(&stream).set_linger(None));
 }
 
+impl Upstream {
+    /// The socket of a tunnel.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+}
+
 impl Deref for Upstream {
     type Target = TcpStream;
 

@@ -30,6 +30,8 @@ pub enum Alpn {
     Hbone,
     /// The mux between agents; HBONE with peers that do not know it.
     Mux,
+    /// A session for one stream of the mux, and nothing else.
+    Bulk,
 }
 
 impl Alpn {
@@ -38,12 +40,13 @@ impl Alpn {
         match self {
             Self::Hbone => b"h2",
             Self::Mux => b"mesh-mux/1",
+            Self::Bulk => b"mesh-bulk/1",
         }
     }
 
     /// The protocol that is called `name`.
     pub fn of_name(name: &[u8]) -> Option<Self> {
-        [Self::Hbone, Self::Mux]
+        [Self::Hbone, Self::Mux, Self::Bulk]
             .into_iter()
             .find(|alpn| alpn.name() == name)
     }
@@ -53,8 +56,19 @@ impl Alpn {
         let all: &[Self] = match self {
             Self::Hbone => &[Self::Hbone],
             Self::Mux => &[Self::Mux, Self::Hbone],
+            Self::Bulk => &[Self::Bulk],
         };
         all.iter().map(|alpn| alpn.name().to_vec()).collect()
+    }
+
+    /// The names of all that a server takes, the best first.
+    fn accept(self) -> Vec<Vec<u8>> {
+        let mut all = self.offer();
+        if self == Self::Mux {
+            // Who knows the one knows the other, but a client offers it alone.
+            all.extend(Self::Bulk.offer());
+        }
+        all
     }
 }
 
@@ -93,6 +107,8 @@ pub(super) fn client(
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
     config.alpn_protocols = alpn.offer();
+    // The records of such a session are sealed and opened where they are read and written.
+    config.enable_secret_extraction = alpn == Alpn::Bulk;
     config.enable_sni = false;
     config.resumption = Resumption::in_memory_sessions(RESUMABLE_SERVERS)
         .tls12_resumption(Tls12Resumption::Disabled);
@@ -102,7 +118,7 @@ pub(super) fn client(
 /// A server by what it speaks.
 pub(super) struct Servers {
     hbone: Arc<ServerConfig>,
-    /// The mux, and HBONE with clients that do not offer it.
+    /// The mux and sessions for its streams, and HBONE with clients that do not offer it.
     mux: Arc<ServerConfig>,
 }
 
@@ -111,7 +127,7 @@ impl Servers {
     pub(super) fn speaking(&self, alpn: Alpn) -> Arc<ServerConfig> {
         Arc::clone(match alpn {
             Alpn::Hbone => &self.hbone,
-            Alpn::Mux => &self.mux,
+            Alpn::Mux | Alpn::Bulk => &self.mux,
         })
     }
 }
@@ -133,7 +149,8 @@ pub(super) fn servers(
     config.send_tls13_tickets = 1;
     let speaking = |alpn: Alpn| {
         let mut config = config.clone();
-        config.alpn_protocols = alpn.offer();
+        config.alpn_protocols = alpn.accept();
+        config.enable_secret_extraction = alpn == Alpn::Mux;
         Arc::new(config)
     };
     Ok(Servers {

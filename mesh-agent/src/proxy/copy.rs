@@ -303,18 +303,9 @@ impl Direction {
 
     fn release(&mut self) {
         (self.start, self.end) = (0, 0);
-        let Some(buffer) = self.buffer.take() else {
-            return;
-        };
-        // An error means that the thread is ending: then the buffer is simply freed.
-        SPARE
-            .try_with(|spare| {
-                let mut spare = spare.borrow_mut();
-                if spare.len() < SPARE_BUFFERS {
-                    spare.push(buffer);
-                }
-            })
-            .ok();
+        if let Some(buffer) = self.buffer.take() {
+            give_buffer(buffer);
+        }
     }
 }
 
@@ -324,8 +315,22 @@ impl Drop for Direction {
     }
 }
 
-fn take_buffer() -> Box<[u8]> {
+/// A buffer of [`BUFFER_BYTES`] with whatever it held last.
+pub(super) fn take_buffer() -> Box<[u8]> {
     SPARE
         .with_borrow_mut(Vec::pop)
         .unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
+}
+
+/// Keeps a buffer for whoever on this thread needs one next.
+pub(super) fn give_buffer(buffer: Box<[u8]>) {
+    // An error means that the thread is ending: then the buffer is simply freed.
+    SPARE
+        .try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SPARE_BUFFERS {
+                spare.push(buffer);
+            }
+        })
+        .ok();
 }

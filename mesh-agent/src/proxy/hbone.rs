@@ -21,9 +21,12 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 
+pub use super::bulk::{BulkSessions, Portable};
 use super::{
+    bulk::{self, Arrival, Moving, Name},
     hbone_stream::HboneStream,
     mux::{self, MuxError, MuxLimits},
+    stream::Prefixed,
     tunnel_keep_alive::{KeepAlive, KeepAliveLimits, Pings, Pulse},
     tunnel_stream::{Kind, TunnelStream},
     tunnel_wire::{SMALL_FRAME_BUDGET, text},
@@ -137,7 +140,7 @@ impl ConnectRequest {
         let bytes = match self.answer {
             Answer::Mux(incoming) => {
                 let told = (!told.is_empty()).then(|| told.to_owned());
-                Kind::Mux(incoming.accept(told))
+                Kind::Mux(Box::new(Moving::new(incoming.accept(told))))
             }
             Answer::Hbone(answer) => {
                 let (body, mut respond) = *answer;
@@ -175,17 +178,17 @@ pub async fn serve<Io>(
     local: &Arc<Workload>,
     identities: &Identities,
     alpn: Alpn,
-    drain: Drain,
+    around: Around,
     on_connect: impl Fn(ConnectRequest),
 ) -> Result<(), HboneError>
 where
-    Io: AsyncRead + AsyncWrite + Unpin + 'static,
+    Io: Portable + 'static,
 {
     let limits = HboneLimits {
         alpn,
         ..HboneLimits::default()
     };
-    serve_with(&limits, io, local, identities, drain, on_connect).await
+    serve_with(&limits, io, local, identities, around, on_connect).await
 }
 
 /// [`serve`], with other limits.
@@ -197,29 +200,50 @@ pub async fn serve_with<Io>(
     io: Io,
     local: &Arc<Workload>,
     identities: &Identities,
-    drain: Drain,
+    around: Around,
     on_connect: impl Fn(ConnectRequest),
 ) -> Result<(), HboneError>
 where
-    Io: AsyncRead + AsyncWrite + Unpin + 'static,
+    Io: Portable + 'static,
 {
+    let Around { drain, sessions } = around;
     let accepted = Box::pin(accept(limits, io, &local.identity, identities));
     // Cancel-safe: what there is of a session is dropped, and with it the socket.
     let accepted = tokio::time::timeout(limits.handshake_timeout, accepted).await;
-    let (peer, accepted) =
+    let accepted =
         accepted.map_err(|_elapsed| HboneError::HandshakeTimeout(limits.handshake_timeout))??;
     match accepted {
-        Accepted::Hbone(connection) => {
+        Accepted::Hbone(peer, connection) => {
             Box::pin(serve_hbone(limits, peer, connection, drain, on_connect)).await
         }
-        Accepted::Mux(driver) => Box::pin(serve_mux(limits, peer, driver, drain, on_connect)).await,
+        Accepted::Mux(peer, name, driver) => {
+            let mut offers = sessions.register(name);
+            let attacher = driver.attacher();
+            let moves = offers.settle(&attacher, &local.identity, &peer);
+            let served = serve_mux(limits, peer.clone(), driver, drain, on_connect);
+            // Cancel-safe: the first ends only with the other, and nothing is lost with it.
+            tokio::select! {
+                () = Box::pin(moves) => Ok(()),
+                served = Box::pin(served) => served,
+            }
+        }
+        Accepted::Bulk(arrival) => sessions.serve(*arrival).await.map_err(HboneError::Tls),
     }
+}
+
+/// What a connection is served within.
+#[derive(Clone)]
+pub struct Around {
+    /// When to ask the peer to leave.
+    pub drain: Drain,
+    /// Where the streams of other connections are found.
+    pub sessions: BulkSessions,
 }
 
 async fn serve_hbone<Io>(
     limits: &HboneLimits,
     peer: SpiffeId,
-    mut connection: Box<Connection<TlsStream<Io>, Bytes>>,
+    mut connection: Box<Connection<TlsStream<Prefixed<Io>>, Bytes>>,
     drain: Drain,
     on_connect: impl Fn(ConnectRequest),
 ) -> Result<(), HboneError>
@@ -255,7 +279,7 @@ where
 async fn serve_mux<Io>(
     limits: &HboneLimits,
     peer: SpiffeId,
-    mut driver: Box<mux::Driver<TlsStream<Io>>>,
+    mut driver: Box<mux::Driver<TlsStream<Prefixed<Io>>>>,
     drain: Drain,
     on_connect: impl Fn(ConnectRequest),
 ) -> Result<(), HboneError>
@@ -275,6 +299,7 @@ where
                 ended
             }) => return Ok(ended?),
             pulse = keep_alive.next() => if pulse == Pulse::Silent {
+                driver.give_up();
                 return Err(HboneError::Silent);
             },
             () = drain.leaving(), if !leaving => {
@@ -287,42 +312,59 @@ where
 
 /// A connection whose peer is known, by what it speaks.
 enum Accepted<Io> {
-    Hbone(Box<Connection<TlsStream<Io>, Bytes>>),
-    Mux(Box<mux::Driver<TlsStream<Io>>>),
+    Hbone(SpiffeId, Box<Connection<TlsStream<Prefixed<Io>>, Bytes>>),
+    Mux(SpiffeId, Name, Box<mux::Driver<TlsStream<Prefixed<Io>>>>),
+    /// For a stream of another connection.
+    Bulk(Box<Arrival>),
 }
 
-async fn accept<Io>(
+async fn accept<Io: Portable>(
     limits: &HboneLimits,
-    io: Io,
+    mut io: Io,
     local: &SpiffeId,
     identities: &Identities,
-) -> Result<(SpiffeId, Accepted<Io>), HboneError>
-where
-    Io: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<Accepted<Io>, HboneError> {
     identities.first(local, limits.handshake_timeout).await;
-    let tls = identities.server(local, limits.alpn)?.accept(io).await;
-    let tls = tls.map_err(|error| match identity::refusal(&error) {
-        Some(refusal) => HboneError::Identity(refusal.into()),
-        None => HboneError::Tls(error),
-    })?;
+    let acceptor = identities.server(local, limits.alpn)?;
+    let mut read = Bytes::new();
+    if limits.alpn == Alpn::Mux {
+        let hello = bulk::hello(&mut io).await.map_err(HboneError::Tls)?;
+        if hello.is_bulk {
+            let config = Arc::clone(acceptor.config());
+            let greeted = Box::pin(bulk::greet(io, config, hello.bytes, local)).await;
+            return Ok(Accepted::Bulk(Box::new(greeted.map_err(refused)?)));
+        }
+        read = hello.bytes.into();
+    }
+    let tls = acceptor.accept(Prefixed::new(read, io)).await;
+    let tls = tls.map_err(refused)?;
     let session = tls.get_ref().1;
     let peer = identity::peer(session)?;
-    let accepted = match session.alpn_protocol().and_then(Alpn::of_name) {
+    match session.alpn_protocol().and_then(Alpn::of_name) {
         Some(Alpn::Mux) => {
+            let name = bulk::name_of(session)
+                .map_err(|error| HboneError::Tls(std::io::Error::other(error)))?;
             let own = MuxLimits {
                 max_streams: limits.mux_streams,
                 stream_window: limits.stream_window,
             };
-            Accepted::Mux(Box::new(mux::server(tls, own)))
+            Ok(Accepted::Mux(peer, name, Box::new(mux::server(tls, own))))
         }
         Some(Alpn::Hbone) => {
             let connection = builder(limits).handshake(tls).await;
-            Accepted::Hbone(Box::new(connection.map_err(HboneError::Protocol)?))
+            let connection = connection.map_err(HboneError::Protocol)?;
+            Ok(Accepted::Hbone(peer, Box::new(connection)))
         }
-        None => return Err(HboneError::NotHbone),
-    };
-    Ok((peer, accepted))
+        Some(Alpn::Bulk) | None => Err(HboneError::NotHbone),
+    }
+}
+
+/// TLS that did not come about; a peer that is not let in is told apart.
+fn refused(error: std::io::Error) -> HboneError {
+    match identity::refusal(&error) {
+        Some(refusal) => HboneError::Identity(refusal.into()),
+        None => HboneError::Tls(error),
+    }
 }
 
 impl ConnectRequest {

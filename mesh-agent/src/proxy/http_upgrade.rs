@@ -37,6 +37,7 @@ pub(crate) async fn run(client: Prefixed<ClientStream>, ahead: Bytes, switched: 
         ));
         return;
     };
+    upstream.carry_bytes();
     let mut carried = Carried::default();
     let copied = copy(&mut client, &mut upstream, &mut carried).await;
     exchange.request_bytes = carried.to_upstream;

@@ -22,7 +22,7 @@ use super::{
     connection::{Connection, Ended, Ends, finish},
     copy::{Abort, Carried, copy},
     dial,
-    hbone::{self, ConnectRequest},
+    hbone::{self, Around, ConnectRequest},
 };
 use crate::{
     datapath::Leg,
@@ -136,12 +136,16 @@ async fn tunnels(connection: Rc<Connection>, stream: TcpStream) {
             tasks.spawn_local("inbound stream", stream_to_app(connection, request));
         }
     };
+    let around = Around {
+        drain: thread.drain.clone(),
+        sessions: thread.lanes.sessions.clone(),
+    };
     let served = hbone::serve(
         stream,
         &local,
         &shared.identities,
         thread.tunnel,
-        thread.drain.clone(),
+        around,
         streams,
     );
     if let Err(error) = Box::pin(served).await {

@@ -23,7 +23,7 @@ mod tests;
 pub use self::session::MuxError;
 pub(super) use self::{
     frame::Open,
-    link::{Driver, Incoming, Opener, Pings, client, server},
+    link::{Attacher, Driver, Incoming, Opener, Pings, client, server},
     session::Unopened,
     stream::MuxStream,
 };

@@ -268,6 +268,7 @@ async fn carry(
     let ends = reached.ends;
     let _load = reached.load;
     let mut upstream = Prefixed::new(back, reached.upstream);
+    upstream.carry_bytes();
     connection.opened(&ends, Reporter::Source, connection.peer);
     let mut carried = Carried::default();
     let copied = copy(&mut client, &mut upstream, &mut carried).await;

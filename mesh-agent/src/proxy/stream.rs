@@ -72,6 +72,14 @@ impl Upstream {
         }
     }
 
+    /// From now on it carries the bytes of one connection to its end.
+    pub(crate) fn carry_bytes(&mut self) {
+        match self {
+            Self::Plain(_) | Self::Local(_) => {}
+            Self::Tunnel(stream) => stream.may_move(),
+        }
+    }
+
     /// Whether the tunnel's other end is about to leave.
     pub(crate) fn going(&self) -> Going {
         match self {
@@ -90,6 +98,13 @@ impl<Io> Prefixed<Io> {
     /// The bytes not yet given back, and the stream.
     pub fn into_parts(self) -> (Bytes, Io) {
         (self.prefix, self.inner)
+    }
+}
+
+impl Prefixed<Upstream> {
+    /// See [`Upstream::carry_bytes`].
+    pub(crate) fn carry_bytes(&mut self) {
+        self.inner.carry_bytes();
     }
 }
 

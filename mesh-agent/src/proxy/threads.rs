@@ -31,6 +31,7 @@ use tokio::{
 
 use super::{
     Shared, TunnelLimits,
+    bulk::BulkSessions,
     connection::{self, Accepted},
     http_pool::{self, Pools},
     listen::{self, Way},
@@ -56,6 +57,8 @@ pub(crate) struct Lanes {
     lanes: Vec<Lane>,
     /// One permit per connection that may be live at once.
     pub(crate) permits: Arc<Semaphore>,
+    /// Where a connection finds the stream of another, which may be another thread's.
+    pub(crate) sessions: BulkSessions,
     /// Told when the last live connection of a thread has ended.
     idle: Notify,
 }
@@ -124,6 +127,7 @@ impl Lanes {
         let lanes = Self {
             lanes,
             permits: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            sessions: BulkSessions::default(),
             idle: Notify::new(),
         };
         (Arc::new(lanes), receivers)

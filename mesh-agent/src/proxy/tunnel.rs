@@ -23,11 +23,12 @@ use std::{
 use http::StatusCode;
 use tokio::sync::{Notify, oneshot};
 
-pub use super::{mux::MuxError, tunnel_keep_alive::KeepAliveLimits, tunnel_stream::TunnelStream};
 use super::{
+    bulk::{Asker, Means},
     tunnel_link::{Link, Slot},
     tunnel_wire::{self, Route},
 };
+pub use super::{mux::MuxError, tunnel_keep_alive::KeepAliveLimits, tunnel_stream::TunnelStream};
 use crate::{
     datapath::{Connector, Netns},
     identity::{self, Alpn, Identities, IdentityError},
@@ -327,7 +328,17 @@ impl Shared {
         };
         let pool = Rc::downgrade(&self.pool);
         let sequence = self.pool.next_sequence();
-        let link = Link::new(key, sequence, pool, fresh.requests, fresh.max_streams);
+        let asker = fresh.name.map(|name| {
+            let means = Means {
+                connector: self.connector.clone(),
+                identities: self.identities.clone(),
+                tasks: self.tasks.clone(),
+                limits: self.limits,
+            };
+            Asker::new(means, route, name)
+        });
+        let opens = (fresh.requests, fresh.max_streams);
+        let link = Link::new(key, sequence, pool, opens, asker);
         if !self.pool.settle(link.key(), Ok(&link)) {
             link.retire();
         }

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    hbone::{self, ConnectRequest, HboneLimits},
+    hbone::{self, Around, BulkSessions, ConnectRequest, HboneLimits},
     tunnel::{ConnectHeaders, TunnelError, TunnelLimits, TunnelStream, Tunnels},
 };
 pub(super) use crate::telemetry::chain;
@@ -118,6 +118,7 @@ struct ServerState {
     address: SocketAddr,
     local: Arc<Workload>,
     identities: Identities,
+    sessions: BulkSessions,
     accepted: Cell<usize>,
     errors: RefCell<Vec<String>>,
     /// Replaced when drained, so that later connections are not.
@@ -144,6 +145,7 @@ impl Server {
             address: listener.local_addr().unwrap(),
             local: Arc::clone(local),
             identities: identities.clone(),
+            sessions: BulkSessions::default(),
             accepted: Cell::new(0),
             errors: RefCell::default(),
             tasks: RefCell::new(Tasks::new()),
@@ -171,7 +173,9 @@ impl Server {
         let (state, drain) = (Rc::clone(&self.0), tasks.drain());
         tasks.spawn_local("server", async move {
             let (local, identities) = (&state.local, &state.identities);
-            let served = hbone::serve_with(&limits, tcp, local, identities, drain, on_connect);
+            let sessions = state.sessions.clone();
+            let around = Around { drain, sessions };
+            let served = hbone::serve_with(&limits, tcp, local, identities, around, on_connect);
             tokio::select! {
                 ended = Box::pin(served) => if let Err(error) = ended {
                     state.errors.borrow_mut().push(chain(&error));

@@ -19,6 +19,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
+    bulk::Asker,
     tunnel::{ConnectHeaders, Key, Pool, TunnelError, TunnelLimits},
     tunnel_keep_alive::{KeepAlive, Pulse},
     tunnel_stream::TunnelStream,
@@ -35,6 +36,8 @@ pub(super) struct Link {
     /// Nothing once retired.
     requests: RefCell<Option<Requests>>,
     max_streams: usize,
+    /// Where the peer may give streams sessions of their own.
+    asker: Option<Rc<Asker>>,
     streams: Cell<usize>,
     idle_since: Cell<Instant>,
     /// A stream was answered on it, so its peer accepted us.
@@ -70,15 +73,17 @@ impl Link {
         key: Key,
         sequence: u64,
         pool: Weak<Pool>,
-        requests: Requests,
-        max_streams: usize,
+        fresh: (Requests, usize),
+        asker: Option<Rc<Asker>>,
     ) -> Rc<Self> {
+        let (requests, max_streams) = fresh;
         Rc::new(Self {
             key,
             sequence,
             pool,
             requests: RefCell::new(Some(requests)),
             max_streams,
+            asker,
             streams: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             proven: Cell::new(false),
@@ -147,6 +152,7 @@ impl Link {
                 pulse = keep_alive.next() => {
                     if pulse == Pulse::Silent {
                         tracing::info!(to = %self.key.address, "tunnel closed: its peer is silent");
+                        wire.give_up();
                         break;
                     }
                     if self.is_stale(&identities) || self.is_idle_for(limits.idle_timeout) {
@@ -215,6 +221,11 @@ impl Slot {
     /// Whether the peer is about to leave.
     pub(super) fn going(&self) -> Going {
         Going(Some(Rc::clone(&self.0.going)))
+    }
+
+    /// What asks for sessions for single streams.
+    pub(super) fn asker(&self) -> Option<Rc<Asker>> {
+        self.0.asker.clone()
     }
 
     /// Opens a stream to `authority` in this place, within the time that the limits give.

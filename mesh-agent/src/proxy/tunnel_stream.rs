@@ -20,8 +20,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
+    bulk::Moving,
     hbone_stream::HboneStream,
-    mux::MuxStream,
     tunnel_link::{Going, Slot},
 };
 
@@ -37,7 +37,7 @@ pub struct TunnelStream {
 #[derive(Debug)]
 pub(super) enum Kind {
     Hbone(HboneStream),
-    Mux(MuxStream),
+    Mux(Box<Moving>),
 }
 
 impl TunnelStream {
@@ -58,6 +58,16 @@ impl TunnelStream {
     /// Whether the other end is about to leave; never where the tunnel is the peer's.
     pub(crate) fn going(&self) -> Going {
         self.slot.as_ref().map_or_else(Going::default, Slot::going)
+    }
+
+    /// Lets a stream that we opened go on in a session of its own once it has carried much. For
+    /// streams that carry one connection's bytes: between requests it would be a waste.
+    pub(crate) fn may_move(&mut self) {
+        if let Kind::Mux(stream) = &mut self.bytes
+            && let Some(asker) = self.slot.as_ref().and_then(Slot::asker)
+        {
+            stream.watch(asker);
+        }
     }
 
     /// The next bytes, without copying; `None` at the orderly end.
@@ -98,7 +108,7 @@ impl AsyncRead for TunnelStream {
     ) -> Poll<io::Result<()>> {
         match &mut self.bytes {
             Kind::Hbone(stream) => Pin::new(stream).poll_read(context, buffer),
-            Kind::Mux(stream) => Pin::new(stream).poll_read(context, buffer),
+            Kind::Mux(stream) => Pin::new(&mut **stream).poll_read(context, buffer),
         }
     }
 }
@@ -111,20 +121,23 @@ impl AsyncWrite for TunnelStream {
     ) -> Poll<io::Result<usize>> {
         match &mut self.bytes {
             Kind::Hbone(stream) => Pin::new(stream).poll_write(context, bytes),
-            Kind::Mux(stream) => Pin::new(stream).poll_write(context, bytes),
+            Kind::Mux(stream) => Pin::new(&mut **stream).poll_write(context, bytes),
         }
     }
 
-    /// The connection's own task sends what it has; there is nothing to push.
-    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// A connection that is shared sends what it has by a task of its own.
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.bytes {
+            Kind::Hbone(_) => Poll::Ready(Ok(())),
+            Kind::Mux(stream) => Pin::new(&mut **stream).poll_flush(context),
+        }
     }
 
     /// Ends our direction in order after what was written. The other goes on.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.bytes {
             Kind::Hbone(stream) => Pin::new(stream).poll_shutdown(context),
-            Kind::Mux(stream) => Pin::new(stream).poll_shutdown(context),
+            Kind::Mux(stream) => Pin::new(&mut **stream).poll_shutdown(context),
         }
     }
 }

@@ -24,6 +24,7 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::client::TlsStream;
 
 use super::{
+    bulk::{self, Moving, Name},
     hbone_stream::HboneStream,
     mux::{self, MuxError, MuxLimits, Unopened},
     tunnel::{ConnectHeaders, TunnelError, TunnelLimits},
@@ -63,6 +64,8 @@ pub(super) struct Fresh {
     pub(super) wire: Wire,
     /// Streams at once.
     pub(super) max_streams: usize,
+    /// By which the peer knows the connection, if streams can be moved away from it.
+    pub(super) name: Option<Name>,
 }
 
 /// Opens streams on a connection. Clones open them on the same.
@@ -114,7 +117,7 @@ pub(super) async fn establish(
         match session.alpn_protocol().and_then(Alpn::of_name) {
             Some(Alpn::Mux) => Ok(mux_over(tls, limits)),
             Some(Alpn::Hbone) => Box::pin(hbone_over(tls, limits)).await,
-            None => Err(TunnelError::NotHbone { to }),
+            Some(Alpn::Bulk) | None => Err(TunnelError::NotHbone { to }),
         }
     };
     // Cancel-safe: whatever there is by then is dropped, and with it the socket.
@@ -128,6 +131,8 @@ pub(super) async fn establish(
 }
 
 fn mux_over(tls: TlsStream<Upstream>, limits: &TunnelLimits) -> Fresh {
+    // A session without a name serves as well; its streams stay on it.
+    let name = bulk::name_of(tls.get_ref().1).ok();
     let own = MuxLimits {
         max_streams: limits.mux_streams,
         stream_window: limits.stream_window,
@@ -137,6 +142,7 @@ fn mux_over(tls: TlsStream<Upstream>, limits: &TunnelLimits) -> Fresh {
         requests: Requests::Mux(opener),
         wire: Wire::Mux(Box::new(driver)),
         max_streams: limits.mux_streams,
+        name,
     }
 }
 
@@ -147,6 +153,7 @@ async fn hbone_over(tls: TlsStream<Upstream>, limits: &TunnelLimits) -> Result<F
         requests: Requests::Hbone(requests),
         wire: Wire::Hbone(Box::new(connection)),
         max_streams: limits.max_streams,
+        name: None,
     })
 }
 
@@ -173,6 +180,14 @@ impl Wire {
         match self {
             Self::Hbone(connection) => connection.ping_pong().map(Pings::Hbone),
             Self::Mux(driver) => Some(Pings::Mux(driver.pings())),
+        }
+    }
+
+    /// Ends a connection whose peer does not answer.
+    pub(super) fn give_up(&self) {
+        match self {
+            Self::Hbone(_) => {}
+            Self::Mux(driver) => driver.give_up(),
         }
     }
 
@@ -232,7 +247,9 @@ impl Requests {
                     traceparent: Some(trace),
                 };
                 match opener.open(open).await {
-                    Ok((stream, baggage)) => Ok((Kind::Mux(stream), baggage)),
+                    Ok((stream, baggage)) => {
+                        Ok((Kind::Mux(Box::new(Moving::new(stream))), baggage))
+                    }
                     Err(Unopened::Refused(status)) => Err(Unanswered::Refused(status)),
                     Err(why) => Err(Unanswered::Mux {
                         why,

@@ -33,9 +33,12 @@ async fn ends() -> Ends {
     let (client, io) = tokio::io::duplex(64 * 1024);
     let (sender, served) = tokio::sync::oneshot::channel();
     let (tasks, local, known) = (Tasks::new(), Arc::clone(&server), identities.clone());
-    let drain = tasks.drain();
+    let around = Around {
+        drain: tasks.drain(),
+        sessions: BulkSessions::default(),
+    };
     beside(async move {
-        drop(sender.send(Box::pin(serve(io, &local, &known, Alpn::Mux, drain, echo)).await));
+        drop(sender.send(Box::pin(serve(io, &local, &known, Alpn::Mux, around, echo)).await));
     });
     Ends {
         client,
@@ -43,6 +46,12 @@ async fn ends() -> Ends {
         identities,
         server,
         tasks,
+    }
+}
+
+impl Portable for DuplexStream {
+    fn into_std(self) -> std::io::Result<std::net::TcpStream> {
+        Err(std::io::ErrorKind::Unsupported.into())
     }
 }
 

@@ -12,6 +12,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashMap,
     fmt,
     future::poll_fn,
     io,
@@ -25,6 +26,7 @@ use http::StatusCode;
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use super::{
+    super::bulk::BulkStream,
     MuxLimits,
     frame::{Frame, Open},
     session::{MuxError, Role, Session, Unopened, keep},
@@ -55,6 +57,8 @@ thread_local! {
 pub(super) struct Shared {
     session: RefCell<Session>,
     driver: Cell<Option<Waker>>,
+    /// What the peer began to continue streams in, until they look.
+    successors: RefCell<HashMap<u32, Box<BulkStream>>>,
 }
 
 /// Runs a session. Dropped, it ends it.
@@ -79,6 +83,9 @@ pub(in super::super) struct Incoming {
     pub(in super::super) open: Open,
     stream: MuxStream,
 }
+
+/// Hands streams what the peer continues them in.
+pub(in super::super) struct Attacher(Rc<Shared>);
 
 /// Finds out whether the peer still answers.
 pub(in super::super) struct Pings {
@@ -114,6 +121,37 @@ impl Shared {
     }
 }
 
+impl Shared {
+    pub(super) fn has_successor(&self, id: u32) -> bool {
+        self.successors.borrow().contains_key(&id)
+    }
+
+    pub(super) fn successor(&self, id: u32) -> Option<Box<BulkStream>> {
+        self.successors.borrow_mut().remove(&id)
+    }
+
+    /// Whether the peer is not known to be gone.
+    pub(super) fn check(&self) -> Result<(), MuxError> {
+        match &self.session.borrow().ended {
+            Some(error @ MuxError::Silent) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Attacher {
+    /// Whether the peer may continue its stream `id` elsewhere.
+    pub(in super::super) fn may_attach(&self, id: u32) -> bool {
+        self.0.session.borrow().may_move(id) && !self.0.has_successor(id)
+    }
+
+    /// Hands its stream `id` what the peer continues it in.
+    pub(in super::super) fn attach(&self, id: u32, successor: Box<BulkStream>) {
+        self.0.successors.borrow_mut().insert(id, successor);
+        self.0.with(|session| session.wake(id));
+    }
+}
+
 impl<Io> Driver<Io> {
     fn new(io: Io, session: Session) -> Self {
         Self {
@@ -121,6 +159,7 @@ impl<Io> Driver<Io> {
             shared: Rc::new(Shared {
                 session: RefCell::new(session),
                 driver: Cell::new(None),
+                successors: RefCell::default(),
             }),
             out: Vec::new(),
             written: 0,
@@ -135,6 +174,16 @@ impl<Io> Driver<Io> {
             shared: Rc::clone(&self.shared),
             last: 0,
         }
+    }
+
+    /// The means to continue streams elsewhere.
+    pub(in super::super) fn attacher(&self) -> Attacher {
+        Attacher(Rc::clone(&self.shared))
+    }
+
+    /// Ends a session whose peer does not answer.
+    pub(in super::super) fn give_up(&self) {
+        self.shared.with(|session| session.end(&MuxError::Silent));
     }
 
     /// Asks the peer to open no more streams, and to end with the last one.

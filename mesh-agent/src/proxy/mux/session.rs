@@ -65,6 +65,9 @@ pub enum MuxError {
     /// We closed the tunnel.
     #[error("the tunnel was closed")]
     Closed,
+    /// The peer did not answer pings.
+    #[error("the peer is silent")]
+    Silent,
 }
 
 /// A stream that did not come about.
@@ -104,6 +107,8 @@ pub(super) struct Session {
     pub(super) streams: HashMap<u32, Stream>,
     /// How many of them are not over.
     pub(super) live: usize,
+    /// How many are held that go on elsewhere: the session lives as long as they.
+    pub(super) moved: usize,
     /// The highest stream that was opened.
     pub(super) last: u32,
     /// How many streams the peer takes.
@@ -140,6 +145,7 @@ impl Session {
             limits,
             streams: HashMap::new(),
             live: 0,
+            moved: 0,
             last: 0,
             peer_takes: UNTOLD_MAX_STREAMS,
             is_greeted: false,
@@ -349,9 +355,13 @@ impl Session {
         stream.reader = None;
         stream.writer = None;
         stream.received = BytesMut::new();
+        let had_moved = std::mem::take(&mut stream.moved);
         let still_sends = stream.end == End::Wanted && matches!(stream.phase, Phase::Open);
         if !stream.is_over() && !still_sends {
             self.reset(id, Reason::Cancelled);
+        }
+        if had_moved {
+            self.moved -= 1;
         }
         self.settle(id);
     }
@@ -387,7 +397,10 @@ impl Session {
 
     /// Whether our direction is to be ended: only a client knows that nothing is on its way.
     pub(super) fn is_finished(&self) -> bool {
-        self.role == Role::Client && self.is_closing && self.live == 0 && !self.wants_to_send()
+        self.role == Role::Client
+            && self.is_closing
+            && self.live + self.moved == 0
+            && !self.wants_to_send()
     }
 
     /// The session is over: so are all its streams.
@@ -401,8 +414,36 @@ impl Session {
         let all: Vec<u32> = self.streams.keys().copied().collect();
         for id in all {
             self.break_off(id, error.clone());
+            self.wake(id);
         }
         self.woken.extend(self.listener.take());
+    }
+
+    /// Whether the peer may continue the stream elsewhere.
+    pub(super) fn may_move(&self, id: u32) -> bool {
+        let stream = self.streams.get(&id);
+        stream.is_some_and(|one| one.held && !one.is_over() && matches!(one.phase, Phase::Open))
+    }
+
+    /// The stream goes on elsewhere.
+    pub(super) fn note_moved(&mut self, id: u32) {
+        let stream = self.stream(id);
+        if !std::mem::replace(&mut stream.moved, true) {
+            self.moved += 1;
+        }
+    }
+
+    /// Wakes whoever waits for the stream.
+    pub(super) fn wake(&mut self, id: u32) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            self.woken.extend(stream.reader.take());
+            self.woken.extend(stream.writer.take());
+        }
+    }
+
+    /// Waits for [`Session::wake`].
+    pub(super) fn wait(&mut self, id: u32, context: &mut Context<'_>) {
+        keep(&mut self.stream(id).reader, context);
     }
 
     /// Tells the peer, as far as it listens, that it broke the protocol.

@@ -41,6 +41,8 @@ pub(super) struct Stream {
     pub(super) held: bool,
     /// It counts among the live ones.
     pub(super) live: bool,
+    /// It goes on elsewhere.
+    pub(super) moved: bool,
 
     pub(super) received: BytesMut,
     /// What the peer may have under way in all.
@@ -78,6 +80,7 @@ impl Stream {
             accepted: None,
             held: true,
             live: true,
+            moved: false,
             received: BytesMut::new(),
             window,
             room: window,

@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{link::Shared, session::MuxError};
+use super::{super::bulk::BulkStream, link::Shared, session::MuxError};
 
 /// A byte stream through a mux. Belongs to the thread that made it.
 pub(in super::super) struct MuxStream {
@@ -84,6 +84,39 @@ impl MuxStream {
             Poll::Ready(Ok(room))
         });
         taken.map_err(reset)
+    }
+
+    /// The stream's number.
+    pub(in super::super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Whether the peer began a session to continue the stream in.
+    pub(in super::super) fn has_successor(&self) -> bool {
+        self.shared.has_successor(self.id)
+    }
+
+    /// The session that the peer began to continue the stream in.
+    pub(in super::super) fn successor(&self) -> Option<Box<BulkStream>> {
+        self.shared.successor(self.id)
+    }
+
+    /// The stream goes on elsewhere; the session is kept alive for it all the same.
+    pub(in super::super) fn note_moved(&self) {
+        self.shared.with(|session| session.note_moved(self.id));
+    }
+
+    /// Whether a stream that goes on elsewhere can: its peer must be alive.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::ConnectionReset`] if it is not.
+    pub(in super::super) fn check(&self) -> io::Result<()> {
+        self.shared.check().map_err(reset)
+    }
+
+    /// Wakes the reader of a stream that goes on elsewhere when its peer turns out to be gone.
+    pub(in super::super) fn wait(&self, context: &mut Context<'_>) {
+        self.shared.with(|session| session.wait(self.id, context));
     }
 
     fn may_write(&self) -> io::Result<()> {
@@ -165,6 +198,7 @@ impl AsyncWrite for MuxStream {
 impl Drop for MuxStream {
     fn drop(&mut self) {
         let id = self.id;
+        drop(self.shared.successor(id));
         self.shared.with(|session| session.let_go(id));
     }
 }

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The server's end: finds the stream that a bulk session continues, on whichever thread it is.
+//!
+//! Knows nothing of what is carried. Invariants: a stream is continued only for the peer that opened it; a
+//! session that finds no stream carries no byte. Reference: ADR 14.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::TcpStream as StdStream,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use http::StatusCode;
+use rustls::{
+    ServerConfig,
+    server::{Acceptor, UnbufferedServerConnection},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::TcpStream,
+    sync::{mpsc, oneshot},
+};
+
+use super::{
+    super::mux,
+    handshake::{self, Session},
+    header::{MAY, Name, REQUEST, Request, put_answer},
+    record::Records,
+    stream::{BulkStream, Held},
+};
+use crate::{
+    identity::{self, Alpn},
+    model::SpiffeId,
+};
+
+/// What is read of a hello at once.
+const READ: usize = 2048;
+
+/// A hello is not longer.
+const MOST_HELLO: usize = 64 * 1024;
+
+/// A connection that can be given to another thread.
+pub trait Portable: AsyncRead + AsyncWrite + Unpin {
+    /// The socket, as it is.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be given away.
+    fn into_std(self) -> io::Result<StdStream>;
+}
+
+impl Portable for TcpStream {
+    fn into_std(self) -> io::Result<StdStream> {
+        Self::into_std(self)
+    }
+}
+
+/// What a client sent first.
+pub(in super::super) struct Hello {
+    /// To be given to whoever speaks TLS with it.
+    pub(in super::super) bytes: Vec<u8>,
+    /// It wants a bulk session.
+    pub(in super::super) is_bulk: bool,
+}
+
+/// A bulk session that a client wants.
+pub(in super::super) struct Arrival {
+    socket: StdStream,
+    records: Records,
+    behind: Vec<u8>,
+    peer: SpiffeId,
+    local: SpiffeId,
+    request: Request,
+}
+
+/// The sessions of the mux in this process whose streams can be continued.
+#[derive(Clone, Default)]
+pub struct BulkSessions(Arc<Mutex<HashMap<Name, Lane>>>);
+
+type Lane = mpsc::UnboundedSender<Offer>;
+
+/// A bulk session on its way to its stream's thread.
+struct Offer {
+    arrival: Arrival,
+    held: Held,
+}
+
+/// What one session of the mux gets; while it lives, the session can be found.
+pub(in super::super) struct Offers {
+    all: BulkSessions,
+    name: Name,
+    lane: mpsc::UnboundedReceiver<Offer>,
+}
+
+/// Reads a client's hello.
+pub(in super::super) async fn hello(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Hello> {
+    let (mut bytes, mut acceptor) = (Vec::with_capacity(READ), Acceptor::default());
+    let mut is_bulk = false;
+    while bytes.len() < MOST_HELLO {
+        let begin = bytes.len();
+        bytes.reserve(READ);
+        if io.read_buf(&mut bytes).await? == 0 {
+            break;
+        }
+        let mut fresh = &bytes[begin..];
+        while !fresh.is_empty() && acceptor.read_tls(&mut fresh)? > 0 {}
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(accepted)) => {
+                let hello = accepted.client_hello();
+                is_bulk = hello
+                    .alpn()
+                    .is_some_and(|mut names| names.any(|name| name == Alpn::Bulk.name()));
+                break;
+            }
+            // Whoever speaks TLS with it says what is wrong.
+            Err(_) => break,
+        }
+    }
+    Ok(Hello { bytes, is_bulk })
+}
+
+/// Does a client's handshake, of which `hello` was read, and reads its request.
+pub(in super::super) async fn greet<Io: Portable>(
+    mut io: Io,
+    config: Arc<ServerConfig>,
+    hello: Vec<u8>,
+    local: &SpiffeId,
+) -> io::Result<Arrival> {
+    let session = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
+    let done = Box::pin(handshake::complete(&mut io, session, hello)).await?;
+    let peer = identity::peer(&done.session).map_err(io::Error::other)?;
+    let mut records = done.session.into_records()?;
+    let (mut opened, mut behind) = (done.opened, done.records);
+    while opened.len() < REQUEST {
+        handshake::read_record(&mut io, &mut records, &mut behind, &mut opened).await?;
+    }
+    let request = match <[u8; REQUEST]>::try_from(opened) {
+        Ok(request) => Request::parse(request).map_err(io::Error::other)?,
+        Err(_longer) => return Err(io::Error::other("bytes before the answer")),
+    };
+    Ok(Arrival {
+        socket: io.into_std()?,
+        records,
+        behind,
+        peer,
+        local: local.clone(),
+        request,
+    })
+}
+
+impl BulkSessions {
+    /// Lets the session of the mux called `name` be found.
+    pub(in super::super) fn register(&self, name: Name) -> Offers {
+        let (sender, lane) = mpsc::unbounded_channel();
+        self.lock().insert(name, sender);
+        Offers {
+            all: self.clone(),
+            name,
+            lane,
+        }
+    }
+
+    /// Gives a bulk session to the stream that it continues, and waits until that has ended.
+    pub(in super::super) async fn serve(&self, arrival: Arrival) -> io::Result<()> {
+        let lane = self.lock().get(&arrival.request.session).cloned();
+        let Some(lane) = lane else {
+            return arrival.refuse(StatusCode::NOT_FOUND);
+        };
+        let (held, released) = oneshot::channel();
+        if let Err(gone) = lane.send(Offer { arrival, held }) {
+            return gone.0.arrival.refuse(StatusCode::NOT_FOUND);
+        }
+        // It is dropped, not sent.
+        released.await.ok();
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Lane>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Offers {
+    /// Gives the next bulk session to its stream, one of `attacher`'s session between `local` and
+    /// `peer`. Never resolves. Cancel-safe.
+    pub(in super::super) async fn settle(
+        &mut self,
+        attacher: &mux::Attacher,
+        local: &SpiffeId,
+        peer: &SpiffeId,
+    ) {
+        while let Some(offer) = self.lane.recv().await {
+            let arrival = &offer.arrival;
+            let is_theirs = arrival.peer == *peer && arrival.local == *local;
+            let settled = if is_theirs {
+                offer.settle(attacher)
+            } else {
+                offer.arrival.refuse(StatusCode::FORBIDDEN)
+            };
+            if let Err(error) = settled {
+                tracing::debug!(%peer, %error, "a bulk session came to nothing");
+            }
+        }
+    }
+}
+
+impl Drop for Offers {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.name);
+    }
+}
+
+impl Offer {
+    fn settle(self, attacher: &mux::Attacher) -> io::Result<()> {
+        let stream = self.arrival.request.stream;
+        if !attacher.may_attach(stream) {
+            return self.arrival.refuse(StatusCode::CONFLICT);
+        }
+        let mut bulk = self.arrival.into_stream(Some(self.held))?;
+        bulk.say(&put_answer(MAY))?;
+        attacher.attach(stream, Box::new(bulk));
+        Ok(())
+    }
+}
+
+impl Arrival {
+    fn into_stream(self, held: Option<Held>) -> io::Result<BulkStream> {
+        let socket = TcpStream::from_std(self.socket)?;
+        BulkStream::new(socket, self.records, (&[], &self.behind), held)
+    }
+
+    fn refuse(self, status: StatusCode) -> io::Result<()> {
+        let mut bulk = self.into_stream(None)?;
+        bulk.say(&put_answer(status))?;
+        bulk.part();
+        Ok(())
+    }
+}
