@@ -23,6 +23,10 @@ pub mod source;
 pub mod status;
 
 mod attachment;
+mod authorization;
+mod authorization_facts;
+mod authorization_rules;
+mod authorization_values;
 mod build;
 mod claims;
 mod client;
@@ -35,6 +39,7 @@ mod facts;
 mod filters;
 mod gateway;
 mod grpc_route;
+mod guards;
 mod headers;
 mod http_route;
 mod intern;

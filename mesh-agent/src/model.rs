@@ -6,6 +6,7 @@
 //! in a [`Snapshot`], but for two kinds of atomics that outlive snapshots: the position in a
 //! weight schedule and the load of an endpoint.
 
+pub mod authorization;
 pub mod balance;
 pub mod condition;
 pub mod edits;
@@ -21,6 +22,7 @@ pub mod text;
 pub mod workload;
 
 pub use self::{
+    authorization::{Authorization, Verdict},
     balance::{EndpointLoad, LoadGuard, Position, Schedule},
     condition::HttpMatch,
     edits::{HeaderEdit, HeaderEdits},

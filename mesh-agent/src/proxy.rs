@@ -14,6 +14,7 @@ mod client_stream;
 mod connection;
 pub mod copy;
 mod dial;
+mod entrance;
 pub mod hbone;
 mod hbone_stream;
 mod http;

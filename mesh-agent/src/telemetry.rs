@@ -7,6 +7,7 @@
 
 mod access;
 mod chain;
+mod decisions;
 pub mod exposition;
 pub mod log;
 pub mod metrics;
@@ -25,15 +26,17 @@ use std::{
 
 pub use self::{
     chain::chain,
+    decisions::Decision,
     log::{LogError, LogFormat, LogLevel},
     record::{ConnectionRecord, Flow, Reporter, RequestRecord},
 };
 use self::{
+    decisions::Decisions,
     exposition::Exposition,
     series::{Connections, Family, Kind, Requests},
     sink::Sink,
 };
-use crate::model::Snapshot;
+use crate::model::{Snapshot, authorization::Denial};
 
 /// Series of pods that are gone stay this long, so that the last values are scraped.
 const FORGET_AFTER: Duration = Duration::from_secs(300);
@@ -58,6 +61,7 @@ pub struct Telemetry(Arc<Shared>);
 struct Shared {
     requests: Arc<Family<Requests>>,
     connections: Arc<Family<Connections>>,
+    decisions: Decisions,
     access_log: Option<AccessLog>,
 }
 
@@ -94,6 +98,7 @@ impl Telemetry {
         Self(Arc::new(Shared {
             requests: Arc::new(Family::new()),
             connections: Arc::new(Family::new()),
+            decisions: Decisions::default(),
             access_log: json.map(|json| AccessLog {
                 json,
                 sink: Sink::start("access-log", out)
@@ -162,6 +167,11 @@ impl Telemetry {
         });
     }
 
+    /// Counts what an AuthorizationPolicy said.
+    pub fn decided(&self, denial: &Denial, decision: Decision) {
+        self.0.decisions.count(denial, decision);
+    }
+
     fn access(&self, compose: impl FnOnce(&mut String, bool, SystemTime)) {
         let Some(log) = &self.0.access_log else {
             return;
@@ -183,6 +193,7 @@ impl Telemetry {
         let (requests, connections) = (&self.0.requests, &self.0.connections);
         let mut text = Exposition::default();
         text.traffic(requests, connections);
+        text.decisions(self.0.decisions.all());
         text.own(
             requests.composed() + connections.composed(),
             requests.overflowed() + connections.overflowed(),

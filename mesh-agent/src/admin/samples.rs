@@ -212,6 +212,7 @@ fn workload(name: &str, node: &str, address: &str) -> Workload {
         inbound: InboundPolicy {
             default: MtlsMode::Strict,
             ports: BTreeMap::from([(8080, MtlsMode::Permissive)]),
+            ..InboundPolicy::default()
         },
     }
 }

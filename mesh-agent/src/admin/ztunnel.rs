@@ -311,7 +311,12 @@ mod tests {
     fn check_policy(default: MtlsMode, ports: &[(u16, MtlsMode)], want: Option<&str>) {
         let ports = ports.iter().copied().collect();
         assert_eq!(
-            policy_name(&InboundPolicy { default, ports }).as_deref(),
+            policy_name(&InboundPolicy {
+                default,
+                ports,
+                ..InboundPolicy::default()
+            })
+            .as_deref(),
             want
         );
     }

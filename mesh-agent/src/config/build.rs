@@ -16,6 +16,7 @@ use super::{
     dirty::Dirty,
     endpoints::Endpoints,
     enrol::NamespaceFacts,
+    guards::Selected,
     index::{IndexSettings, Shelves},
     pod::PodFacts,
     pods::Pods,
@@ -33,6 +34,7 @@ pub(super) struct Joined {
     endpoints: Endpoints,
     services: Services,
     references: References,
+    selected: Selected,
 }
 
 impl Joined {
@@ -43,6 +45,7 @@ impl Joined {
             endpoints: Endpoints::default(),
             services: Services::default(),
             references: References::default(),
+            selected: Selected::default(),
         }
     }
 
@@ -57,6 +60,7 @@ impl Joined {
             &shelves.peer_authentications,
             &shelves.policies,
             &shelves.mesh_policies,
+            &shelves.authorization_policies,
             &shelves.services,
             &settings.root_namespace,
         );
@@ -65,6 +69,7 @@ impl Joined {
             endpoints,
             services,
             references,
+            selected,
         } = self;
         let touched = pods.update(shelves, settings, &composer, dirty);
         let domain = &settings.cluster_domain;
@@ -75,6 +80,8 @@ impl Joined {
         problems.extend(findings.flat_map(|findings| findings.problems));
         references.update(shelves, settings, endpoints, pods, dirty, &touched);
         references.check(shelves, pods, &mut problems);
+        selected.update(shelves, &settings.root_namespace, pods, dirty, &touched);
+        selected.check(shelves, &mut problems);
         problems.into_iter().collect()
     }
 

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 pub use self::install::{InstallError, Installed, install};
 use super::{
+    authorization::AuthorizationPolicySpec,
     istio::{DestinationRuleSpec, VirtualServiceSpec},
     security::{PeerAuthenticationSpec, PolicySpec},
 };
@@ -40,7 +41,7 @@ struct Shape {
     columns: &'static [(&'static str, &'static str, &'static str)],
 }
 
-const SHAPES: [Shape; 5] = [
+const SHAPES: [Shape; 6] = [
     Shape {
         group: "networking.istio.io",
         kind: "VirtualService",
@@ -74,6 +75,16 @@ const SHAPES: [Shape; 5] = [
         versions: &["v1", "v1beta1"],
         spec: spec::<PeerAuthenticationSpec>,
         columns: &[("Mode", "string", ".spec.mtls.mode"), AGE],
+    },
+    Shape {
+        group: "security.istio.io",
+        kind: "AuthorizationPolicy",
+        plural: "authorizationpolicies",
+        short: Some("ap"),
+        scope: "Namespaced",
+        versions: &["v1", "v1beta1"],
+        spec: spec::<AuthorizationPolicySpec>,
+        columns: &[("Action", "string", ".spec.action"), AGE],
     },
     Shape {
         group: "authentication.istio.io",

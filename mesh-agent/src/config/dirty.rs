@@ -42,7 +42,10 @@ impl Dirty {
             Kind::VirtualService | Kind::DestinationRule | Kind::HttpRoute | Kind::GrpcRoute => {
                 self.routing.insert((kind, name));
             }
-            Kind::PeerAuthentication | Kind::Policy | Kind::MeshPolicy => {
+            Kind::PeerAuthentication
+            | Kind::AuthorizationPolicy
+            | Kind::Policy
+            | Kind::MeshPolicy => {
                 self.policies.insert((kind, name));
             }
             // Nothing of a snapshot is made of them.

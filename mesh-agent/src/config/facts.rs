@@ -19,6 +19,9 @@ use super::{
 };
 use crate::model::ObjectRef;
 
+/// What becomes of an object that is rejected.
+const STAYS: &str = "the last good state of the object stays in force";
+
 /// The parts of metadata that matter for every kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Meta {
@@ -105,10 +108,7 @@ impl Findings {
         fix: impl Into<String>,
     ) {
         self.rejected = true;
-        let text = format!(
-            "{}; the last good state of the object stays in force",
-            text.as_ref()
-        );
+        let text = format!("{}; {STAYS}", text.as_ref());
         self.add(Severity::Error, code::SCHEMA, field, text, fix);
     }
 
@@ -220,6 +220,24 @@ impl<T: PartialEq> Shelf<T> {
         stored.revision = findings.revision;
         stored.parents = findings.parents;
         change
+    }
+
+    /// As [`put`](Self::put), for a kind of which not even a broken object may be without effect: where
+    /// there is no good state to keep, `facts` are what stands in for one, as `stands_in` says.
+    pub(super) fn put_closed(
+        &mut self,
+        facts: T,
+        mut findings: Findings,
+        stands_in: impl Fn(&T) -> bool,
+    ) -> Change {
+        let known = self.get(&findings.object.namespace, &findings.object.name);
+        if findings.rejected && known.is_none_or(stands_in) {
+            findings.rejected = false;
+            for problem in &mut findings.problems {
+                problem.text = problem.text.replace(STAYS, "all that it selects is denied");
+            }
+        }
+        self.put(facts, findings)
     }
 
     /// Forgets an object; whether it was there.

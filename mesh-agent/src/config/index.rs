@@ -13,6 +13,7 @@ use std::{sync::Arc, time::SystemTime};
 use tokio::sync::watch;
 
 use super::{
+    authorization_facts::AuthorizationFacts,
     build::Joined,
     destination_rule::DestinationRuleFacts,
     dirty::Dirty,
@@ -68,6 +69,7 @@ pub(super) struct Shelves {
     pub(super) virtual_services: Shelf<VirtualServiceFacts>,
     pub(super) destination_rules: Shelf<DestinationRuleFacts>,
     pub(super) peer_authentications: Shelf<PeerAuthenticationFacts>,
+    pub(super) authorization_policies: Shelf<AuthorizationFacts>,
     pub(super) policies: Shelf<PolicyFacts>,
     pub(super) mesh_policies: Shelf<PolicyFacts>,
     pub(super) http_routes: Shelf<RouteFacts>,
@@ -170,6 +172,12 @@ impl Index {
                 let facts = PeerAuthenticationFacts::new(&object, root, &mut findings);
                 shelves.peer_authentications.put(facts, findings)
             }
+            Object::AuthorizationPolicy(object) => {
+                let domain = &settings.trust_domain;
+                let facts = AuthorizationFacts::new(&object, domain, &mut findings);
+                let shelf = &mut shelves.authorization_policies;
+                shelf.put_closed(facts, findings, |facts| facts.stopgap)
+            }
             Object::Policy(object) => {
                 let facts = PolicyFacts::new(&object, false, &mut findings);
                 shelves.policies.put(facts, findings)
@@ -212,6 +220,7 @@ impl Index {
             Kind::VirtualService => shelves.virtual_services.remove(namespace, name),
             Kind::DestinationRule => shelves.destination_rules.remove(namespace, name),
             Kind::PeerAuthentication => shelves.peer_authentications.remove(namespace, name),
+            Kind::AuthorizationPolicy => shelves.authorization_policies.remove(namespace, name),
             Kind::Policy => shelves.policies.remove(namespace, name),
             Kind::MeshPolicy => shelves.mesh_policies.remove(namespace, name),
             Kind::HttpRoute => shelves.http_routes.remove(namespace, name),
@@ -343,6 +352,7 @@ impl Shelves {
             Kind::VirtualService => Box::new(self.virtual_services.keys().map(plain)),
             Kind::DestinationRule => Box::new(self.destination_rules.keys().map(plain)),
             Kind::PeerAuthentication => Box::new(self.peer_authentications.keys().map(plain)),
+            Kind::AuthorizationPolicy => Box::new(self.authorization_policies.keys().map(plain)),
             Kind::Policy => Box::new(self.policies.keys().map(plain)),
             Kind::MeshPolicy => Box::new(self.mesh_policies.keys().map(plain)),
             Kind::HttpRoute => Box::new(self.http_routes.keys().map(plain)),
@@ -365,7 +375,7 @@ impl Shelves {
     }
 
     fn problems(&self) -> impl Iterator<Item = &Problem> {
-        let parts: [Box<dyn Iterator<Item = &Problem>>; 12] = [
+        let parts: [Box<dyn Iterator<Item = &Problem>>; 13] = [
             Box::new(self.namespaces.problems()),
             Box::new(self.pods.problems()),
             Box::new(self.services.problems()),
@@ -373,6 +383,7 @@ impl Shelves {
             Box::new(self.virtual_services.problems()),
             Box::new(self.destination_rules.problems()),
             Box::new(self.peer_authentications.problems()),
+            Box::new(self.authorization_policies.problems()),
             Box::new(self.policies.problems()),
             Box::new(self.mesh_policies.problems()),
             Box::new(self.http_routes.problems()),
@@ -390,6 +401,7 @@ impl Shelves {
             + self.virtual_services.len()
             + self.destination_rules.len()
             + self.peer_authentications.len()
+            + self.authorization_policies.len()
             + self.policies.len()
             + self.mesh_policies.len()
             + self.http_routes.len()

@@ -45,6 +45,8 @@ pub enum Kind {
     DestinationRule,
     /// `security.istio.io PeerAuthentication`.
     PeerAuthentication,
+    /// `security.istio.io AuthorizationPolicy`.
+    AuthorizationPolicy,
     /// `authentication.istio.io/v1alpha1 Policy`.
     Policy,
     /// `authentication.istio.io/v1alpha1 MeshPolicy`.
@@ -60,8 +62,7 @@ pub enum Kind {
 }
 
 /// Security kinds that must not be taken for enforced.
-const UNENFORCED: [(&str, &str); 6] = [
-    ("security.istio.io", "AuthorizationPolicy"),
+const UNENFORCED: [(&str, &str); 5] = [
     ("security.istio.io", "RequestAuthentication"),
     ("rbac.istio.io", "ServiceRole"),
     ("rbac.istio.io", "ServiceRoleBinding"),
@@ -89,7 +90,7 @@ const UNSUPPORTED: [(&str, &str); 16] = [
     ("gateway.networking.k8s.io", "ListenerSet"),
 ];
 
-const SUPPORTED: [(&str, &[&str], Kind); 13] = [
+const SUPPORTED: [(&str, &[&str], Kind); 14] = [
     ("", &["v1"], Kind::Namespace),
     ("", &["v1"], Kind::Node),
     ("", &["v1"], Kind::ServiceAccount),
@@ -102,6 +103,11 @@ const SUPPORTED: [(&str, &[&str], Kind); 13] = [
         "security.istio.io",
         &["v1", "v1beta1"],
         Kind::PeerAuthentication,
+    ),
+    (
+        "security.istio.io",
+        &["v1", "v1beta1"],
+        Kind::AuthorizationPolicy,
     ),
     ("authentication.istio.io", &["v1alpha1"], Kind::Policy),
     ("authentication.istio.io", &["v1alpha1"], Kind::MeshPolicy),
@@ -190,6 +196,7 @@ impl Kind {
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
             Self::PeerAuthentication => "PeerAuthentication",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::Policy => "Policy",
             Self::MeshPolicy => "MeshPolicy",
             Self::HttpRoute => "HTTPRoute",
@@ -283,6 +290,8 @@ pub enum Object {
     VirtualService(Box<Resource<VirtualServiceSpec>>),
     DestinationRule(Box<Resource<DestinationRuleSpec>>),
     PeerAuthentication(Box<Resource<PeerAuthenticationSpec>>),
+    /// Its `spec` is read where it is judged, so that one that cannot be read is judged, too.
+    AuthorizationPolicy(Box<Resource<serde_json::Value>>),
     Policy(Box<Resource<PolicySpec>>),
     MeshPolicy(Box<Resource<PolicySpec>>),
     HttpRoute(Box<Resource<HttpRouteSpec>>),
@@ -331,6 +340,7 @@ impl Object {
             Self::VirtualService(object) => (Kind::VirtualService, &object.metadata),
             Self::DestinationRule(object) => (Kind::DestinationRule, &object.metadata),
             Self::PeerAuthentication(object) => (Kind::PeerAuthentication, &object.metadata),
+            Self::AuthorizationPolicy(object) => (Kind::AuthorizationPolicy, &object.metadata),
             Self::Policy(object) => (Kind::Policy, &object.metadata),
             Self::MeshPolicy(object) => (Kind::MeshPolicy, &object.metadata),
             Self::HttpRoute(object) => (Kind::HttpRoute, &object.metadata),
@@ -402,7 +412,7 @@ mod tests {
         check(
             "security.istio.io/v1",
             "AuthorizationPolicy",
-            Class::Known(Kind::Unenforced("AuthorizationPolicy")),
+            Class::Known(Kind::AuthorizationPolicy),
         );
         check(
             "gateway.networking.k8s.io/v1",

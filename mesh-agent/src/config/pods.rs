@@ -267,8 +267,12 @@ fn implied(shelves: &Shelves, settings: &IndexSettings, dirty: &Dirty) -> HashSe
         }
         namespaces.insert(Arc::clone(namespace));
     }
-    // A Policy names Services, whose selectors and ports it takes over.
-    let targets = |namespace: &str| shelves.policies.in_namespace(namespace).next().is_some();
+    // Policies name Services, whose selectors and ports they take over.
+    let targets = |namespace: &str| {
+        let guards = &shelves.authorization_policies;
+        shelves.policies.in_namespace(namespace).next().is_some()
+            || guards.in_namespace(namespace).next().is_some()
+    };
     for (namespace, _) in &dirty.services {
         if !namespaces.contains(namespace) && targets(namespace) {
             namespaces.insert(Arc::clone(namespace));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What each pod accepts: PeerAuthentication, and the legacy Policy and MeshPolicy, composed.
+//! What each pod accepts: PeerAuthentication, and the legacy Policy and MeshPolicy, composed; and the
+//! AuthorizationPolicies that are for it.
 //!
 //! From weakest to strongest: permissive, MeshPolicy, PeerAuthentication of the mesh, Policy of the
 //! namespace, Policy with targets, PeerAuthentication of the namespace, of the workload, of a port.
@@ -13,7 +14,9 @@ use std::{
 };
 
 use super::{
+    authorization_facts::AuthorizationFacts,
     facts::{Findings, Meta, Shelf},
+    guards::Guards,
     object::Resource,
     pod::PodFacts,
     problem::{Origin, Severity, code},
@@ -209,6 +212,7 @@ pub(super) struct Composer<'a> {
     /// MeshPolicy, then PeerAuthentication of the root namespace.
     mesh: MtlsMode,
     levels: HashMap<Arc<str>, Level<'a>>,
+    guards: Guards<'a>,
     /// What is wrong with the objects taken together.
     pub(super) findings: Vec<Findings>,
 }
@@ -218,13 +222,16 @@ impl<'a> Composer<'a> {
         peers: &'a Shelf<PeerAuthenticationFacts>,
         policies: &'a Shelf<PolicyFacts>,
         mesh_policies: &'a Shelf<PolicyFacts>,
+        authorization: &'a Shelf<AuthorizationFacts>,
         services: &'a Shelf<ServiceFacts>,
         root_namespace: &str,
     ) -> Self {
+        let guards = Guards::new(authorization, services, root_namespace);
         let mut composer = Self {
             mesh: MtlsMode::Permissive,
             levels: HashMap::new(),
-            findings: Vec::new(),
+            findings: guards.check_services(),
+            guards,
         };
         if let Some((policy, _)) = mesh_policies.iter().next() {
             composer.mesh = policy.mode;
@@ -323,6 +330,7 @@ impl<'a> Composer<'a> {
         let mut policy = InboundPolicy {
             default: self.mesh,
             ports: BTreeMap::new(),
+            authorization: self.guards.of(pod),
         };
         let Some(level) = self.levels.get(&pod.meta.namespace) else {
             return policy;

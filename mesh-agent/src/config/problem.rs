@@ -59,6 +59,8 @@ pub mod code {
     pub const IGNORED_KIND: &str = "MESH0004";
     /// Two objects contradict each other, and one of them wins.
     pub const OVERRULED: &str = "MESH0005";
+    /// A policy lets in peers that prove no identity, probably against what is meant.
+    pub const OPEN_TO_PLAINTEXT: &str = "MESH0006";
 }
 
 /// Where an object was read.

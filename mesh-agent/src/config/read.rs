@@ -297,6 +297,7 @@ fn typed(kind: Kind, key: &ObjectKey, value: Value) -> Result<Object, Vec<Fault>
         Kind::VirtualService => Object::VirtualService(exact(value)?),
         Kind::DestinationRule => Object::DestinationRule(exact(value)?),
         Kind::PeerAuthentication => Object::PeerAuthentication(exact(spec_or_empty(value))?),
+        Kind::AuthorizationPolicy => Object::AuthorizationPolicy(exact(spec_or_empty(value))?),
         Kind::Policy => Object::Policy(exact(spec_or_empty(value))?),
         Kind::MeshPolicy => Object::MeshPolicy(exact(spec_or_empty(value))?),
         Kind::HttpRoute => Object::HttpRoute(exact(value)?),
@@ -322,6 +323,18 @@ fn malformed(error: &serde_path_to_error::Error<serde_json::Error>) -> Fault {
         field: error.path().to_string().trim_start_matches('.').to_owned(),
         text: error.inner().to_string(),
         fix: "give the field a value of that form".to_owned(),
+    }
+}
+
+/// Reads a `spec`.
+pub(super) fn spec<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Fault>> {
+    let whole = |fault: Fault| Fault {
+        field: join("spec", &fault.field),
+        ..fault
+    };
+    match exact(value) {
+        Ok(spec) => Ok(*spec),
+        Err(faults) => Err(faults.into_iter().map(whole).collect()),
     }
 }
 

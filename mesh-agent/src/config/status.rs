@@ -93,6 +93,7 @@ pub(super) fn build(shelves: &Shelves, problems: &[Problem]) -> Vec<ObjectStatus
     judge.others(Kind::VirtualService, &shelves.virtual_services);
     judge.others(Kind::DestinationRule, &shelves.destination_rules);
     judge.others(Kind::PeerAuthentication, &shelves.peer_authentications);
+    judge.others(Kind::AuthorizationPolicy, &shelves.authorization_policies);
     judge.others(Kind::Policy, &shelves.policies);
     judge.others(Kind::MeshPolicy, &shelves.mesh_policies);
     judge.unenforced();
@@ -295,9 +296,7 @@ impl<'a> Judge<'a> {
     /// Security policies that nobody must take for enforced.
     fn unenforced(&mut self) {
         for (namespace, name, stored) in self.shelves.others.stored() {
-            let Some(kind @ Kind::Unenforced("AuthorizationPolicy" | "RequestAuthentication")) =
-                stored.facts
-            else {
+            let Some(kind @ Kind::Unenforced("RequestAuthentication")) = stored.facts else {
                 continue;
             };
             // Several kinds share the shelf: the name there is that of the kind, then its own.

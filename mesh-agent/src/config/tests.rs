@@ -2,6 +2,7 @@
 
 //! Manifests in, decisions and problems out.
 
+mod authorization;
 mod files;
 mod fixture;
 mod grpc_routes;

@@ -241,9 +241,8 @@ fn served(kind: Kind) -> Option<(&'static str, &'static str)> {
         Kind::HttpRoute | Kind::GrpcRoute => Some(("gateway.networking.k8s.io", "v1")),
         Kind::VirtualService | Kind::DestinationRule => Some(("networking.istio.io", "v1")),
         Kind::PeerAuthentication
-        | Kind::Unenforced("AuthorizationPolicy" | "RequestAuthentication") => {
-            Some(("security.istio.io", "v1"))
-        }
+        | Kind::AuthorizationPolicy
+        | Kind::Unenforced("RequestAuthentication") => Some(("security.istio.io", "v1")),
         Kind::Policy | Kind::MeshPolicy => Some(("authentication.istio.io", "v1alpha1")),
         Kind::Namespace
         | Kind::Node

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a workload accepts: plaintext, mutual TLS, or both.
+//! What a workload accepts: plaintext, mutual TLS, or both; and from whom.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::authorization::Authorization;
 
 /// How a port of a workload treats plaintext peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,6 +22,8 @@ pub struct InboundPolicy {
     pub default: MtlsMode,
     /// By workload port (the target port, not the Service's).
     pub ports: BTreeMap<u16, MtlsMode>,
+    /// Who may do what there.
+    pub authorization: Arc<Authorization>,
 }
 
 impl Default for InboundPolicy {
@@ -27,6 +31,7 @@ impl Default for InboundPolicy {
         Self {
             default: MtlsMode::Permissive,
             ports: BTreeMap::new(),
+            authorization: Arc::default(),
         }
     }
 }

@@ -45,6 +45,11 @@ impl SpiffeId {
         &self.0
     }
 
+    /// The form that policies name: without `spiffe://`.
+    pub fn principal(&self) -> &str {
+        self.0.get("spiffe://".len()..).unwrap_or_default()
+    }
+
     /// The trust domain.
     pub fn trust_domain(&self) -> &str {
         self.segment(2)

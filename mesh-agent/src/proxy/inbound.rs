@@ -3,8 +3,9 @@
 //! What others opened to a pod: tunnels on port 15008, plaintext on all others.
 //!
 //! The application sees the client's address either way. Knows nothing of HTTP in what it
-//! carries. Invariant: to a port that is STRICT no byte of a plaintext connection is delivered,
-//! and one that becomes STRICT cuts the plaintext connections it has.
+//! carries. Invariant: to a port that is STRICT no byte of a plaintext connection is delivered, and
+//! of a connection that AuthorizationPolicies do not allow none at all; when policy changes, what is
+//! no longer allowed is cut.
 //! Reference: ztunnel's HBONE server (status codes and checks).
 
 use std::{
@@ -14,7 +15,10 @@ use std::{
 };
 
 use http::StatusCode;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use super::{
     Outcome,
@@ -22,11 +26,12 @@ use super::{
     connection::{Connection, Ended, Ends, finish},
     copy::{Abort, Carried, copy},
     dial,
+    entrance::{Entrance, Pass},
     hbone::{self, Around, ConnectRequest},
 };
 use crate::{
     datapath::Leg,
-    model::{MtlsMode, Workload},
+    model::{SpiffeId, Verdict, Workload},
     telemetry::Reporter,
 };
 
@@ -43,23 +48,23 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream) {
         connection.refuse(stream, Outcome::Loop, Reporter::Destination);
     } else if connection.orig_dst.port() == HBONE_PORT {
         tunnels(connection, stream).await;
-    } else if is_denied(&connection) {
-        connection.refuse(stream, Outcome::PolicyDenied, Reporter::Destination);
     } else {
-        plaintext(&connection, ClientStream::new(stream)).await;
+        let entrance = entrance(&connection, None, connection.orig_dst);
+        if entrance.needs_identity() {
+            connection.refuse(stream, Outcome::PolicyDenied, Reporter::Destination);
+        } else {
+            plaintext(&connection, ClientStream::new(stream), entrance).await;
+        }
     }
 }
 
-/// Whether the pod's policy forbids plaintext on the connection's port now.
-fn is_denied(connection: &Connection) -> bool {
-    let port = connection.orig_dst.port();
-    match connection.workload().inbound.mode(port) {
-        MtlsMode::Strict => true,
-        MtlsMode::Permissive => false,
-    }
+/// Who wants to talk to `to` of the connection's pod.
+fn entrance(connection: &Connection, identity: Option<SpiffeId>, to: SocketAddr) -> Entrance {
+    let (thread, pod) = (&connection.thread, &connection.pod);
+    Entrance::new(thread, pod, identity, connection.peer, to)
 }
 
-async fn plaintext(connection: &Rc<Connection>, mut client: ClientStream) {
+async fn plaintext(connection: &Rc<Connection>, client: ClientStream, entrance: Entrance) {
     let ends = Ends {
         source: known(connection, connection.peer),
         destination: Some(connection.workload()),
@@ -68,39 +73,50 @@ async fn plaintext(connection: &Rc<Connection>, mut client: ClientStream) {
     };
     connection.opened(&ends, Reporter::Destination, connection.peer);
     let mut carried = Carried::default();
-    let outcome = match to_app(connection, connection.orig_dst).await {
-        Err(error) => {
-            client.abort();
-            Outcome::ConnectFailed(format!("{}: {error}", connection.orig_dst).into())
-        }
-        Ok(mut app) => {
-            // Cancel-safe: the copy is given up only together with both ends.
-            let copied = tokio::select! {
-                copied = copy(&mut client, &mut app, &mut carried) => Some(copied),
-                () = until_denied(connection) => None,
-            };
-            match copied {
-                Some(copied) => finish(client, app, copied),
-                None => {
+    let outcome = match entrance.knock() {
+        Verdict::Allowed => {
+            let pass = entrance.admit(false);
+            match to_app(connection, connection.orig_dst).await {
+                Err(error) => {
                     client.abort();
-                    app.abort();
-                    Outcome::PolicyChanged
+                    Outcome::ConnectFailed(format!("{}: {error}", connection.orig_dst).into())
                 }
+                Ok(app) => carry(client, app, &pass, &mut carried).await,
             }
+        }
+        Verdict::Denied(denial) | Verdict::Depends(denial) => {
+            client.abort();
+            entrance.denied(denial)
         }
     };
     let ended = Ended { outcome, carried };
     connection.closed(&ends, Reporter::Destination, connection.peer, &ended);
 }
 
-/// Resolves when a change of policy forbids the connection.
-async fn until_denied(connection: &Connection) {
-    loop {
-        // The snapshot changes on this thread only, so none is missed between check and wait.
-        if is_denied(connection) {
-            return;
+/// Carries bytes both ways, as long as policy allows it.
+async fn carry<Client>(
+    mut client: Client,
+    mut app: crate::datapath::Upstream,
+    pass: &Pass,
+    carried: &mut Carried,
+) -> Outcome
+where
+    Client: AsyncRead + AsyncWrite + Abort + Unpin,
+{
+    // Cancel-safe: the copy is given up only together with both ends. Policy comes first, as it may
+    // have changed since it was asked.
+    let copied = tokio::select! {
+        biased;
+        outcome = pass.until_revoked() => Err(outcome),
+        copied = copy(&mut client, &mut app, carried) => Ok(copied),
+    };
+    match copied {
+        Ok(copied) => finish(client, app, copied),
+        Err(outcome) => {
+            client.abort();
+            app.abort();
+            outcome
         }
-        connection.thread.changed.notified().await;
     }
 }
 
@@ -172,18 +188,27 @@ async fn stream_to_app(connection: Rc<Connection>, request: ConnectRequest) {
         request.refuse(status, reason);
         return;
     }
+    let entrance = entrance(&connection, Some(request.peer.clone()), address);
     connection.opened(&ends, Reporter::Destination, connection.peer);
     let mut carried = Carried::default();
-    let outcome = match to_app(&connection, address).await {
-        Err(error) => {
-            let why = format!("{address}: {error}");
-            request.refuse(StatusCode::SERVICE_UNAVAILABLE, &why);
-            Outcome::ConnectFailed(why.into())
+    let outcome = match entrance.knock() {
+        Verdict::Allowed => {
+            let pass = entrance.admit(false);
+            match to_app(&connection, address).await {
+                Err(error) => {
+                    let why = format!("{address}: {error}");
+                    request.refuse(StatusCode::SERVICE_UNAVAILABLE, &why);
+                    Outcome::ConnectFailed(why.into())
+                }
+                Ok(app) => {
+                    let client = request.accept(dial::baggage(&local));
+                    carry(client, app, &pass, &mut carried).await
+                }
+            }
         }
-        Ok(mut app) => {
-            let mut client = request.accept(dial::baggage(&local));
-            let copied = copy(&mut client, &mut app, &mut carried).await;
-            finish(client, app, copied)
+        Verdict::Denied(denial) | Verdict::Depends(denial) => {
+            request.refuse(StatusCode::UNAUTHORIZED, denial.as_str());
+            entrance.denied(denial)
         }
     };
     let ended = Ended { outcome, carried };

@@ -5,7 +5,8 @@
 //!
 //! Owns the destination's record of such a stream; the client's is made where it is for any other.
 //! Knows nothing of what is sent. Invariant: bytes go only to an address of the pod that was found
-//! and captured here under the wanted UID, and never to a port of the mesh itself.
+//! and captured here under the wanted UID, never to a port of the mesh itself, and only as long as that
+//! pod's AuthorizationPolicies allow it.
 
 use std::{
     fmt, io,
@@ -23,13 +24,14 @@ use super::{
     Outcome,
     connection::{self, Connection, Ended, Ends},
     copy::{Abort, Carried},
+    entrance::{Entrance, Pass},
     inbound,
     pod::Pod,
     threads::Thread,
 };
 use crate::{
     datapath::{self, Leg},
-    model::{Workload, WorkloadUid},
+    model::{Verdict, Workload, WorkloadUid},
     telemetry::Reporter,
 };
 
@@ -51,6 +53,8 @@ struct Record {
     read_ended: bool,
     write_ended: bool,
     broken: Option<Outcome>,
+    /// None as long as nobody was let in.
+    pass: Option<Rc<Pass>>,
 }
 
 /// The pod of `to`, if streams to `address` there need no tunnel.
@@ -67,7 +71,8 @@ pub(super) fn find(thread: &Thread, to: &WorkloadUid, address: SocketAddr) -> Op
 /// Connects to the application at `address` in `pod`, on behalf of the connection's pod.
 ///
 /// # Errors
-/// What the kernel says; [`io::ErrorKind::TimedOut`] after 10 s.
+/// [`io::ErrorKind::PermissionDenied`] if policy does not allow it, else what the kernel says;
+/// [`io::ErrorKind::TimedOut`] after 10 s.
 pub(super) async fn connect(
     connection: &Connection,
     from: Arc<Workload>,
@@ -75,7 +80,18 @@ pub(super) async fn connect(
     address: SocketAddr,
 ) -> io::Result<LocalStream> {
     let client = connection.peer;
+    let identity = Some(from.identity.clone());
+    let entrance = Entrance::new(&connection.thread, &pod, identity, client, address);
     let mut record = Box::new(Record::begin(connection, from, pod, address));
+    match entrance.knock() {
+        Verdict::Allowed => {}
+        Verdict::Denied(denial) | Verdict::Depends(denial) => {
+            let error = io::Error::new(io::ErrorKind::PermissionDenied, denial.to_string());
+            record.broken = Some(entrance.denied(denial));
+            return Err(error);
+        }
+    }
+    record.pass = Some(entrance.admit(false));
     let connector = &connection.thread.shared.connector;
     let connecting = connector.connect(&record.pod.netns, Leg::App { client }, address);
     match Box::pin(connecting).await {
@@ -114,7 +130,18 @@ impl Record {
             read_ended: false,
             write_ended: false,
             broken: None,
+            pass: None,
         }
+    }
+
+    /// Fails once policy does not allow the stream any more.
+    fn check(&mut self) -> io::Result<()> {
+        let revoked = self.pass.as_ref().and_then(|pass| pass.revoked());
+        let Some(outcome) = revoked else {
+            return Ok(());
+        };
+        self.broken.get_or_insert(outcome);
+        Err(io::ErrorKind::ConnectionReset.into())
     }
 
     fn note<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
@@ -162,8 +189,13 @@ impl AsyncRead for LocalStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let Self { app, record } = self.get_mut();
+        record.check()?;
         let before = buffer.filled().len();
-        let read = ready!(Pin::new(app).poll_read(context, buffer));
+        let read = Pin::new(app).poll_read(context, buffer);
+        if let (Poll::Pending, Some(pass)) = (&read, &record.pass) {
+            pass.wait(context);
+        }
+        let read = ready!(read);
         let count = buffer.filled().len() - before;
         record.carried.to_client += count as u64;
         record.read_ended |= read.is_ok() && count == 0 && buffer.remaining() > 0;
@@ -178,6 +210,7 @@ impl AsyncWrite for LocalStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let Self { app, record } = self.get_mut();
+        record.check()?;
         let written = ready!(Pin::new(app).poll_write(context, bytes));
         Poll::Ready(record.note(written).inspect(|count| {
             record.carried.to_upstream += *count as u64;
@@ -190,6 +223,7 @@ impl AsyncWrite for LocalStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let Self { app, record } = self.get_mut();
+        record.check()?;
         let written = ready!(Pin::new(app).poll_write_vectored(context, slices));
         Poll::Ready(record.note(written).inspect(|count| {
             record.carried.to_upstream += *count as u64;

@@ -10,7 +10,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use http::HeaderValue;
 
-use crate::model::{Refusal, ResponseFlag};
+use crate::model::{Refusal, ResponseFlag, authorization::Denial};
 
 /// How a connection or a request ended.
 #[derive(Clone, Debug)]
@@ -44,18 +44,26 @@ pub enum Outcome {
     Unsupported,
     /// Plaintext to a port that accepts mutual TLS only.
     PolicyDenied,
-    /// Policy changed so that a live connection is no longer allowed.
-    PolicyChanged,
+    /// An AuthorizationPolicy denies it, or none of those that could allow it does.
+    Denied(Denial),
+    /// Policy changed so that a live connection is no longer allowed; how.
+    PolicyChanged(Arc<str>),
     /// The connection would have led back to the agent itself.
     Loop,
 }
 
 impl Outcome {
+    /// Policy changed, and `denial` is what it says now.
+    pub(crate) fn revoked(denial: &Denial) -> Self {
+        Self::PolicyChanged(format!("connection closed due to policy change: {denial}").into())
+    }
+
     /// The status of the answer that the mesh gives itself; 0 where none can be given.
     pub fn status(&self) -> u16 {
         match self {
             Self::Complete | Self::ClientGone | Self::Loop => 0,
-            Self::PolicyDenied | Self::PolicyChanged => 0,
+            Self::PolicyDenied | Self::PolicyChanged(_) => 0,
+            Self::Denied(_) => 403,
             Self::Refused(refusal) => refusal.status,
             Self::Redirected { status, .. } => *status,
             Self::NoEndpoint | Self::ConnectFailed(_) | Self::UpstreamGone(_) => 503,
@@ -78,7 +86,7 @@ impl Outcome {
             Self::TimedOut => "UT",
             Self::ClientGone => "DC",
             Self::Malformed(_) => "DPE",
-            Self::PolicyDenied | Self::PolicyChanged | Self::Loop => "DENY",
+            Self::PolicyDenied | Self::Denied(_) | Self::PolicyChanged(_) | Self::Loop => "DENY",
         }
     }
 
@@ -94,7 +102,8 @@ impl Outcome {
             Self::ClientGone => Some("downstream disconnected"),
             Self::Unsupported => Some("CONNECT is not supported"),
             Self::PolicyDenied => Some("connection closed due to policy rejection"),
-            Self::PolicyChanged => Some("connection closed due to policy change"),
+            Self::Denied(denial) => Some(denial.as_str()),
+            Self::PolicyChanged(why) => Some(why),
             Self::Loop => Some("connection would loop back to the agent"),
         }
     }
@@ -103,7 +112,9 @@ impl Outcome {
     pub fn body(&self) -> Cow<'static, str> {
         match self {
             Self::Complete | Self::ClientGone | Self::Loop => Cow::Borrowed(""),
-            Self::PolicyDenied | Self::PolicyChanged | Self::Redirected { .. } => Cow::Borrowed(""),
+            Self::PolicyDenied | Self::PolicyChanged(_) => Cow::Borrowed(""),
+            Self::Redirected { .. } => Cow::Borrowed(""),
+            Self::Denied(_) => Cow::Borrowed("RBAC: access denied"),
             Self::Refused(refusal) => match refusal.flag {
                 ResponseFlag::None | ResponseFlag::NoRoute | ResponseFlag::NoCluster => {
                     Cow::Borrowed("")

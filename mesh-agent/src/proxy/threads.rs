@@ -33,6 +33,7 @@ use super::{
     Shared, TunnelLimits,
     bulk::BulkSessions,
     connection::{self, Accepted},
+    entrance::Watched,
     http_pool::{self, Pools},
     listen::{self, Way},
     pod::Pod,
@@ -91,6 +92,8 @@ pub(crate) struct Thread {
     pub(crate) tunnel: Alpn,
     pub(crate) tunnels: Tunnels,
     pub(crate) pools: Pools,
+    /// Streams to be judged anew after each change of the snapshot.
+    pub(crate) watched: Watched,
     pub(crate) lanes: Arc<Lanes>,
     /// Dropping a sender ends the pod's accept loops.
     accepting: RefCell<HashMap<WorkloadUid, Vec<oneshot::Sender<()>>>>,
@@ -287,6 +290,7 @@ impl Thread {
             tunnel,
             tunnels,
             pools,
+            watched: Watched::default(),
             lanes,
             accepting: RefCell::default(),
             local: RefCell::default(),
@@ -352,6 +356,7 @@ impl Thread {
             .applied
             .store(generation, Ordering::Release);
         self.changed.notify_waiters();
+        self.watched.judge();
     }
 
     /// Serves a connection that another thread accepted.

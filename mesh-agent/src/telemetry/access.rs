@@ -31,7 +31,8 @@ pub(super) fn request_text(line: &mut String, record: &RequestRecord<'_>, now: S
             record.flags
         )?;
         let reason = Plain(record.reason.unwrap_or("-"));
-        write!(line, "{} - \"{reason}\" ", details(record.flags))?;
+        let details = details(record.flags, record.reason);
+        write!(line, "{} - \"{reason}\" ", Plain(details))?;
         let duration_ms = record.duration.as_millis();
         write!(
             line,
@@ -103,7 +104,7 @@ pub(super) fn request_json(line: &mut String, record: &RequestRecord<'_>, now: S
             protocol: record.protocol,
             response_code: record.status,
             response_flags: record.flags,
-            response_code_details: details(record.flags),
+            response_code_details: details(record.flags, record.reason),
             connection_termination_details: None,
             upstream_transport_failure_reason: record.reason,
             bytes_received: record.request_bytes,
@@ -289,8 +290,9 @@ fn direction(reporter: Reporter) -> &'static str {
     }
 }
 
-/// Envoy's `%RESPONSE_CODE_DETAILS%` for the first of `flags`.
-fn details(flags: &str) -> &'static str {
+/// Envoy's `%RESPONSE_CODE_DETAILS%` for the first of `flags`; who denies says it in these words
+/// already.
+fn details<'a>(flags: &str, reason: Option<&'a str>) -> &'a str {
     match flags.split(',').next().unwrap_or("-") {
         "-" => "via_upstream",
         "NC" => "cluster_not_found",
@@ -301,6 +303,9 @@ fn details(flags: &str) -> &'static str {
         "UT" => "response_timeout",
         "UO" => "overflow",
         "DC" => "downstream_remote_disconnect",
+        "DENY" => reason
+            .filter(|why| !why.contains(' '))
+            .unwrap_or("mesh_agent"),
         _ => "mesh_agent",
     }
 }

@@ -219,6 +219,19 @@ impl Exposition {
         );
     }
 
+    /// What AuthorizationPolicies said.
+    pub(super) fn decisions(&mut self, decisions: Vec<([String; 3], u64)>) {
+        self.list(
+            (
+                "mesh_agent_authorization_total",
+                "counter",
+                "What an AuthorizationPolicy said other than yes: denied, revoked, would_deny (dry run), audited.",
+            ),
+            ["policy", "action", "result"],
+            decisions,
+        );
+    }
+
     /// What telemetry tells about itself.
     pub(super) fn own(&mut self, composed: u64, overflowed: u64, access_log_dropped: u64) {
         self.single(

@@ -87,10 +87,11 @@ mod tests {
             Kind::EndpointSlice,
             Kind::HttpRoute,
             Kind::MeshPolicy,
+            Kind::AuthorizationPolicy,
         ] {
             assert!(kinds.contains(&kind), "{kind:?}");
         }
-        assert!(kinds.contains(&Kind::Unenforced("AuthorizationPolicy")));
+        assert!(kinds.contains(&Kind::Unenforced("RequestAuthentication")));
         assert!(!kinds.contains(&Kind::Node));
         assert!(!kinds.contains(&Kind::Unsupported("EnvoyFilter")));
     }

@@ -16,7 +16,7 @@ use serde::de::{
 };
 use serde_json::{Map, Value};
 
-use super::super::{enrol, object::Kind, pod};
+use super::super::{authorization_facts, enrol, object::Kind, pod};
 
 /// What is kept of a JSON value.
 #[derive(Clone, Copy, Debug)]
@@ -178,6 +178,25 @@ const CUSTOM: Mask = Only(&[
     ("spec", All),
 ]);
 
+const AUTHORIZATION: Mask = Only(&[
+    ("apiVersion", All),
+    ("kind", All),
+    (
+        "metadata",
+        Only(&[
+            ("name", All),
+            ("namespace", All),
+            ("uid", All),
+            ("resourceVersion", All),
+            ("generation", All),
+            ("creationTimestamp", All),
+            ("labels", All),
+            ("annotations", Only(&[(authorization_facts::DRY_RUN, All)])),
+        ]),
+    ),
+    ("spec", All),
+]);
+
 /// What is kept of an object of this kind.
 pub(super) fn mask(kind: Kind) -> Mask {
     match kind {
@@ -186,6 +205,7 @@ pub(super) fn mask(kind: Kind) -> Mask {
         Kind::Service => SERVICE,
         Kind::EndpointSlice => ENDPOINT_SLICE,
         Kind::Node | Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => METADATA,
+        Kind::AuthorizationPolicy => AUTHORIZATION,
         _ => CUSTOM,
     }
 }

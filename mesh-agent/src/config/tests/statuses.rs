@@ -232,12 +232,35 @@ fn other_kinds_are_told_their_problems() {
         ),
         (
             own(
+                "RequestAuthentication",
+                "security.istio.io/v1",
+                "jwtRules: []",
+            ),
+            "mesh-agent.io/Accepted!UnsupportedValue",
+            "not enforced yet",
+        ),
+        (
+            own("AuthorizationPolicy", "security.istio.io/v1", ""),
+            "mesh-agent.io/Accepted=Accepted",
+            "honours",
+        ),
+        (
+            own(
                 "AuthorizationPolicy",
                 "security.istio.io/v1",
                 "action: DENY",
             ),
+            "mesh-agent.io/Accepted!Invalid",
+            "spec.rules: a DENY policy without rules means nothing; all that it selects is denied",
+        ),
+        (
+            own(
+                "AuthorizationPolicy",
+                "security.istio.io/v1",
+                "action: CUSTOM, provider: {name: x}, rules: [{}]",
+            ),
             "mesh-agent.io/Accepted!UnsupportedValue",
-            "not enforced yet",
+            "CUSTOM is not supported yet: requests that the policy selects are denied",
         ),
         (
             own(

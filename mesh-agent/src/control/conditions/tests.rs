@@ -182,10 +182,7 @@ fn every_kind_with_a_status_has_its_plural() {
         (Kind::GrpcRoute, "grpcroutes"),
         (Kind::Policy, "policies"),
         (Kind::MeshPolicy, "meshpolicies"),
-        (
-            Kind::Unenforced("AuthorizationPolicy"),
-            "authorizationpolicies",
-        ),
+        (Kind::AuthorizationPolicy, "authorizationpolicies"),
         (Kind::PeerAuthentication, "peerauthentications"),
     ] {
         assert_eq!(plural(kind.as_str()), want);

@@ -31,7 +31,7 @@ impl Chance {
 
     /// An object in some state.
     pub(super) fn object(&mut self) -> (ObjectKey, String) {
-        match self.below(24) {
+        match self.below(27) {
             0..6 => self.pod(),
             6..9 => self.service(),
             9..12 => self.slice(),
@@ -41,8 +41,27 @@ impl Chance {
             19 => self.policy(),
             20 | 21 => self.route(),
             22 => self.mesh_policy(),
+            23..26 => self.authorization(),
             _ => self.namespace(),
         }
+    }
+
+    fn authorization(&mut self) -> (ObjectKey, String) {
+        let (key, text) = self.name(Kind::AuthorizationPolicy, "a", 3);
+        let service = self.below(4);
+        let aim = match self.below(4) {
+            0 => String::new(),
+            1 => format!("targetRefs: [{{kind: Service, name: s{service}}}], "),
+            _ => format!("selector: {{matchLabels: {{{}}}}}, ", self.labels()),
+        };
+        let rest = self.of(&[
+            "rules: [{}]",
+            "action: DENY, rules: [{from: [{source: {namespaces: [a]}}]}]",
+            "action: DENY, rules: [{to: [{operation: {ports: ['8080']}}]}]",
+            // Cannot be evaluated.
+            "action: DENY",
+        ]);
+        (key, format!("{text}}}\nspec: {{{aim}{rest}}}\n"))
     }
 
     fn name(&mut self, kind: Kind, prefix: &str, count: usize) -> (ObjectKey, String) {
@@ -60,7 +79,7 @@ impl Chance {
             Kind::Pod | Kind::Service | Kind::Namespace => "v1",
             Kind::EndpointSlice => "discovery.k8s.io/v1",
             Kind::VirtualService | Kind::DestinationRule => "networking.istio.io/v1",
-            Kind::PeerAuthentication => "security.istio.io/v1",
+            Kind::PeerAuthentication | Kind::AuthorizationPolicy => "security.istio.io/v1",
             Kind::Policy | Kind::MeshPolicy => "authentication.istio.io/v1alpha1",
             _ => "gateway.networking.k8s.io/v1",
         };

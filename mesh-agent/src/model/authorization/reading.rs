@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A request's head as policies see it, in every way in which an application may read it.
+//!
+//! An application may resolve dots, merge slashes or decode percent signs, or not. What it will do
+//! is not known, so all of that is kept side by side, and whoever judges lets the reading count
+//! that is worst for the caller. The request itself goes on as it came.
+//!
+//! Knows nothing of policies. Invariant: nothing is allocated for a path without anything ambiguous.
+//! Reference: RFC 3986 section 6.2.2; Envoy `normalize_path` and `merge_slashes`.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header::HOST};
+
+/// A request's head, for policies.
+#[derive(Debug)]
+pub struct RequestReading<'a> {
+    pub(super) method: &'a str,
+    path: &'a str,
+    /// Dots resolved, needless percent encoding undone.
+    resolved: Option<String>,
+    /// All that, and everything decoded, and slashes merged.
+    decoded: Option<String>,
+    authority: Option<&'a str>,
+    headers: &'a HeaderMap,
+}
+
+impl<'a> RequestReading<'a> {
+    /// Reads a request's head.
+    pub fn new(method: &'a Method, uri: &'a Uri, headers: &'a HeaderMap) -> Self {
+        let path = uri.path();
+        let (resolved, decoded) = if is_ambiguous(path) {
+            (Some(resolve(path)), Some(decode(path)))
+        } else {
+            (None, None)
+        };
+        Self {
+            method: method.as_str(),
+            path,
+            resolved,
+            decoded,
+            authority: uri.authority().map(http::uri::Authority::as_str),
+            headers,
+        }
+    }
+
+    /// All readings of the path.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &str> {
+        let more = [self.resolved.as_deref(), self.decoded.as_deref()];
+        std::iter::once(self.path).chain(more.into_iter().flatten())
+    }
+
+    /// The target's authority, and `Host`: which of them an application believes is its own affair.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &str> {
+        let told = self.headers.get_all(HOST).into_iter();
+        self.authority.into_iter().chain(told.map(text))
+    }
+
+    /// All readings of a header: its values one by one, and joined.
+    pub(super) fn with_header(
+        &self,
+        name: &HeaderName,
+        judge: impl FnOnce(&[&str]) -> bool,
+    ) -> bool {
+        // HTTP/2 has it in a pseudo header.
+        if *name == HOST
+            && let Some(authority) = self.authority
+            && !self.headers.contains_key(HOST)
+        {
+            return judge(&[authority]);
+        }
+        let mut values = self.headers.get_all(name).into_iter();
+        match (values.next(), values.next()) {
+            (None, _) => return judge(&[]),
+            (Some(only), None) => return judge(&[&lossy(only)]),
+            (Some(_), Some(_)) => {}
+        }
+        let all: Vec<Cow<'_, str>> = self.headers.get_all(name).into_iter().map(lossy).collect();
+        let joined = all.join(",");
+        let mut all: Vec<&str> = all.iter().map(AsRef::as_ref).collect();
+        all.push(&joined);
+        judge(&all)
+    }
+}
+
+fn lossy(value: &HeaderValue) -> Cow<'_, str> {
+    String::from_utf8_lossy(value.as_bytes())
+}
+
+/// A host that is not text is none that a policy could mean, and not empty either.
+fn text(value: &HeaderValue) -> &str {
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => text,
+        Err(_not_text) => "\u{fffd}",
+    }
+}
+
+/// Whether a path can be read in more than one way.
+fn is_ambiguous(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    bytes.iter().any(|byte| matches!(byte, b'%' | b'\\'))
+        || bytes.windows(2).any(|pair| matches!(pair, b"//" | b"/."))
+}
+
+/// Dots resolved, backslashes turned, and what needs no percent encoding decoded.
+fn resolve(path: &str) -> String {
+    let plain = unescape(path, |byte| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+    });
+    resolve_dots(&plain.replace('\\', "/"), false)
+}
+
+/// The same with everything decoded and slashes merged.
+fn decode(path: &str) -> String {
+    let plain = unescape(path, |_| true).replace('\\', "/");
+    resolve_dots(&plain, true)
+}
+
+/// Decodes those percent encodings that stand for a byte that `wants`.
+fn unescape(path: &str, wants: impl Fn(u8) -> bool) -> Cow<'_, str> {
+    if !path.contains('%') {
+        return Cow::Borrowed(path);
+    }
+    let bytes = path.as_bytes();
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let digit = |offset: usize| {
+            let digit = char::from(*bytes.get(at + offset)?).to_digit(16)?;
+            u8::try_from(digit).ok()
+        };
+        let byte = match (bytes[at], digit(1), digit(2)) {
+            (b'%', Some(high), Some(low)) => Some(high * 16 + low),
+            _ => None,
+        };
+        match byte.filter(|byte| wants(*byte)) {
+            Some(byte) => {
+                plain.push(byte);
+                at += 3;
+            }
+            None => {
+                plain.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    Cow::Owned(String::from_utf8_lossy(&plain).into_owned())
+}
+
+/// Resolves `.` and `..`; if `merge`, also those with parameters (`..;x`), and merges slashes.
+fn resolve_dots(path: &str, merge: bool) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        let name = if merge {
+            segment.split(';').next().unwrap_or_default()
+        } else {
+            segment
+        };
+        match name {
+            "." | ".." => {
+                if name == ".." {
+                    kept.pop();
+                }
+                // `/a/.` is `/a/`.
+                if last {
+                    kept.push("");
+                }
+            }
+            "" if merge && !last && segment.is_empty() => {}
+            _ => kept.push(segment),
+        }
+    }
+    let mut resolved = String::with_capacity(path.len());
+    for segment in &kept {
+        resolved.push('/');
+        resolved.push_str(segment);
+    }
+    if resolved.is_empty() {
+        resolved.push('/');
+    }
+    resolved
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(path: &str, want: &[&str]) {
+        let uri: Uri = path.parse().unwrap();
+        let headers = HeaderMap::new();
+        let reading = RequestReading::new(&Method::GET, &uri, &headers);
+        assert_eq!(reading.paths().collect::<Vec<_>>(), want, "{path}");
+    }
+
+    #[test]
+    fn a_plain_path_has_one_reading() {
+        check("/", &["/"]);
+        check("/a/b.c/d;v=1?x=/../y", &["/a/b.c/d;v=1"]);
+        check("http://a/b", &["/b"]);
+    }
+
+    #[test]
+    fn an_ambiguous_path_has_all_readings_that_an_application_may_have() {
+        check("/a/../b", &["/a/../b", "/b", "/b"]);
+        check("/a/..", &["/a/..", "/", "/"]);
+        check("/../../b", &["/../../b", "/b", "/b"]);
+        check("/a/./b/.", &["/a/./b/.", "/a/b/", "/a/b/"]);
+        check("//a///b/", &["//a///b/", "//a///b/", "/a/b/"]);
+        check("/%61dmin", &["/%61dmin", "/admin", "/admin"]);
+        check("/a%2Fb", &["/a%2Fb", "/a%2Fb", "/a/b"]);
+        check("/a/..%2fb", &["/a/..%2fb", "/a/..%2fb", "/b"]);
+        check("/a/%2e%2e/b", &["/a/%2e%2e/b", "/b", "/b"]);
+        check("/a/..;x=1/b", &["/a/..;x=1/b", "/a/..;x=1/b", "/b"]);
+        check("/a%5Cb", &["/a%5Cb", "/a%5Cb", "/a/b"]);
+        check("/%", &["/%", "/%", "/%"]);
+        check("/%zz%2", &["/%zz%2", "/%zz%2", "/%zz%2"]);
+        check("/%ff", &["/%ff", "/%ff", "/\u{fffd}"]);
+    }
+
+    #[test]
+    fn a_header_has_its_values_alone_and_joined() {
+        let mut headers = HeaderMap::new();
+        let name = HeaderName::from_static("x-role");
+        let uri = Uri::from_static("http://shop/a");
+        let all = |headers: &HeaderMap, name: &HeaderName| {
+            let mut found = Vec::new();
+            RequestReading::new(&Method::GET, &uri, headers).with_header(name, |values| {
+                found.extend(values.iter().map(|value| (*value).to_owned()));
+                true
+            });
+            found
+        };
+        assert!(all(&headers, &name).is_empty());
+        headers.append(&name, HeaderValue::from_static("a"));
+        assert_eq!(all(&headers, &name), ["a"]);
+        headers.append(&name, HeaderValue::from_static("b"));
+        assert_eq!(all(&headers, &name), ["a", "b", "a,b"]);
+        assert_eq!(all(&headers, &HOST), ["shop"]);
+    }
+}
