@@ -6,7 +6,7 @@
 //! Knows nothing of what is sent over them. Invariant: an endpoint is tried at most once per call,
 //! and what it has under way is counted from before it is tried.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
 
 use super::{Outcome, connection::Connection, local, stream::Upstream, tunnel::ConnectHeaders};
 pub(crate) use crate::telemetry::chain;
@@ -27,7 +27,7 @@ pub(crate) struct Dialed {
 
 /// Connects to an endpoint of `cluster`, to the next if that fails.
 pub(crate) async fn cluster(
-    connection: &Connection,
+    connection: &Rc<Connection>,
     service: &Service,
     cluster: &Cluster,
 ) -> Result<Dialed, Outcome> {
@@ -64,7 +64,7 @@ pub(crate) async fn cluster(
 
 /// Connects to `address` on behalf of the connection's pod; says why if that fails.
 pub(crate) async fn address(
-    connection: &Connection,
+    connection: &Rc<Connection>,
     service: Option<&Service>,
     address: SocketAddr,
     workload: Option<&Arc<Workload>>,
@@ -83,7 +83,7 @@ pub(crate) async fn address(
     let from = connection.workload();
     if let Some(there) = local::find(thread, &to.uid, address) {
         return match local::connect(connection, from, there, address).await {
-            Ok(stream) => Ok(Upstream::Local(stream)),
+            Ok(upstream) => Ok(upstream),
             Err(error) => Err(format!("{address}: {error}").into()),
         };
     }

@@ -9,6 +9,7 @@
 use std::{
     cell::RefCell,
     future::poll_fn,
+    io,
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::Arc,
@@ -17,6 +18,7 @@ use std::{
 
 use super::{Outcome, pod::Pod, threads::Thread};
 use crate::{
+    datapath::{Leg, Upstream},
     model::{
         MtlsMode, SpiffeId, Verdict,
         authorization::{Authorization, Caller, Denial, RequestReading},
@@ -69,6 +71,23 @@ impl Entrance {
             from,
             to,
         }
+    }
+
+    /// Where the caller is.
+    pub(crate) fn from(&self) -> SocketAddr {
+        self.from
+    }
+
+    /// What it wants to talk to.
+    pub(crate) fn to(&self) -> SocketAddr {
+        self.to
+    }
+
+    /// Connects to the application, from the caller's address.
+    pub(crate) async fn connect(&self) -> io::Result<Upstream> {
+        let connector = &self.thread.shared.connector;
+        let leg = Leg::App { client: self.from };
+        Box::pin(connector.connect(&self.pod.netns, leg, self.to)).await
     }
 
     fn authorization(&self) -> Arc<Authorization> {

@@ -22,7 +22,10 @@ use http::{
 };
 use hyper::{body::Incoming, server::conn, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::sync::Notify;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Notify,
+};
 
 use super::{
     Http1Engine, Outcome,
@@ -64,11 +67,12 @@ pub(crate) async fn serve(
     let pool = connection.thread.pools.of(&connection.pod.workload.uid);
     let front = Rc::new(Front {
         connection,
-        service,
+        service: Some(service),
         pool,
         waiting: Rc::default(),
         truncated: std::cell::Cell::default(),
         switched: std::cell::Cell::default(),
+        inbound: None,
     });
     match first {
         First::Http2 => Box::pin(serve_http2(front, client)).await,
@@ -82,7 +86,10 @@ pub(crate) async fn serve(
 }
 
 /// Serves HTTP/1 to a client by hyper, whatever it sends.
-pub(crate) async fn serve_http1(front: Rc<Front>, client: Prefixed<ClientStream>) {
+pub(crate) async fn serve_http1<Client>(front: Rc<Front>, client: Prefixed<Client>)
+where
+    Client: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
+{
     let service = {
         let front = Rc::clone(&front);
         service_fn(move |request| accept(&front, request))
@@ -118,7 +125,11 @@ pub(crate) async fn serve_http1(front: Rc<Front>, client: Prefixed<ClientStream>
     }
 }
 
-async fn serve_http2(front: Rc<Front>, client: Prefixed<ClientStream>) {
+/// Serves HTTP/2 to a client by hyper.
+pub(crate) async fn serve_http2<Client>(front: Rc<Front>, client: Prefixed<Client>)
+where
+    Client: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
+{
     let tasks = front.connection.thread.shared.tasks.clone();
     let service = {
         let front = Rc::clone(&front);
@@ -188,13 +199,16 @@ async fn handle(
     if head.method == Method::CONNECT {
         return Ok(refuse(exchange, Outcome::Unsupported));
     }
-    let port = front.port();
+    let decided = match &front.inbound {
+        Some(inbound) => inbound.decide(&head),
+        None => http_decide::decide(front.port().as_deref(), &mut exchange, &head.headers),
+    };
     let Way {
         cluster,
         timeout,
         edits,
         rewritten,
-    } = match http_decide::decide(port.as_deref(), &mut exchange, &head.headers) {
+    } = match decided {
         Ok(way) => way,
         Err(outcome) => return Ok(refuse(exchange, outcome)),
     };

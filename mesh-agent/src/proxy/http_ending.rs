@@ -25,7 +25,6 @@ use tokio::{
 };
 
 use super::{
-    client_stream::ClientStream,
     http_body::Progress,
     stream::{Prefixed, Upstream},
 };
@@ -60,8 +59,8 @@ pub(crate) struct Ending {
 }
 
 /// The client's socket as hyper sees it.
-pub(crate) struct ClientEnd {
-    inner: Prefixed<ClientStream>,
+pub(crate) struct ClientEnd<Client> {
+    inner: Prefixed<Client>,
     waiting: Rc<Waiting>,
     standstill: Option<(Pin<Box<Sleep>>, u64)>,
 }
@@ -151,9 +150,9 @@ impl Ending {
     }
 }
 
-impl ClientEnd {
+impl<Client> ClientEnd<Client> {
     /// Wraps the client's stream.
-    pub(crate) fn new(inner: Prefixed<ClientStream>, waiting: Rc<Waiting>) -> Self {
+    pub(crate) fn new(inner: Prefixed<Client>, waiting: Rc<Waiting>) -> Self {
         Self {
             inner,
             waiting,
@@ -162,7 +161,7 @@ impl ClientEnd {
     }
 
     /// The client's stream.
-    pub(crate) fn into_inner(self) -> Prefixed<ClientStream> {
+    pub(crate) fn into_inner(self) -> Prefixed<Client> {
         self.inner
     }
 
@@ -218,7 +217,7 @@ impl UpstreamEnd {
     }
 }
 
-impl AsyncRead for ClientEnd {
+impl<Client: AsyncRead + Unpin> AsyncRead for ClientEnd<Client> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -238,7 +237,7 @@ impl AsyncRead for ClientEnd {
     }
 }
 
-impl AsyncWrite for ClientEnd {
+impl<Client: AsyncWrite + Unpin> AsyncWrite for ClientEnd<Client> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

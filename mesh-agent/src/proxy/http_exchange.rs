@@ -15,7 +15,7 @@ use http::{
 
 use super::{
     Outcome, connection::Connection, http_body::Progress, http_ending::Waiting, http_headers,
-    http_pool::Pool,
+    http_pool::Pool, inbound_http::Inbound,
 };
 use crate::{
     model::{Cluster, Endpoint, LoadGuard, Service, ServicePort, Workload},
@@ -27,8 +27,8 @@ const REQUEST_ID: &str = "x-request-id";
 /// The client's side of an HTTP connection, which its exchanges share.
 pub(crate) struct Front {
     pub(crate) connection: Rc<Connection>,
-    /// The Service that the connection was opened to.
-    pub(crate) service: Arc<Service>,
+    /// The Service that the connection was opened to, if it is known.
+    pub(crate) service: Option<Arc<Service>>,
     /// The source pod's connections to endpoints.
     pub(crate) pool: Rc<Pool>,
     /// What a client waits for that has ended its side.
@@ -37,6 +37,8 @@ pub(crate) struct Front {
     pub(crate) truncated: Cell<bool>,
     /// What follows the response that switched protocols.
     pub(crate) switched: Cell<Option<super::http_upgrade::Switched>>,
+    /// What decides, if the requests are for a pod of this node.
+    pub(crate) inbound: Option<Inbound>,
 }
 
 /// One request and its answer.
@@ -212,7 +214,9 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let ended = Instant::now();
         self.front.waiting.end();
-        let outcome = self.outcome.take().unwrap_or(Outcome::ClientGone);
+        let abandoned = self.front.inbound.as_ref().map(Inbound::abandoned);
+        let outcome = self.outcome.take().or(abandoned);
+        let outcome = outcome.unwrap_or(Outcome::ClientGone);
         let connection = &self.front.connection;
         let other = |to: &&Arc<Workload>| to.enrolled && to.uid != self.source.uid;
         let tunnelled = self.destination.as_ref().filter(other);
@@ -221,18 +225,20 @@ impl Drop for Exchange {
             .progress
             .as_ref()
             .map_or(0, |progress| progress.bytes());
+        let outbound = Flow {
+            reporter: Reporter::Source,
+            source: Some(&self.source),
+            source_identity: Some(&self.source.identity),
+            destination: self.destination.as_ref(),
+            destination_identity: tunnelled.map(|workload| &workload.identity),
+            service: self.front.service.as_deref(),
+            mutual_tls: tunnelled.is_some(),
+            peer: connection.peer,
+            orig_dst: connection.orig_dst,
+        };
+        let inbound = self.front.inbound.as_ref().map(Inbound::flow);
         connection.thread.shared.telemetry.request(&RequestRecord {
-            flow: Flow {
-                reporter: Reporter::Source,
-                source: Some(&self.source),
-                source_identity: Some(&self.source.identity),
-                destination: self.destination.as_ref(),
-                destination_identity: tunnelled.map(|workload| &workload.identity),
-                service: Some(&self.front.service),
-                mutual_tls: tunnelled.is_some(),
-                peer: connection.peer,
-                orig_dst: connection.orig_dst,
-            },
+            flow: inbound.unwrap_or(outbound),
             method: self.method.as_str(),
             path: self.uri.path_and_query().map_or("", |path| path.as_str()),
             authority: self.authority(),

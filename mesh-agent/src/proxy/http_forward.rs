@@ -239,9 +239,14 @@ impl Tries<'_> {
     }
 
     async fn dial(&self, endpoint: &Endpoint) -> Result<Upstream, Arc<str>> {
-        let (connection, service) = (&self.front.connection, &self.front.service);
+        if let Some(inbound) = &self.front.inbound {
+            let connected = inbound.connect().await.map(Upstream::Plain);
+            let why = |error| format!("{}: {error}", endpoint.address).into();
+            return connected.map_err(why);
+        }
+        let (connection, service) = (&self.front.connection, self.front.service.as_deref());
         let workload = endpoint.workload.as_ref();
-        dial::address(connection, Some(service), endpoint.address, workload).await
+        dial::address(connection, service, endpoint.address, workload).await
     }
 }
 

@@ -178,12 +178,17 @@ impl Pools {
         if let Some(pool) = pools.get(uid) {
             return Rc::clone(pool);
         }
-        let pool = Rc::new(Pool {
-            slots: RefCell::default(),
-            tasks: self.tasks.clone(),
-        });
+        let pool = self.apart();
         pools.insert(uid.clone(), Rc::clone(&pool));
         pool
+    }
+
+    /// A pool that nobody else shares: what idles in it ends with whoever has it.
+    pub(crate) fn apart(&self) -> Rc<Pool> {
+        Rc::new(Pool {
+            slots: RefCell::default(),
+            tasks: self.tasks.clone(),
+        })
     }
 
     /// Lets go of everything that `snapshot` no longer has; exchanges under way finish.

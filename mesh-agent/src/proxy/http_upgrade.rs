@@ -6,11 +6,13 @@
 //! the bytes have ended, not before.
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+};
 
 use super::{
     Outcome,
-    client_stream::ClientStream,
     connection::finish,
     copy::{Abort, Carried, copy},
     http_exchange::Exchange,
@@ -24,7 +26,10 @@ pub(crate) struct Switched {
 }
 
 /// Carries bytes between the client, which sent `ahead` already, and the endpoint.
-pub(crate) async fn run(client: Prefixed<ClientStream>, ahead: Bytes, switched: Switched) {
+pub(crate) async fn run<Client>(client: Prefixed<Client>, ahead: Bytes, switched: Switched)
+where
+    Client: AsyncRead + AsyncWrite + Abort + Unpin,
+{
     let Switched {
         mut exchange,
         upstream,

@@ -28,9 +28,9 @@ use super::{
     dial,
     entrance::{Entrance, Pass},
     hbone::{self, Around, ConnectRequest},
+    inbound_http,
 };
 use crate::{
-    datapath::Leg,
     model::{SpiffeId, Verdict, Workload},
     telemetry::Reporter,
 };
@@ -71,12 +71,20 @@ async fn plaintext(connection: &Rc<Connection>, client: ClientStream, entrance: 
         endpoint: Some(connection.orig_dst),
         ..Ends::default()
     };
+    let verdict = entrance.knock();
+    if let Verdict::Depends(denial) = verdict {
+        let connection = Rc::clone(connection);
+        return Box::pin(inbound_http::serve(
+            connection, client, entrance, ends, denial,
+        ))
+        .await;
+    }
     connection.opened(&ends, Reporter::Destination, connection.peer);
     let mut carried = Carried::default();
-    let outcome = match entrance.knock() {
+    let outcome = match verdict {
         Verdict::Allowed => {
             let pass = entrance.admit(false);
-            match to_app(connection, connection.orig_dst).await {
+            match pass.entrance().connect().await {
                 Err(error) => {
                     client.abort();
                     Outcome::ConnectFailed(format!("{}: {error}", connection.orig_dst).into())
@@ -118,15 +126,6 @@ where
             outcome
         }
     }
-}
-
-async fn to_app(
-    connection: &Connection,
-    address: SocketAddr,
-) -> std::io::Result<crate::datapath::Upstream> {
-    let client = connection.peer;
-    let connector = &connection.thread.shared.connector;
-    Box::pin(connector.connect(&connection.pod.netns, Leg::App { client }, address)).await
 }
 
 /// The workload whose address `peer` is.
@@ -189,12 +188,20 @@ async fn stream_to_app(connection: Rc<Connection>, request: ConnectRequest) {
         return;
     }
     let entrance = entrance(&connection, Some(request.peer.clone()), address);
+    let verdict = entrance.knock();
+    if let Verdict::Depends(denial) = verdict {
+        let client = request.accept(dial::baggage(&local));
+        return Box::pin(inbound_http::serve(
+            connection, client, entrance, ends, denial,
+        ))
+        .await;
+    }
     connection.opened(&ends, Reporter::Destination, connection.peer);
     let mut carried = Carried::default();
-    let outcome = match entrance.knock() {
+    let outcome = match verdict {
         Verdict::Allowed => {
             let pass = entrance.admit(false);
-            match to_app(&connection, address).await {
+            match pass.entrance().connect().await {
                 Err(error) => {
                     let why = format!("{address}: {error}");
                     request.refuse(StatusCode::SERVICE_UNAVAILABLE, &why);

@@ -25,8 +25,10 @@ use super::{
     connection::{self, Connection, Ended, Ends},
     copy::{Abort, Carried},
     entrance::{Entrance, Pass},
-    inbound,
+    inbound, inbound_http,
+    pipe::pipe,
     pod::Pod,
+    stream::Upstream,
     threads::Thread,
 };
 use crate::{
@@ -74,16 +76,26 @@ pub(super) fn find(thread: &Thread, to: &WorkloadUid, address: SocketAddr) -> Op
 /// [`io::ErrorKind::PermissionDenied`] if policy does not allow it, else what the kernel says;
 /// [`io::ErrorKind::TimedOut`] after 10 s.
 pub(super) async fn connect(
-    connection: &Connection,
+    connection: &Rc<Connection>,
     from: Arc<Workload>,
     pod: Arc<Pod>,
     address: SocketAddr,
-) -> io::Result<LocalStream> {
+) -> io::Result<Upstream> {
     let client = connection.peer;
     let identity = Some(from.identity.clone());
     let entrance = Entrance::new(&connection.thread, &pod, identity, client, address);
+    let verdict = entrance.knock();
+    if let Verdict::Depends(denial) = verdict {
+        let ends = ends(&connection.thread, from, &pod, address);
+        let (near, far) = pipe();
+        let tasks = &connection.thread.shared.tasks;
+        let connection = Rc::clone(connection);
+        let serving = inbound_http::serve(connection, far, entrance, ends, denial);
+        tasks.spawn_local("inbound stream", serving);
+        return Ok(Upstream::Piped(near));
+    }
     let mut record = Box::new(Record::begin(connection, from, pod, address));
-    match entrance.knock() {
+    match verdict {
         Verdict::Allowed => {}
         Verdict::Denied(denial) | Verdict::Depends(denial) => {
             let error = io::Error::new(io::ErrorKind::PermissionDenied, denial.to_string());
@@ -95,7 +107,7 @@ pub(super) async fn connect(
     let connector = &connection.thread.shared.connector;
     let connecting = connector.connect(&record.pod.netns, Leg::App { client }, address);
     match Box::pin(connecting).await {
-        Ok(app) => Ok(LocalStream { app, record }),
+        Ok(app) => Ok(Upstream::Local(LocalStream { app, record })),
         Err(error) => {
             let why = format!("{address}: {error}").into();
             record.broken = Some(Outcome::ConnectFailed(why));
@@ -104,17 +116,22 @@ pub(super) async fn connect(
     }
 }
 
+/// Who talks to whom.
+fn ends(thread: &Thread, from: Arc<Workload>, pod: &Pod, to: SocketAddr) -> Ends {
+    Ends {
+        source_identity: Some(from.identity.clone()),
+        source: Some(from),
+        destination: Some(thread.workload(pod)),
+        service: None,
+        mutual_tls: true,
+        endpoint: Some(to),
+    }
+}
+
 impl Record {
     fn begin(connection: &Connection, from: Arc<Workload>, pod: Arc<Pod>, to: SocketAddr) -> Self {
         let thread = Rc::clone(&connection.thread);
-        let ends = Ends {
-            source_identity: Some(from.identity.clone()),
-            source: Some(from),
-            destination: Some(thread.workload(&pod)),
-            service: None,
-            mutual_tls: true,
-            endpoint: Some(to),
-        };
+        let ends = ends(&thread, from, &pod, to);
         let peer = connection.peer;
         let flow = connection::flow(&ends, Reporter::Destination, peer, to);
         thread.shared.telemetry.connection_opened(&flow);

@@ -73,7 +73,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: ClientStream) {
 }
 
 /// Opaque bytes to an address that is no Service's.
-async fn to_address(connection: &Connection, stream: ClientStream) {
+async fn to_address(connection: &Rc<Connection>, stream: ClientStream) {
     let address = connection.orig_dst;
     let found = connection
         .thread
@@ -105,7 +105,7 @@ async fn to_address(connection: &Connection, stream: ClientStream) {
 
 /// Opaque bytes to an endpoint of the Service port.
 async fn to_service(
-    connection: &Connection,
+    connection: &Rc<Connection>,
     stream: ClientStream,
     service: Arc<Service>,
     port: &ServicePort,
@@ -208,7 +208,7 @@ async fn server_speaks(reached: &mut Option<Result<Reached, Outcome>>, back: &mu
 
 /// Connects to an endpoint of the Service port.
 async fn reach(
-    connection: &Connection,
+    connection: &Rc<Connection>,
     service: &Arc<Service>,
     port: &ServicePort,
 ) -> Result<Reached, Outcome> {

@@ -16,7 +16,9 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::{copy::Abort, local::LocalStream, tunnel::TunnelStream, tunnel_link::Going};
+use super::{
+    copy::Abort, local::LocalStream, pipe::PipeEnd, tunnel::TunnelStream, tunnel_link::Going,
+};
 use crate::datapath;
 
 /// What is still read from a peer after our end of the connection, at most.
@@ -34,6 +36,8 @@ pub enum Upstream {
     Tunnel(TunnelStream),
     /// To an application of this node.
     Local(LocalStream),
+    /// To an application of this node whose policies look at requests.
+    Piped(PipeEnd),
 }
 
 /// A stream with bytes in front that were read from it before.
@@ -68,14 +72,14 @@ impl Upstream {
     pub(crate) fn is_mutual(&self) -> bool {
         match self {
             Self::Plain(_) => false,
-            Self::Tunnel(_) | Self::Local(_) => true,
+            Self::Tunnel(_) | Self::Local(_) | Self::Piped(_) => true,
         }
     }
 
     /// From now on it carries the bytes of one connection to its end.
     pub(crate) fn carry_bytes(&mut self) {
         match self {
-            Self::Plain(_) | Self::Local(_) => {}
+            Self::Plain(_) | Self::Local(_) | Self::Piped(_) => {}
             Self::Tunnel(stream) => stream.may_move(),
         }
     }
@@ -83,7 +87,7 @@ impl Upstream {
     /// Whether the tunnel's other end is about to leave.
     pub(crate) fn going(&self) -> Going {
         match self {
-            Self::Plain(_) | Self::Local(_) => Going::default(),
+            Self::Plain(_) | Self::Local(_) | Self::Piped(_) => Going::default(),
             Self::Tunnel(stream) => stream.going(),
         }
     }
@@ -120,6 +124,7 @@ impl Abort for Upstream {
             Self::Plain(stream) => stream.abort(),
             Self::Tunnel(stream) => stream.abort(),
             Self::Local(stream) => stream.abort(),
+            Self::Piped(stream) => stream.abort(),
         }
     }
 }
@@ -184,6 +189,7 @@ impl AsyncRead for Upstream {
             Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Tunnel(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Local(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Piped(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -198,6 +204,7 @@ impl AsyncWrite for Upstream {
             Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Tunnel(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Local(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Piped(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -206,6 +213,7 @@ impl AsyncWrite for Upstream {
             Self::Plain(stream) => Pin::new(stream).poll_flush(context),
             Self::Tunnel(stream) => Pin::new(stream).poll_flush(context),
             Self::Local(stream) => Pin::new(stream).poll_flush(context),
+            Self::Piped(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
@@ -214,6 +222,7 @@ impl AsyncWrite for Upstream {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Tunnel(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Local(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Piped(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 
@@ -226,6 +235,7 @@ impl AsyncWrite for Upstream {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Self::Tunnel(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Self::Local(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Piped(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
@@ -234,6 +244,7 @@ impl AsyncWrite for Upstream {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tunnel(stream) => stream.is_write_vectored(),
             Self::Local(stream) => stream.is_write_vectored(),
+            Self::Piped(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -141,9 +141,9 @@ async fn tries(
 }
 
 async fn open(front: &Rc<Front>, endpoint: &Endpoint) -> Result<Upstream, Arc<str>> {
-    let (connection, service) = (&front.connection, &front.service);
+    let (connection, service) = (&front.connection, front.service.as_deref());
     let workload = endpoint.workload.as_ref();
-    let upstream = dial::address(connection, Some(service), endpoint.address, workload).await?;
+    let upstream = dial::address(connection, service, endpoint.address, workload).await?;
     front.pool.admit(endpoint);
     Ok(upstream)
 }

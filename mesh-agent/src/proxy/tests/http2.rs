@@ -69,6 +69,68 @@ fn post(text: &'static str) -> Request<AnyBody> {
         .expect("a request")
 }
 
+#[tokio::test]
+async fn grpc_that_policy_denies_gets_its_status_in_grpcs_form() {
+    use crate::model::{
+        InboundPolicy, Workload,
+        authorization::{
+            Action, Attached, Authorization, Clause, Operation, PathPattern, Policy, Rule,
+        },
+    };
+    let mesh = Mesh::start();
+    let app = echo(&mesh, Arc::default()).await;
+    let operation = Operation {
+        paths: Clause {
+            any: vec![PathPattern::new("/shop.Cart/Get").expect("no braces")],
+            none: Vec::new(),
+        },
+        ..Operation::default()
+    };
+    let rule = Rule {
+        operations: vec![operation],
+        ..Rule::default()
+    };
+    let policy = Policy::new("default/get", Action::Allow, false, vec![rule]);
+    let attached = Attached {
+        policy: Arc::new(policy),
+        ports: None,
+    };
+    let server = Arc::new(Workload {
+        addresses: vec![app.ip()],
+        enrolled: true,
+        inbound: InboundPolicy {
+            authorization: Arc::new(Authorization::new(vec![attached])),
+            ..InboundPolicy::default()
+        },
+        ..super::mesh::workload("server")
+    });
+    mesh.add(&server).await;
+    mesh.capture(&server);
+    let cluster = super::mesh::cluster_of(vec![(app, Some(server))]);
+    let vip = mesh.service(1, Protocol::Grpc, cluster, vec![]).await;
+    let mut sender = open(&mesh, vip).await;
+    for (path, status) in [("Get", None), ("Put", Some("7"))] {
+        let mut request = post("hello");
+        *request.uri_mut() = format!("http://shop/shop.Cart/{path}")
+            .parse()
+            .expect("a URI");
+        let grpc = "application/grpc".parse().expect("a value");
+        request.headers_mut().insert("content-type", grpc);
+        let response = sender.send_request(request).await.expect("an answer");
+        assert_eq!(response.status(), StatusCode::OK);
+        let said = response.headers().get("grpc-status");
+        assert_eq!(said.map(|it| it.to_str().expect("text")), status, "{path}");
+        let body = response.into_body().collect().await.expect("a body");
+        assert_eq!(body.trailers().is_some(), status.is_none(), "{path}");
+    }
+    let request = [
+        "istio_requests_total",
+        "reporter=\"destination\"",
+        "grpc_response_status=\"7\"",
+    ];
+    mesh.metric(&request).await;
+}
+
 /// A request whose body is what is fed.
 fn streaming() -> (mpsc::UnboundedSender<Bytes>, Request<AnyBody>) {
     let (feed, fed) = mpsc::unbounded_channel::<Bytes>();

@@ -246,6 +246,21 @@ impl Mesh {
         self.publish().await;
     }
 
+    /// Makes another state of a workload known.
+    pub(super) async fn replace(&self, workload: &Arc<Workload>) {
+        {
+            let mut state = self.state.lock().expect("no panic");
+            state.workloads.retain(|known| known.uid != workload.uid);
+            state.workloads.push(Arc::clone(workload));
+        }
+        self.publish().await;
+    }
+
+    /// The port of all VIPs.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Makes a workload unknown.
     pub(super) async fn remove(&self, workload: &Workload) {
         {

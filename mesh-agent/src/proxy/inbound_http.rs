@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Requests to a pod whose policies ask for more than who the client is: each is judged, and goes
+//! on to the application or is answered here.
+//!
+//! Whether it is HTTP, the client's first bytes say. Owns no HTTP: that is served and passed on as
+//! for a pod's own requests, over connections to the application that no other client shares.
+//! Invariant: nothing reaches the application but requests that were allowed; what is not HTTP
+//! does not.
+
+use std::{cell::Cell, io, rc::Rc, sync::Arc, time::Duration};
+
+use ::http::request;
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+use super::{
+    Outcome,
+    connection::{self, Connection, Ended, Ends},
+    copy::{Abort, Carried},
+    entrance::{Entrance, Pass},
+    http,
+    http_decide::Way,
+    http_exchange::Front,
+    sniff::{self, First},
+    stream::{self, Prefixed},
+};
+use crate::{
+    model::{
+        Cluster, Endpoint, EndpointLoad, ServiceName,
+        authorization::{Denial, RequestReading},
+    },
+    telemetry::{Flow, Reporter},
+};
+
+/// Room for what is read ahead.
+const READ_AHEAD: usize = 4096;
+
+/// How long a client may take to show that it speaks HTTP.
+const FIRST_BYTES: Duration = Duration::from_secs(30);
+
+/// The policies' side of a front whose requests are for a pod of this node.
+pub(crate) struct Inbound {
+    pass: Rc<Pass>,
+    ends: Ends,
+    /// The application.
+    cluster: Arc<Cluster>,
+}
+
+impl Inbound {
+    fn new(entrance: Entrance, ends: Ends) -> Self {
+        let pass = entrance.admit(true);
+        let address = pass.entrance().to();
+        let name = ends.destination.as_ref();
+        let name = name.map(|pod| (Arc::clone(&pod.namespace), Arc::clone(&pod.name)));
+        let (namespace, name) = name.unwrap_or_default();
+        let app = Endpoint {
+            address,
+            workload: None,
+            load: Arc::new(EndpointLoad::default()),
+        };
+        let name = ServiceName { namespace, name };
+        let port = address.port();
+        let cluster = Cluster::new(name, "".into(), port, None, None, vec![app]);
+        Self {
+            pass,
+            ends,
+            cluster: Arc::new(cluster),
+        }
+    }
+
+    /// Where a request goes that policy allows.
+    pub(crate) fn decide(&self, head: &request::Parts) -> Result<Way, Outcome> {
+        let reading = RequestReading::new(&head.method, &head.uri, &head.headers);
+        let entrance = self.pass.entrance();
+        match entrance.ask(&reading) {
+            Ok(()) => Ok(Way {
+                cluster: Arc::clone(&self.cluster),
+                timeout: None,
+                edits: None,
+                rewritten: None,
+            }),
+            Err(denial) => Err(entrance.denied(denial)),
+        }
+    }
+
+    /// A connection to the application, from the client's address.
+    pub(crate) async fn connect(&self) -> io::Result<crate::datapath::Upstream> {
+        self.pass.entrance().connect().await
+    }
+
+    /// How exchanges ended that nobody ended.
+    pub(crate) fn abandoned(&self) -> Outcome {
+        self.pass.revoked().unwrap_or(Outcome::ClientGone)
+    }
+
+    /// Who talks to whom.
+    pub(crate) fn flow(&self) -> Flow<'_> {
+        let entrance = self.pass.entrance();
+        connection::flow(
+            &self.ends,
+            Reporter::Destination,
+            entrance.from(),
+            entrance.to(),
+        )
+    }
+}
+
+/// Serves a client of whom it depends on the requests whether they are allowed; `denial` is what
+/// becomes of all else.
+pub(crate) async fn serve<Client>(
+    connection: Rc<Connection>,
+    mut client: Client,
+    entrance: Entrance,
+    ends: Ends,
+    denial: Denial,
+) where
+    Client: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
+{
+    let inbound = Inbound::new(entrance, ends);
+    let pass = Rc::clone(&inbound.pass);
+    let mut ahead = BytesMut::with_capacity(READ_AHEAD);
+    // Cancel-safe: what was read is lost only together with the client.
+    let first = tokio::select! {
+        biased;
+        outcome = pass.until_revoked() => Err(outcome),
+        first = first(&mut client, &mut ahead) => Ok(first),
+    };
+    let outcome = match first {
+        Ok(Some(first @ (First::Http1 | First::Http2))) => {
+            let client = Prefixed::new(ahead.freeze(), client);
+            let front = front(connection, inbound);
+            // Cancel-safe: what is under way is given up with the client, who sees a reset.
+            tokio::select! {
+                biased;
+                _outcome = pass.until_revoked() => {}
+                () = requests(front, client, first) => {}
+            }
+            return;
+        }
+        Ok(None) if ahead.is_empty() => {
+            stream::linger(client).await;
+            Outcome::Complete
+        }
+        Ok(_) => {
+            client.abort();
+            pass.entrance().denied(denial)
+        }
+        Err(outcome) => {
+            client.abort();
+            outcome
+        }
+    };
+    let ended = Ended {
+        outcome,
+        carried: Carried::default(),
+    };
+    inbound.record(&connection, &ended);
+}
+
+impl Inbound {
+    /// The record of a connection without requests.
+    fn record(&self, connection: &Connection, ended: &Ended) {
+        let telemetry = &connection.thread.shared.telemetry;
+        telemetry.connection_opened(&self.flow());
+        let record = connection::record(self.flow(), &self.ends, ended, connection.started);
+        telemetry.connection_closed(&record);
+    }
+}
+
+/// What the client's first bytes are; `None` if it ended, broke or said nothing for too long.
+async fn first(client: &mut (impl AsyncRead + Unpin), ahead: &mut BytesMut) -> Option<First> {
+    let deciding = async {
+        loop {
+            match client.read_buf(ahead).await {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+            match sniff::first(ahead) {
+                First::Undecided => {}
+                decided => return Some(decided),
+            }
+        }
+    };
+    // Cancel-safe: who says nothing for so long is not listened to any more.
+    tokio::time::timeout(FIRST_BYTES, deciding)
+        .await
+        .unwrap_or(Some(First::Undecided))
+}
+
+fn front(connection: Rc<Connection>, inbound: Inbound) -> Rc<Front> {
+    let pool = connection.thread.pools.apart();
+    Rc::new(Front {
+        connection,
+        service: None,
+        pool,
+        waiting: Rc::default(),
+        truncated: Cell::default(),
+        switched: Cell::default(),
+        inbound: Some(inbound),
+    })
+}
+
+async fn requests<Client>(front: Rc<Front>, client: Prefixed<Client>, first: First)
+where
+    Client: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
+{
+    match first {
+        First::Http2 => Box::pin(http::serve_http2(front, client)).await,
+        First::Http1 | First::Opaque | First::Undecided => {
+            Box::pin(http::serve_http1(front, client)).await;
+        }
+    }
+}
