@@ -14,6 +14,7 @@
     reason = "all of this crate is tests: a panic with its line is what they are for"
 )]
 
+mod authorization;
 mod benchmark;
 mod bytes;
 mod capture;

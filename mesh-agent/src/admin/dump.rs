@@ -65,6 +65,7 @@ fn workload(pod: &Workload) -> Value {
         "canonicalRevision": pod.canonical_revision,
         "probePorts": pod.probe_ports,
         "inbound": { "mode": mode, "ports": ports },
+        "authorizationPolicies": pods::policies(pod),
     })
 }
 

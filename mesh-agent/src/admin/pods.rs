@@ -4,8 +4,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde_json::{Value, json};
+
 use super::answer::Refusal;
-use crate::model::{MtlsMode, Snapshot, Workload};
+use crate::model::{MtlsMode, Snapshot, Workload, authorization::Attached};
 
 /// Where a name without a namespace is looked for.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -119,6 +121,21 @@ pub(super) fn mode(mode: MtlsMode) -> &'static str {
         MtlsMode::Permissive => "PERMISSIVE",
         MtlsMode::Strict => "STRICT",
     }
+}
+
+/// The AuthorizationPolicies that are for `pod`, in the order of evaluation.
+pub(super) fn policies(pod: &Workload) -> Vec<Value> {
+    let policies = pod.inbound.authorization.policies().iter();
+    let row = |attached: &Attached| {
+        let policy = &attached.policy;
+        json!({
+            "name": **policy.name(),
+            "action": policy.action().as_str(),
+            "dryRun": policy.is_dry_run(),
+            "ports": attached.ports.as_deref(),
+        })
+    };
+    policies.map(row).collect()
 }
 
 /// What `pod` accepts: its mode, and those ports that differ.

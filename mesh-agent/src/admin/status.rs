@@ -224,6 +224,7 @@ fn add_promises(
 ) {
     let (mode, ports) = pods::modes(pod);
     row["inbound"] = json!({ "mode": mode, "ports": ports });
+    row["authorizationPolicies"] = pods::policies(pod).into();
     row["identity"] = pod.identity.as_str().into();
     row["certificate"] = certificate.map_or(Value::Null, |it| certificate_row(it, now));
 }

@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -16,7 +17,10 @@ use serde_json::{Map, Value, json};
 use super::{pods, status::stamp, views::Views};
 use crate::{
     identity::{CertificateState, CertificateView, RootView},
-    model::{Cluster, Endpoint, InboundPolicy, MtlsMode, Service, Snapshot, Workload},
+    model::{
+        Cluster, Endpoint, InboundPolicy, MtlsMode, Service, Snapshot, Workload,
+        authorization::{Action, Policy},
+    },
 };
 
 /// How Istio calls the cluster it runs in if nobody named it.
@@ -58,9 +62,12 @@ fn workloads(snapshot: &Snapshot) -> Vec<Value> {
 
 fn workload(pod: &Workload) -> Value {
     let policy = policy_name(&pod.inbound).filter(|_| pod.enrolled);
+    let own = pod.inbound.authorization.policies().iter();
+    let own = own.map(|attached| attached.policy.name().to_string());
     let policies: Vec<String> = policy
         .map(|policy| format!("{}/{policy}", pod.namespace))
         .into_iter()
+        .chain(own.filter(|_| pod.enrolled))
         .collect();
     json!({
         "uid": pod_uid(pod),
@@ -177,18 +184,43 @@ fn families(vips: &[IpAddr]) -> Option<&'static str> {
     }
 }
 
-/// What this node's pods demand of their peers, in the words of an AuthorizationPolicy: peers
-/// without an identity are denied.
+/// What pods demand of their peers: in the words of an AuthorizationPolicy, peers without an identity
+/// are denied; then the AuthorizationPolicies that there are, without their rules.
 fn policies(snapshot: &Snapshot) -> Vec<Value> {
     let mut seen = BTreeSet::new();
-    let enrolled = pods::all(snapshot).into_iter().filter(|pod| pod.enrolled);
-    enrolled
-        .filter_map(|pod| {
-            let name = policy_name(&pod.inbound)?;
-            let is_new = seen.insert((pod.namespace.clone(), name.clone()));
-            is_new.then(|| policy(&pod.namespace, &name, &pod.inbound))
-        })
-        .collect()
+    let enrolled: Vec<&Arc<Workload>> = pods::all(snapshot)
+        .into_iter()
+        .filter(|pod| pod.enrolled)
+        .collect();
+    let written: BTreeMap<&str, Value> = enrolled
+        .iter()
+        .flat_map(|pod| pod.inbound.authorization.policies())
+        .map(|attached| (&**attached.policy.name(), written(&attached.policy)))
+        .collect();
+    let modes = enrolled.into_iter().filter_map(|pod| {
+        let name = policy_name(&pod.inbound)?;
+        let is_new = seen.insert((pod.namespace.clone(), name.clone()));
+        is_new.then(|| policy(&pod.namespace, &name, &pod.inbound))
+    });
+    modes.chain(written.into_values()).collect()
+}
+
+fn written(policy: &Policy) -> Value {
+    let name = policy.name();
+    let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+    let action = match policy.action() {
+        Action::Allow => "Allow",
+        Action::Deny | Action::Custom => "Deny",
+        Action::Audit => "Audit",
+    };
+    json!({
+        "name": name,
+        "namespace": namespace,
+        "scope": "WorkloadSelector",
+        "action": action,
+        "dryRun": policy.is_dry_run(),
+        "rules": [],
+    })
 }
 
 fn policy(namespace: &str, name: &str, inbound: &InboundPolicy) -> Value {

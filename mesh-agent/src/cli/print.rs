@@ -259,7 +259,7 @@ fn pods(rows: &Value) -> String {
                 captured,
                 first_container(&pod["firstContainerAfterCaptureMs"]),
                 cell(&pod["hook"]),
-                inbound(&pod["inbound"]),
+                inbound(&pod["inbound"], &pod["authorizationPolicies"]),
                 cell(&pod["connections"]),
                 older(&pod["existingConnections"]),
                 cell(&pod["identity"]),
@@ -294,14 +294,19 @@ fn older(connections: &Value) -> String {
     }
 }
 
-/// `STRICT` or `STRICT (8080=PERMISSIVE)`.
-fn inbound(inbound: &Value) -> String {
+/// `STRICT` or `STRICT (8080=PERMISSIVE)`, and how many AuthorizationPolicies there are.
+fn inbound(inbound: &Value, policies: &Value) -> String {
     let ports = cell(&inbound["ports"]);
     let mode = cell(&inbound["mode"]);
-    if ports.is_empty() {
+    let mode = if ports.is_empty() {
         mode
     } else {
         format!("{mode} ({ports})")
+    };
+    match policies.as_array().map_or(0, Vec::len) {
+        0 => mode,
+        1 => format!("{mode}, 1 policy"),
+        count => format!("{mode}, {count} policies"),
     }
 }
 

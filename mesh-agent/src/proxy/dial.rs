@@ -6,9 +6,17 @@
 //! Knows nothing of what is sent over them. Invariant: an endpoint is tried at most once per call,
 //! and what it has under way is counted from before it is tried.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc};
 
-use super::{Outcome, connection::Connection, local, stream::Upstream, tunnel::ConnectHeaders};
+use http::StatusCode;
+
+use super::{
+    Outcome,
+    connection::Connection,
+    local,
+    stream::Upstream,
+    tunnel::{ConnectHeaders, TunnelError},
+};
 pub(crate) use crate::telemetry::chain;
 use crate::{
     datapath::Leg,
@@ -55,20 +63,21 @@ pub(crate) async fn cluster(
             }
             Err(why) => {
                 tried.push(endpoint.address);
-                failure = Outcome::ConnectFailed(why);
+                failure = why;
             }
         }
     }
     Err(failure)
 }
 
-/// Connects to `address` on behalf of the connection's pod; says why if that fails.
+/// Connects to `address` on behalf of the connection's pod; says why if that fails: it could not be
+/// reached, or its policy does not let the pod in.
 pub(crate) async fn address(
     connection: &Rc<Connection>,
     service: Option<&Service>,
     address: SocketAddr,
     workload: Option<&Arc<Workload>>,
-) -> Result<Upstream, Arc<str>> {
+) -> Result<Upstream, Outcome> {
     let (thread, pod) = (&connection.thread, &connection.pod);
     // A pod that reaches itself never leaves its namespace: there is nobody to hide from.
     let tunnelled = |to: &&Arc<Workload>| to.enrolled && to.uid != pod.workload.uid;
@@ -77,14 +86,17 @@ pub(crate) async fn address(
         let connected = connector.connect(&pod.netns, Leg::Plain, address);
         return match Box::pin(connected).await {
             Ok(stream) => Ok(Upstream::Plain(stream)),
-            Err(error) => Err(format!("{address}: {error}").into()),
+            Err(error) => Err(failed(address, &error)),
         };
     };
     let from = connection.workload();
     if let Some(there) = local::find(thread, &to.uid, address) {
         return match local::connect(connection, from, there, address).await {
             Ok(upstream) => Ok(upstream),
-            Err(error) => Err(format!("{address}: {error}").into()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(Outcome::DeniedThere(error.to_string().into()))
+            }
+            Err(error) => Err(failed(address, &error)),
         };
     }
     thread.note_reached(&to.uid);
@@ -96,8 +108,16 @@ pub(crate) async fn address(
     );
     match opened.await {
         Ok(stream) => Ok(Upstream::Tunnel(stream)),
-        Err(error) => Err(format!("{address}: {}", chain(&error)).into()),
+        Err(TunnelError::Refused(StatusCode::UNAUTHORIZED)) => {
+            let why = format!("{address}: denied by the policy of the other end");
+            Err(Outcome::DeniedThere(why.into()))
+        }
+        Err(error) => Err(failed(address, &error)),
     }
+}
+
+fn failed(address: SocketAddr, error: &(dyn std::error::Error + 'static)) -> Outcome {
+    Outcome::ConnectFailed(format!("{address}: {}", chain(error)).into())
 }
 
 /// What the other end of a tunnel is told about the client.

@@ -86,9 +86,9 @@ impl Tries<'_> {
         Some(endpoint.clone())
     }
 
-    fn failed(&mut self, endpoint: &Endpoint, why: Arc<str>) {
+    fn failed(&mut self, endpoint: &Endpoint, failure: Outcome) {
         self.tried.push(endpoint.address);
-        self.failure = Outcome::ConnectFailed(why);
+        self.failure = failure;
     }
 
     /// What becomes of a request that could not be sent or got no answer: it itself if it may be
@@ -109,7 +109,7 @@ impl Tries<'_> {
         if reused {
             self.fresh = true;
         } else {
-            self.failed(endpoint, Arc::clone(&why));
+            self.failed(endpoint, Outcome::ConnectFailed(Arc::clone(&why)));
         }
         unsent
             .or(copy.filter(|_| may_copy))
@@ -138,7 +138,8 @@ impl Tries<'_> {
             };
             if let Err(error) = http1.ready().await {
                 if !reused {
-                    self.failed(&endpoint, error.to_string().into());
+                    let why = error.to_string().into();
+                    self.failed(&endpoint, Outcome::ConnectFailed(why));
                 }
                 continue;
             }
@@ -213,16 +214,16 @@ impl Tries<'_> {
         http_upstream::http1(tasks, stream).await.ok()
     }
 
-    async fn open(&self, endpoint: &Endpoint) -> Result<Http1, Arc<str>> {
+    async fn open(&self, endpoint: &Endpoint) -> Result<Http1, Outcome> {
         let upstream = self.dial(endpoint).await?;
         self.front.pool.admit(endpoint);
         http_upstream::http1(&self.front.connection.thread.shared.tasks, upstream)
             .await
-            .map_err(|error| error.to_string().into())
+            .map_err(|error| Outcome::ConnectFailed(error.to_string().into()))
     }
 
     /// Opens the one HTTP/2 connection to the endpoint, unless another request has meanwhile.
-    async fn open_http2(&self, endpoint: &Endpoint) -> Result<Http2, Arc<str>> {
+    async fn open_http2(&self, endpoint: &Endpoint) -> Result<Http2, Outcome> {
         let pool = &self.front.pool;
         let opening = pool.opening(endpoint);
         let _turn = opening.lock().await;
@@ -233,16 +234,18 @@ impl Tries<'_> {
         let tasks = &self.front.connection.thread.shared.tasks;
         let sender = http_upstream::http2(tasks, upstream)
             .await
-            .map_err(|error| -> Arc<str> { error.to_string().into() })?;
+            .map_err(|error| Outcome::ConnectFailed(error.to_string().into()))?;
         pool.keep_http2(endpoint, &sender);
         Ok(sender)
     }
 
-    async fn dial(&self, endpoint: &Endpoint) -> Result<Upstream, Arc<str>> {
+    async fn dial(&self, endpoint: &Endpoint) -> Result<Upstream, Outcome> {
         if let Some(inbound) = &self.front.inbound {
             let connected = inbound.connect().await.map(Upstream::Plain);
-            let why = |error| format!("{}: {error}", endpoint.address).into();
-            return connected.map_err(why);
+            return connected.map_err(|error| {
+                let why = format!("{}: {error}", endpoint.address);
+                Outcome::ConnectFailed(why.into())
+            });
         }
         let (connection, service) = (&self.front.connection, self.front.service.as_deref());
         let workload = endpoint.workload.as_ref();

@@ -99,7 +99,7 @@ async fn to_address(connection: &Rc<Connection>, stream: ClientStream) {
             let client = Prefixed::new(Bytes::new(), stream);
             carry(connection, client, reached, Bytes::new()).await;
         }
-        Err(why) => fail(connection, stream, &ends, Outcome::ConnectFailed(why)),
+        Err(outcome) => fail(connection, stream, &ends, outcome),
     }
 }
 

@@ -46,6 +46,8 @@ pub enum Outcome {
     PolicyDenied,
     /// An AuthorizationPolicy denies it, or none of those that could allow it does.
     Denied(Denial),
+    /// The other end denies it by its policy; what it said.
+    DeniedThere(Arc<str>),
     /// Policy changed so that a live connection is no longer allowed; how.
     PolicyChanged(Arc<str>),
     /// The connection would have led back to the agent itself.
@@ -63,7 +65,7 @@ impl Outcome {
         match self {
             Self::Complete | Self::ClientGone | Self::Loop => 0,
             Self::PolicyDenied | Self::PolicyChanged(_) => 0,
-            Self::Denied(_) => 403,
+            Self::Denied(_) | Self::DeniedThere(_) => 403,
             Self::Refused(refusal) => refusal.status,
             Self::Redirected { status, .. } => *status,
             Self::NoEndpoint | Self::ConnectFailed(_) | Self::UpstreamGone(_) => 503,
@@ -86,7 +88,8 @@ impl Outcome {
             Self::TimedOut => "UT",
             Self::ClientGone => "DC",
             Self::Malformed(_) => "DPE",
-            Self::PolicyDenied | Self::Denied(_) | Self::PolicyChanged(_) | Self::Loop => "DENY",
+            Self::Denied(_) | Self::DeniedThere(_) | Self::PolicyDenied => "DENY",
+            Self::PolicyChanged(_) | Self::Loop => "DENY",
         }
     }
 
@@ -103,7 +106,7 @@ impl Outcome {
             Self::Unsupported => Some("CONNECT is not supported"),
             Self::PolicyDenied => Some("connection closed due to policy rejection"),
             Self::Denied(denial) => Some(denial.as_str()),
-            Self::PolicyChanged(why) => Some(why),
+            Self::PolicyChanged(why) | Self::DeniedThere(why) => Some(why),
             Self::Loop => Some("connection would loop back to the agent"),
         }
     }
@@ -114,7 +117,7 @@ impl Outcome {
             Self::Complete | Self::ClientGone | Self::Loop => Cow::Borrowed(""),
             Self::PolicyDenied | Self::PolicyChanged(_) => Cow::Borrowed(""),
             Self::Redirected { .. } => Cow::Borrowed(""),
-            Self::Denied(_) => Cow::Borrowed("RBAC: access denied"),
+            Self::Denied(_) | Self::DeniedThere(_) => Cow::Borrowed("RBAC: access denied"),
             Self::Refused(refusal) => match refusal.flag {
                 ResponseFlag::None | ResponseFlag::NoRoute | ResponseFlag::NoCluster => {
                     Cow::Borrowed("")

@@ -7,7 +7,7 @@
 //! sent, or if it has no body and sending it twice does no harm; and never to another cluster.
 //! Reference: RFC 9110 section 9.2.2.
 
-use std::{future::poll_fn, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{future::poll_fn, net::SocketAddr, rc::Rc, time::Instant};
 
 use http::{Method, StatusCode};
 
@@ -110,7 +110,7 @@ async fn tries(
             Ok(upstream) => upstream,
             Err(why) => {
                 tried.push(endpoint.address);
-                failure = Outcome::ConnectFailed(why);
+                failure = why;
                 continue;
             }
         };
@@ -140,7 +140,7 @@ async fn tries(
     Err(Stop::Failed(failure))
 }
 
-async fn open(front: &Rc<Front>, endpoint: &Endpoint) -> Result<Upstream, Arc<str>> {
+async fn open(front: &Rc<Front>, endpoint: &Endpoint) -> Result<Upstream, Outcome> {
     let (connection, service) = (&front.connection, front.service.as_deref());
     let workload = endpoint.workload.as_ref();
     let upstream = dial::address(connection, service, endpoint.address, workload).await?;

@@ -159,6 +159,26 @@ async fn who_is_denied_is_reset_before_the_application_sees_a_connection() {
 }
 
 #[tokio::test]
+async fn a_request_of_who_is_denied_is_answered_as_one() {
+    let mesh = Mesh::start();
+    let (app, seen) = teller(&mesh).await;
+    let deny = policy(Action::Deny, from("default"));
+    let vip = guarded(&mesh, app, Protocol::Http, vec![deny]).await;
+    let mut client = connect(vip).await;
+    let (head, body) = get(&mut client, "/").await;
+    assert!(head.starts_with(DENIED), "{head}");
+    assert_eq!(body, "RBAC: access denied");
+    assert_eq!(seen.load(Ordering::Relaxed), 0);
+    let source = [
+        "istio_requests_total",
+        "reporter=\"source\"",
+        "\"403\"",
+        "\"DENY\"",
+    ];
+    mesh.metric(&source).await;
+}
+
+#[tokio::test]
 async fn who_no_policy_allows_is_denied() {
     let mesh = Mesh::start();
     let (app, seen) = echo(&mesh).await;
