@@ -15,6 +15,7 @@ use super::{
 };
 use crate::model::{SpiffeId, Workload};
 
+mod policies;
 mod state;
 
 pub use self::state::{AgentState, KindState, PodState, SourceState};
@@ -216,19 +217,6 @@ impl Exposition {
             ("istio_tcp_received_bytes_total", "Bytes that clients sent."),
             &all,
             |it| it.has_closed().then_some(&it.received_bytes),
-        );
-    }
-
-    /// What AuthorizationPolicies said.
-    pub(super) fn decisions(&mut self, decisions: Vec<([String; 3], u64)>) {
-        self.list(
-            (
-                "mesh_agent_authorization_total",
-                "counter",
-                "What an AuthorizationPolicy said other than yes: denied, revoked, would_deny (dry run), audited.",
-            ),
-            ["policy", "action", "result"],
-            decisions,
         );
     }
 

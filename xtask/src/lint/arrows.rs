@@ -130,7 +130,7 @@ const READS_ENVIRONMENT: &[&str] = &["main", "settings"];
 pub(super) fn check(name: &str, inside: &str, source: &Source) -> Vec<Finding> {
     let path: Vec<&str> = inside.trim_end_matches(".rs").split('/').collect();
     let module = path[0];
-    if module == "lib" || path.last() == Some(&"tests") {
+    if module == "lib" || path.contains(&"tests") {
         return Vec::new();
     }
     let Some((_, may_name)) = MAY_NAME.iter().find(|(known, _)| *known == module) else {
@@ -404,6 +404,7 @@ mod tests {
             &[],
         );
         check_file("model/tests.rs", "use tokio::time;", &[]);
+        check_file("model/a/tests/b.rs", "use tokio::time;", &[]);
     }
 
     #[test]
