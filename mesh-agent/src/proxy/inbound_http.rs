@@ -36,8 +36,9 @@ use crate::{
 /// Room for what is read ahead.
 const READ_AHEAD: usize = 4096;
 
-/// How long a client may take to show that it speaks HTTP.
-const FIRST_BYTES: Duration = Duration::from_secs(30);
+/// How long a client may take to show that it speaks HTTP: longer than connections wait in a pool for
+/// their first request.
+const FIRST_BYTES: Duration = Duration::from_secs(75);
 
 /// The policies' side of a front whose requests are for a pod of this node.
 pub(crate) struct Inbound {

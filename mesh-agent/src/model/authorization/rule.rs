@@ -83,7 +83,9 @@ impl Source {
             && self
                 .trust_domains
                 .met(part(SpiffeId::trust_domain), pattern)
-            && self.service_accounts.met(identity, is_account)
+            && self
+                .service_accounts
+                .met(identity, |want, identity| is_account(want, identity))
             && self
                 .addresses
                 .iter()
@@ -91,7 +93,7 @@ impl Source {
     }
 }
 
-fn is_account(want: &String, identity: &SpiffeId) -> bool {
+fn is_account(want: &str, identity: &SpiffeId) -> bool {
     want.split_once('/') == Some((identity.namespace(), identity.service_account()))
 }
 
