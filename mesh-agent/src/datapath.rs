@@ -67,7 +67,6 @@ use self::{
     flows::FlowLog,
     gate::Gate,
     maps::{GateMaps, NodeMaps},
-    mesh::MeshEntries,
     pins::Pins,
     pod::Node,
     sandbox::Sandboxes,
@@ -161,9 +160,6 @@ pub struct Datapath {
     sockets_link: Option<OwnedFd>,
     suspects: HashSet<Tuple>,
     repairs: u64,
-    mesh: MeshEntries,
-    /// The map is as the last snapshot wanted it.
-    mesh_is_followed: bool,
     generation: u64,
     /// Once handed over: the pods that we still have listeners in.
     handed_over: Option<HashSet<WorkloadUid>>,
@@ -222,8 +218,6 @@ impl Datapath {
             sockets_link: Some(sockets_link),
             suspects: HashSet::new(),
             repairs: 0,
-            mesh: MeshEntries::default(),
-            mesh_is_followed: false,
             generation: 0,
             handed_over: None,
         })
@@ -248,13 +242,7 @@ impl Datapath {
             let found = captured.map(|pod| (&pod.workload.uid, pod.addresses.as_slice()));
             let probes = maps::probe_entries(snapshot, &found.collect());
             drop(maps.probes.set(&probes));
-            let touched = self.mesh.follow(snapshot);
-            let mesh = &self.mesh;
-            let done = match self.mesh_is_followed {
-                true => maps.mesh.update(&touched, |key| mesh.wanted(key)),
-                false => maps.mesh.set(&mesh.all()),
-            };
-            self.mesh_is_followed = done.is_ok();
+            maps.follow(snapshot);
         }
         self.early_gate().follow(snapshot);
         let (pods, node) = self.parts();

@@ -22,7 +22,10 @@ use mesh_common::{
     names,
 };
 
-use super::load::{LoadError, take_map};
+use super::{
+    load::{LoadError, take_map},
+    mesh::MeshEntries,
+};
 use crate::model::{InboundPolicy, MtlsMode, Snapshot, Workload, WorkloadUid};
 
 /// The node's maps.
@@ -32,6 +35,9 @@ pub(super) struct NodeMaps {
     pub(super) expect: KernelHashMap<MapData, Tuple, u32>,
     pub(super) flows: RingBuf<MapData>,
     counters: PerCpuArray<MapData, u64>,
+    wanted: MeshEntries,
+    /// `mesh` is as the last snapshot wanted it.
+    is_followed: bool,
 }
 
 /// The node's maps that are the gate's.
@@ -66,7 +72,20 @@ impl NodeMaps {
             expect: take_map(ebpf, names::EXPECT)?,
             flows: take_map(ebpf, names::FLOWS)?,
             counters: take_map(ebpf, names::COUNTERS)?,
+            wanted: MeshEntries::default(),
+            is_followed: false,
         })
+    }
+
+    /// Captures what `snapshot` says. What the kernel refuses is logged, and tried again with the
+    /// next snapshot.
+    pub(super) fn follow(&mut self, snapshot: &Snapshot) {
+        let (touched, wanted) = (self.wanted.follow(snapshot), &self.wanted);
+        let done = match self.is_followed {
+            true => self.mesh.update(&touched, |key| wanted.wanted(key)),
+            false => self.mesh.set(&wanted.all()),
+        };
+        self.is_followed = done.is_ok();
     }
 
     pub(super) fn counters(&self) -> BTreeMap<&'static str, u64> {
