@@ -14,6 +14,7 @@ pub mod path;
 pub mod policy;
 pub mod rewrite;
 pub mod route;
+pub mod rules;
 pub mod service;
 pub mod shared_map;
 pub mod snapshot;
@@ -30,6 +31,7 @@ pub use self::{
     policy::{InboundPolicy, MtlsMode},
     rewrite::{PathEdit, Redirect, Rewritten, UrlRewrite},
     route::{Backend, Client, Decision, HttpRoutes, HttpRule, Refusal, RequestHead, ResponseFlag},
+    rules::Rules,
     service::{Cluster, Endpoint, ObjectRef, Protocol, Service, ServiceName, ServicePort},
     shared_map::{Difference, SharedMap},
     snapshot::{Destination, Snapshot},

@@ -255,7 +255,7 @@ fn service(endpoint: &Arc<Workload>) -> Service {
         subsets: vec![v2],
         consumer_routes: Vec::new(),
         routes: Some(Arc::new(HttpRoutes {
-            rules: vec![rule],
+            rules: vec![rule].into(),
             origin: object("VirtualService", "recommendations"),
         })),
     };

@@ -215,7 +215,7 @@ impl<'a> Router<'a> {
             .filter_map(|rule| compiler.istio(rule, &facts.meta))
             .collect();
         (!rules.is_empty()).then(|| HttpRoutes {
-            rules,
+            rules: rules.into(),
             origin: facts.meta.to_ref("VirtualService"),
         })
     }

@@ -30,6 +30,17 @@ enum Kind {
     Regex(FullRegex),
 }
 
+/// What a path that matches looks like, as far as a map can find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Literal<'a> {
+    /// It is this.
+    Exact(&'a str),
+    /// It begins with this.
+    Prefix(&'a str),
+    /// It may be any.
+    Any,
+}
+
 /// How well a path is described: the greater, the better. Variants stand worst first; lengths are
 /// in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,6 +88,16 @@ impl PathMatch {
         Self {
             kind: Kind::Text(path.to_owned()),
             ignore_case,
+        }
+    }
+
+    /// What every path that matches is or begins with.
+    pub(super) fn literal(&self) -> Literal<'_> {
+        match &self.kind {
+            Kind::Exact(_) | Kind::Segments(_) | Kind::Text(_) if self.ignore_case => Literal::Any,
+            Kind::Exact(text) => Literal::Exact(text),
+            Kind::Segments(text) | Kind::Text(text) => Literal::Prefix(text),
+            Kind::Regex(_) => Literal::Any,
         }
     }
 

@@ -11,6 +11,7 @@ use super::{
     condition::HttpMatch,
     edits::HeaderEdits,
     rewrite::{Redirect, Rewritten, UrlRewrite},
+    rules::Rules,
     service::{Cluster, ObjectRef, ServicePort},
     workload::Workload,
 };
@@ -70,7 +71,7 @@ pub struct Client<'a> {
 #[derive(Clone, Debug)]
 pub struct HttpRoutes {
     /// In the order in which they are tried: the first that matches decides.
-    pub rules: Vec<HttpRule>,
+    pub rules: Rules,
     /// The object the rules come from (the first, if several).
     pub origin: ObjectRef,
 }
@@ -187,7 +188,7 @@ fn default_route() -> Arc<str> {
 
 impl HttpRoutes {
     fn decide(&self, client: &Client<'_>, head: &RequestHead<'_>) -> Decision {
-        let mut tried = self.rules.iter();
+        let mut tried = self.rules.candidates(head.uri.path());
         match tried.find_map(|rule| Some((rule, rule.applies(client, head)?))) {
             Some((rule, met)) => rule.decide(head, met),
             None => Decision::Refuse(Refusal {

@@ -86,7 +86,7 @@ fn port(rules: Option<Vec<HttpRule>>) -> ServicePort {
         consumer_routes: Vec::new(),
         routes: rules.map(|rules| {
             Arc::new(HttpRoutes {
-                rules,
+                rules: rules.into(),
                 origin: origin(),
             })
         }),
@@ -176,7 +176,7 @@ fn weights_are_exact_per_request() {
 fn clients_of_a_namespace_with_own_routes_use_only_those() {
     let mut port = port(Some(vec![rule("all", Vec::new(), &[("v1", 1)])]));
     let own = HttpRoutes {
-        rules: vec![rule("own", Vec::new(), &[("v2", 1)])],
+        rules: vec![rule("own", Vec::new(), &[("v2", 1)])].into(),
         origin: origin(),
     };
     port.consumer_routes.push(("shop".into(), Arc::new(own)));

@@ -198,7 +198,7 @@ impl Mesh {
             consumer_routes: Vec::new(),
             routes: (!rules.is_empty()).then(|| {
                 Arc::new(HttpRoutes {
-                    rules,
+                    rules: rules.into(),
                     origin: origin(),
                 })
             }),
