@@ -11,6 +11,8 @@
 mod answer;
 mod body;
 mod dump;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gauges;
 mod hand_over;
 mod pods;

@@ -37,6 +37,8 @@ mod endpoints;
 mod enrol;
 mod facts;
 mod filters;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gateway;
 mod grpc_route;
 mod guards;

@@ -22,6 +22,8 @@ mod diag;
 mod error;
 mod existing;
 mod flows;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gate;
 mod listeners;
 mod load;

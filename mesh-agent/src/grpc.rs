@@ -27,6 +27,14 @@ pub use self::{
 };
 use crate::tasks::Tasks;
 
+/// Decodes what an authority answers.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn decode_certificates(
+    message: &[u8],
+) -> Result<messages::CreateCertificateResponse, Status> {
+    frame::decode(bytes::Bytes::copy_from_slice(message))
+}
+
 /// Runs HTTP/2's own tasks.
 #[derive(Clone)]
 struct Executor(Tasks);

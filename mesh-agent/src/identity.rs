@@ -24,6 +24,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 mod ca;
 mod custody;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod issue;
 mod keep;
 mod lasting;

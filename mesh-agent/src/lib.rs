@@ -14,6 +14,9 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod datapath;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod grpc;
 pub mod identity;
 pub mod model;

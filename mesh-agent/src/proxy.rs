@@ -15,6 +15,8 @@ mod connection;
 pub mod copy;
 mod dial;
 mod entrance;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod hbone;
 mod hbone_stream;
 mod http;

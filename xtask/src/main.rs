@@ -20,6 +20,7 @@ mod command;
 mod conformance;
 mod demo;
 mod envoy;
+mod fuzz;
 mod generate;
 mod image;
 mod kernels;
@@ -37,6 +38,7 @@ cargo xtask COMMAND
   check                                   format, clippy, lint, documentation, dependencies: what CI runs
   lint                                    only the rules of layout and module direction
   test [KIND] [FILTER]                    all tests (default), or one kind; FILTER as for cargo test
+  fuzz [TARGET] [--seconds N]             the parsers of foreign bytes, with libFuzzer: all, or one; 10 seconds each
   gen [--check]                           write what is made from types (deploy/crds), or only compare
   demo [--keep] [--json]                  two nodes, real traffic, the story in a table
   bench [--quick] [OPTIONS]               the agent beside two Envoy sidecars and no mesh, measured in one run;
@@ -84,6 +86,7 @@ fn dispatch(words: &[String]) -> Result<()> {
         "lint" => lint::run(rest),
         "test" => test::run(rest),
         "gen" => generate::run(rest),
+        "fuzz" => fuzz::run(rest),
         "demo" => demo::run(rest),
         "bench" => bench::run(rest),
         "cluster" => cluster::run(rest),

@@ -134,7 +134,7 @@ pub(super) async fn hand_over(uri: &Uri, views: &Views) -> Response<Body> {
     }
 }
 
-fn successor(query: &BTreeMap<String, String>) -> Result<Successor, Refusal> {
+pub(super) fn successor(query: &BTreeMap<String, String>) -> Result<Successor, Refusal> {
     let get = |name: &str| {
         let wrong = || Refusal::bad_request("expected /hand-over?version=&abi=&socket=");
         query
@@ -246,7 +246,7 @@ fn response(status: StatusCode, content_type: &str, body: Body) -> Response<Body
 }
 
 /// The parameters of a query; of several with one name the last counts.
-fn query(text: &str) -> BTreeMap<String, String> {
+pub(super) fn query(text: &str) -> BTreeMap<String, String> {
     text.split('&')
         .filter(|part| !part.is_empty())
         .map(|part| {
@@ -264,6 +264,8 @@ fn decode(text: &str) -> String {
         let escaped = tail
             .get(..2)
             .filter(|_| *first == b'%')
+            // A sign would pass for a digit.
+            .filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))
             .and_then(|digits| str::from_utf8(digits).ok())
             .and_then(|digits| u8::from_str_radix(digits, 16).ok());
         bytes.push(escaped.unwrap_or(*first));
@@ -278,10 +280,11 @@ mod tests {
 
     #[test]
     fn queries_are_decoded() {
-        let query = query("pod=a.b&level=info%2Cx%3Ddebug&bad=%zz%4&empty");
+        let query = query("pod=a.b&level=info%2Cx%3Ddebug&bad=%zz%4&empty&sign=%+f");
         assert_eq!(query["pod"], "a.b");
         assert_eq!(query["level"], "info,x=debug");
         assert_eq!(query["bad"], "%zz%4");
+        assert_eq!(query["sign"], "%+f");
         assert_eq!(query["empty"], "");
     }
 }

@@ -243,7 +243,7 @@ async fn exchange(
 }
 
 /// Status and body; `None` if there is no whole head. The body may be cut short: it only explains.
-fn parse(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
+pub(super) fn parse(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
     let status = str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()?;
     Some((status, answer[end + 4..].to_vec()))

@@ -321,7 +321,7 @@ fn read_counters(map: &PerCpuArray<MapData, u64>) -> BTreeMap<&'static str, u64>
 }
 
 /// A record from the ring, whose items are plain bytes.
-fn read_record(bytes: &[u8]) -> Option<FlowRecord> {
+pub(super) fn read_record(bytes: &[u8]) -> Option<FlowRecord> {
     let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     let long = |at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
     let endpoint = |at: usize| {

@@ -314,7 +314,7 @@ fn signing_request(identity: &SpiffeId, key: &KeyPair) -> Result<String, rcgen::
 }
 
 /// The leaf and intermediates, one certificate each, then all roots in the last text.
-fn chain(texts: &[String]) -> Result<Chain, RootsError> {
+pub(super) fn chain(texts: &[String]) -> Result<Chain, RootsError> {
     let (last, before) = texts.split_last().ok_or(RootsError::Empty)?;
     let mut certificates = Vec::new();
     for text in before {

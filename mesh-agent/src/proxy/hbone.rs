@@ -382,7 +382,7 @@ impl ConnectRequest {
 }
 
 /// The rule for the windows is the client's: the connection's holds all streams' together.
-fn builder(limits: &HboneLimits) -> h2::server::Builder {
+pub(super) fn builder(limits: &HboneLimits) -> h2::server::Builder {
     let window = limits.stream_window.saturating_mul(limits.max_streams);
     let mut builder = h2::server::Builder::new();
     builder
@@ -399,7 +399,7 @@ fn builder(limits: &HboneLimits) -> h2::server::Builder {
 }
 
 /// Hands a well-formed CONNECT on, answers 400 to anything else.
-fn hand_on(
+pub(super) fn hand_on(
     peer: SpiffeId,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,

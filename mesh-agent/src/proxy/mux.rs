@@ -10,6 +10,8 @@
 
 mod decode;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod link;
 mod queue;
 mod receive;

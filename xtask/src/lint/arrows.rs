@@ -67,6 +67,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("datapath", &["telemetry", "tasks", "model"]),
     ("identity", &["grpc", "telemetry", "tasks", "model"]),
     ("grpc", &["telemetry", "tasks"]),
+    // What it feeds is behind a feature.
+    (
+        "fuzzing",
+        &["admin", "config", "datapath", "identity", "proxy"],
+    ),
     ("telemetry", &["model"]),
     ("tasks", &[]),
     ("model", &[]),
