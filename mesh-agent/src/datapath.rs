@@ -63,6 +63,7 @@ pub use self::{
     netns::{Entered, Netns, NetnsId},
     observe::{Applied, ExistingConnection, FlowObservation, Hook, Observation, PodObservation},
     sandbox::SandboxEvents,
+    sys::give_back,
 };
 use self::{
     connect::ConnectorMaps,

@@ -14,6 +14,7 @@
 #![allow(unsafe_code, reason = "raw system calls, see above")]
 
 mod events;
+mod pages;
 
 use std::{
     ffi::{CStr, CString},
@@ -31,6 +32,7 @@ use aya::Pod;
 pub(super) use self::events::{
     Event, Inotify, Watch, monotonic_time, open_process, time_since_boot, wait_readable,
 };
+pub use self::pages::give_back;
 
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
