@@ -58,8 +58,9 @@ fn unmodified(smaps: &str) -> Vec<Unmodified> {
                 let is_fixed = matches!(access, "r-xp" | "r--p");
                 current = (is_file && is_fixed).then(|| read_range(range)).flatten();
             }
-            (Some("Anonymous:"), Some("0")) => found.extend(current.take()),
-            (Some("Anonymous:"), _) => current = None,
+            // A modified page is one of the two, also behind a mapping that is read-only by now.
+            (Some("Anonymous:" | "Swap:"), Some(size)) if size != "0" => current = None,
+            (Some("Swap:"), _) => found.extend(current.take()),
             _ => {}
         }
     }
@@ -93,19 +94,26 @@ mod tests {
 55aa00000000-55aa00004000 r--p 00000000 fe:00 12 /usr/bin/mesh-agent
 Rss:                  16 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 VmFlags: rd mr mw me
 55aa00004000-55aa00008000 r-xp 00004000 fe:00 12 /usr/bin/mesh-agent
 Anonymous:             4 kB
+Swap:                  0 kB
 55aa00008000-55aa00009000 r--p 00008000 fe:00 12 /usr/bin/mesh-agent
-Anonymous:             4 kB
+Anonymous:             0 kB
+Swap:                  4 kB
 55aa00009000-55aa0000a000 rw-p 00009000 fe:00 12 /usr/bin/mesh-agent
 Anonymous:             0 kB
+Swap:                  0 kB
 7f0000000000-7f0000021000 r--p 00000000 00:00 0
 Anonymous:             0 kB
+Swap:                  0 kB
 7f0000030000-7f0000032000 r-xp 00001000 fe:00 13 /lib/libc.so.6 (deleted)
 Anonymous:             0 kB
+Swap:                  0 kB
 7ffff7fc0000-7ffff7fc2000 r-xp 00000000 00:00 0 [vdso]
 Anonymous:             0 kB
+Swap:                  0 kB
 ";
 
     #[test]
