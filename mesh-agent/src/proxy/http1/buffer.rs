@@ -17,11 +17,16 @@ use tokio::io::{AsyncRead, ReadBuf};
 /// The room that is taken at first.
 pub(super) const ROOM: usize = 16 * 1024;
 
-/// How many pieces of memory a thread keeps for later.
+/// The room that is taken while much comes at once.
+const LARGE_ROOM: usize = 64 * 1024;
+
+/// How many pieces of memory a thread keeps for later, of each size.
 const SPARES: usize = 64;
+const LARGE_SPARES: usize = 16;
 
 thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static LARGE_SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Bytes read from a stream and not taken yet.
@@ -31,6 +36,8 @@ pub(super) struct Buffer {
     memory: Vec<u8>,
     start: usize,
     end: usize,
+    /// The last read gave as much as there usually is room for.
+    much: bool,
 }
 
 impl Buffer {
@@ -38,7 +45,7 @@ impl Buffer {
     pub(super) fn of(bytes: &[u8]) -> Self {
         let mut buffer = Self::default();
         if !bytes.is_empty() {
-            buffer.memory = spare();
+            buffer.memory = spare(ROOM);
             if buffer.memory.len() < bytes.len() {
                 buffer.memory.resize(bytes.len(), 0);
             }
@@ -84,7 +91,7 @@ impl Buffer {
         reader: &mut (impl AsyncRead + Unpin),
     ) -> Poll<io::Result<usize>> {
         if self.memory.is_empty() {
-            self.memory = spare();
+            self.memory = spare(if self.much { LARGE_ROOM } else { ROOM });
         } else if self.end == self.memory.len() {
             self.memory.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -98,24 +105,26 @@ impl Buffer {
             self.release();
         }
         ready!(read)?;
+        self.much = count >= ROOM;
         Poll::Ready(Ok(count))
     }
 
     fn release(&mut self) {
         (self.start, self.end) = (0, 0);
         let memory = std::mem::take(&mut self.memory);
-        if memory.len() != ROOM {
-            return;
-        }
+        let (list, most) = match memory.len() {
+            ROOM => (&SPARE, SPARES),
+            LARGE_ROOM => (&LARGE_SPARE, LARGE_SPARES),
+            _ => return,
+        };
         // An error means that the thread is ending: then the memory is simply freed.
-        SPARE
-            .try_with(|spare| {
-                let mut spare = spare.borrow_mut();
-                if spare.len() < SPARES {
-                    spare.push(memory);
-                }
-            })
-            .ok();
+        list.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < most {
+                spare.push(memory);
+            }
+        })
+        .ok();
     }
 }
 
@@ -125,10 +134,10 @@ impl Drop for Buffer {
     }
 }
 
-fn spare() -> Vec<u8> {
-    SPARE
-        .with_borrow_mut(Vec::pop)
-        .unwrap_or_else(|| vec![0; ROOM])
+fn spare(room: usize) -> Vec<u8> {
+    let list = if room == ROOM { &SPARE } else { &LARGE_SPARE };
+    list.with_borrow_mut(Vec::pop)
+        .unwrap_or_else(|| vec![0; room])
 }
 
 #[cfg(test)]
@@ -167,6 +176,19 @@ mod tests {
         buffer.grow();
         assert_eq!(fill(&mut buffer, &mut [4].as_slice()), 1);
         assert_eq!(buffer.data()[ROOM - 2..], [1, 2, 4]);
+    }
+
+    #[test]
+    fn where_much_comes_more_is_read_at_once() {
+        let mut buffer = Buffer::default();
+        let mut stream = &[7; 3 * LARGE_ROOM][..];
+        for want in [ROOM, LARGE_ROOM, LARGE_ROOM] {
+            assert_eq!(fill(&mut buffer, &mut stream), want);
+            buffer.consume(want);
+        }
+        assert_eq!(fill(&mut buffer, &mut b"little".as_slice()), 6);
+        buffer.consume(6);
+        assert_eq!(fill(&mut buffer, &mut stream), ROOM);
     }
 
     #[test]
