@@ -42,12 +42,13 @@ impl Drop for Lease {
 /// Carries one exchange to its end.
 pub(super) async fn run(front: &Rc<Front>, client: &mut Client, request: Request) -> Then {
     let is_repeatable = request.is_repeatable();
-    let close = request.close || front.connection.thread.drain.is_leaving();
+    let drain = &front.connection.thread.drain;
     let Request {
         exchange,
         way,
         out,
         body,
+        close,
         ..
     } = request;
     let Onward {
@@ -56,7 +57,10 @@ pub(super) async fn run(front: &Rc<Front>, client: &mut Client, request: Request
         edits,
     } = match way {
         Ok(way) => way,
-        Err(outcome) => return refuse(client, exchange, outcome, body, close).await,
+        Err(outcome) => {
+            let close = close || drain.is_leaving();
+            return refuse(client, exchange, outcome, body, close).await;
+        }
     };
     let mut flight = Flight {
         client,
@@ -65,6 +69,7 @@ pub(super) async fn run(front: &Rc<Front>, client: &mut Client, request: Request
         answer: Answer::new(),
         edits,
         close,
+        drain,
     };
     let ended = {
         let tries = tries(front, &mut flight, &cluster, is_repeatable);
@@ -177,6 +182,7 @@ async fn once(
 /// Makes the record, or gives our own answer.
 async fn conclude(mut flight: Flight<'_>, ended: Result<(), Stop>) -> Then {
     flight.count();
+    let close = flight.close || flight.drain.is_leaving();
     match ended {
         Ok(()) => {
             flight.exchange.end(Outcome::Complete);
@@ -200,11 +206,11 @@ async fn conclude(mut flight: Flight<'_>, ended: Result<(), Stop>) -> Then {
         Err(Stop::Unanswered(why)) => {
             let outcome = Outcome::UpstreamGone(why);
             let (exchange, body) = (flight.exchange, flight.sending.body);
-            refuse(flight.client, exchange, outcome, body, flight.close).await
+            refuse(flight.client, exchange, outcome, body, close).await
         }
         Err(Stop::Failed(outcome)) => {
             let (exchange, body) = (flight.exchange, flight.sending.body);
-            refuse(flight.client, exchange, outcome, body, flight.close).await
+            refuse(flight.client, exchange, outcome, body, close).await
         }
     }
 }

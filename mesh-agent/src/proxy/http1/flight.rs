@@ -26,7 +26,7 @@ use super::{
     fields::Lines,
     head::{self, Name, ResponseHead},
 };
-use crate::model::HeaderEdits;
+use crate::{model::HeaderEdits, tasks::Drain};
 
 /// How large the head of an answer may be, as with hyper.
 const MAX_HEAD: usize = 400 * 1024;
@@ -80,6 +80,7 @@ pub(super) struct Flight<'a> {
     pub(super) edits: Option<Arc<HeaderEdits>>,
     /// The client's connection ends with the answer.
     pub(super) close: bool,
+    pub(super) drain: &'a Drain,
 }
 
 impl Sending {
@@ -270,6 +271,8 @@ impl Flight<'_> {
                 continue;
             }
             self.exchange.answered(head.status);
+            // To close a connection that idles would lose the request on its way at that moment.
+            self.close |= self.drain.is_leaving();
             let available = self.answer.input.data().len() - length;
             self.answer.out = written(&head, to_head, self.edits.as_deref(), self.close, available);
             self.answer.close = head.close;
