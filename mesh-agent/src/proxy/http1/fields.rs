@@ -34,7 +34,7 @@ impl<'h> Lines<'h> {
             .iter()
             .filter(is_connection)
             .flat_map(|field| tokens(field.value))
-            .any(|token| head_field(token));
+            .any(head_field);
         let mut lines = Vec::with_capacity(fields.len());
         for field in fields {
             let name = head::name(field.name);

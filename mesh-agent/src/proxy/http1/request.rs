@@ -149,7 +149,7 @@ fn looked_at(port: Option<&ServicePort>, namespace: &str, fields: &[Header<'_>])
     }
     for field in fields {
         let is = |name: &&HeaderName| field.name.eq_ignore_ascii_case(name.as_str());
-        if !all && !few.iter().flatten().any(|name| is(&name)) {
+        if !all && !few.iter().flatten().any(is) {
             continue;
         }
         let name = HeaderName::from_bytes(field.name.as_bytes());

@@ -36,7 +36,9 @@ async fn a_body_comes_back_while_it_is_still_being_sent() {
         .await;
     let mut client = connect(vip).await;
     let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n");
-    let sent: Vec<u8> = (0..LARGE).map(|at| (at % 251) as u8).collect();
+    let sent: Vec<u8> = (0..LARGE)
+        .map(|at| u8::try_from(at % 251).expect("small"))
+        .collect();
     let mut got = Vec::new();
     {
         let (mut reader, mut writer) = client.split();
