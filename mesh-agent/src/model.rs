@@ -4,38 +4,56 @@
 //!
 //! Knows nothing of sockets, clocks, Kubernetes or files. Everything here is immutable once it is
 //! in a [`Snapshot`], but for two kinds of atomics that outlive snapshots: the position in a
-//! weight schedule and the load of an endpoint.
+//! schedule, and the load and health of an endpoint.
 
 pub mod authorization;
 pub mod balance;
 pub mod condition;
+pub mod cors;
 pub mod edits;
+pub mod fault;
+pub mod hashing;
+pub mod mirror;
+pub mod outlier;
 pub mod path;
 pub mod policy;
+pub mod retry;
 pub mod rewrite;
 pub mod route;
 pub mod rules;
 pub mod service;
+pub mod share;
 pub mod shared_map;
 pub mod snapshot;
 pub mod spiffe;
 pub mod text;
+pub mod treatment;
+pub mod upstream;
 pub mod workload;
 
 pub use self::{
     authorization::{Authorization, Verdict},
     balance::{EndpointLoad, LoadGuard, Position, Schedule},
     condition::HttpMatch,
+    cors::{Cors, CorsDecision},
     edits::{HeaderEdit, HeaderEdits},
+    fault::{AbortStatus, Fault, Injected},
+    hashing::{HashPolicy, Key},
+    mirror::Mirror,
+    outlier::{Conduct, Outlier},
     path::PathMatch,
     policy::{InboundPolicy, MtlsMode},
+    retry::{RetryOn, RetryPolicy, TryEnd},
     rewrite::{PathEdit, Redirect, Rewritten, UrlRewrite},
     route::{Backend, Client, Decision, HttpRoutes, HttpRule, Refusal, RequestHead, ResponseFlag},
     rules::Rules,
     service::{Cluster, Endpoint, ObjectRef, Protocol, Service, ServiceName, ServicePort},
+    share::Share,
     shared_map::{Difference, SharedMap},
     snapshot::{Destination, Snapshot},
     spiffe::SpiffeId,
     text::TextMatch,
+    treatment::{DirectAnswer, Treatment},
+    upstream::{Balancer, Limits, UpstreamPolicy, UpstreamUse},
     workload::{Labels, Workload, WorkloadUid},
 };

@@ -22,13 +22,19 @@ mod hbone_stream;
 mod http;
 mod http1;
 mod http_body;
+mod http_choice;
 mod http_decide;
 mod http_ending;
 mod http_exchange;
 mod http_forward;
 mod http_headers;
 mod http_lease;
+mod http_mirror;
+mod http_notes;
 mod http_pool;
+mod http_replay;
+mod http_retry;
+mod http_treated;
 mod http_upgrade;
 mod http_upstream;
 mod inbound;
@@ -50,6 +56,7 @@ mod tunnel_keep_alive;
 mod tunnel_link;
 mod tunnel_stream;
 mod tunnel_wire;
+mod usage;
 
 use std::{
     collections::{BTreeMap, HashMap},

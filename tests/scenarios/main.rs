@@ -33,4 +33,5 @@ mod routes;
 mod scale;
 mod seeds;
 mod slice;
+mod traffic;
 mod upgrade;

@@ -148,6 +148,10 @@ fn rule(rule: &HttpRule) -> Value {
                 "weight": weight,
                 "redirect": redirect.status,
             }),
+            Backend::Answer(answer) => json!({
+                "weight": weight,
+                "answer": answer.status.as_u16(),
+            }),
             Backend::Refused(refusal) => json!({
                 "weight": weight,
                 "answer": refusal.status,

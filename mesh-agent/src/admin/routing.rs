@@ -153,7 +153,7 @@ fn reachable<'a>(
             .flat_map(|rule| &rule.backends)
             .filter_map(|backend| match backend {
                 Backend::Cluster { cluster, .. } => Some(cluster),
-                Backend::Redirect(_) | Backend::Refused(_) => None,
+                Backend::Answer(_) | Backend::Redirect(_) | Backend::Refused(_) => None,
             });
         for cluster in [&port.cluster]
             .into_iter()
@@ -227,6 +227,10 @@ fn destinations(rule: &HttpRule) -> Vec<Value> {
                 "scheme": redirect.scheme,
                 "host": redirect.host,
                 "port": redirect.port,
+                "weight": weight,
+            }),
+            Backend::Answer(answer) => json!({
+                "answer": answer.status.as_u16(),
                 "weight": weight,
             }),
             Backend::Refused(refusal) => json!({

@@ -246,6 +246,7 @@ fn service(endpoint: &Arc<Workload>) -> Service {
         weights: vec![100],
         schedule: Schedule::new(&[100], Default::default()),
         timeout: None,
+        treatment: None,
     };
     let http = ServicePort {
         number: 80,

@@ -9,16 +9,18 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
-    endpoints::{Catalog, Family},
+    endpoints::{Catalog, Family, Shape},
     facts::Meta,
     problem::{Origin, Problem, Severity, code},
     resolve,
     route::{BackendFacts, RouteKind, RouteRuleFacts},
     routes::Router,
-    virtual_service::{DestinationFacts, RuleFacts},
+    treatment::TreatmentFacts,
+    virtual_service::{Action, DestinationFacts, RuleFacts},
 };
 use crate::model::{
-    Backend, HttpMatch, HttpRule, ObjectRef, Position, Refusal, ResponseFlag, Schedule,
+    Backend, HttpMatch, HttpRule, Mirror, ObjectRef, Position, Refusal, ResponseFlag, Schedule,
+    Share, Treatment,
 };
 
 /// A Service's port as one group of clients sees it.
@@ -50,6 +52,8 @@ pub(super) struct Compiler<'r, 'a> {
     pub(super) place: &'r Place,
     pub(super) origin: ObjectRef,
     pub(super) read_at: &'r Origin,
+    /// Whether copies are meant, for messages.
+    pub(super) copying: bool,
 }
 
 impl Compiler<'_, '_> {
@@ -62,23 +66,32 @@ impl Compiler<'_, '_> {
         if matches.is_empty() && !rule.matches.is_empty() {
             return None;
         }
-        let drawn = || rule.destinations.iter().filter(|one| one.weight > 0);
-        let weights: Vec<u32> = drawn().map(|one| one.weight).collect();
-        let backends = drawn()
-            .map(|one| self.destination(one, meta, &rule.name))
-            .collect();
-        let (backends, weights) = match &rule.refused {
-            Some(reason) => refused(500, reason, &rule.name),
-            None => (backends, weights),
+        let drawn = match &rule.action {
+            Action::Route(destinations) => {
+                let drawn = || destinations.iter().filter(|one| one.weight > 0);
+                let compile = |one| self.destination(one, meta, &rule.name);
+                let backends = drawn().map(compile).collect();
+                (backends, drawn().map(|one| one.weight).collect())
+            }
+            Action::Redirect(redirect) => {
+                let redirect = redirect.at(self.place.port);
+                (vec![Backend::Redirect(Arc::new(redirect))], vec![1])
+            }
+            Action::Answer(answer) => (vec![Backend::Answer(Arc::clone(answer))], vec![1]),
+            // Put in place before; never compiled itself.
+            Action::Delegate(_) => (Vec::new(), Vec::new()),
+            Action::Refuse(reason) => refused(500, reason, &rule.name),
         };
-        Some(self.rule(
-            rule.index,
-            &rule.name,
-            matches,
-            backends,
-            weights,
-            rule.timeout,
-        ))
+        self.copying = true;
+        let mirrors = rule.mirrors.iter().filter_map(|(one, share)| {
+            let backend = self.destination(one, meta, &rule.name);
+            mirror(backend, *share)
+        });
+        let mirrors = mirrors.collect();
+        self.copying = false;
+        let treatment = treatment(&rule.treatment, mirrors);
+        let of = (rule.index, &rule.name, rule.timeout);
+        Some(self.rule(of, matches, drawn, treatment))
     }
 
     pub(super) fn gateway(
@@ -89,7 +102,7 @@ impl Compiler<'_, '_> {
     ) -> HttpRule {
         let status = kind.broken_status();
         let unweighted = rule.backends.iter().all(|one| one.weight == 0);
-        let (backends, weights) = if let Some(reason) = &rule.refused {
+        let drawn = if let Some(reason) = &rule.refused {
             refused(status, reason, &rule.name)
         } else if let Some(redirect) = &rule.redirect {
             let redirect = redirect.at(self.place.port);
@@ -106,24 +119,24 @@ impl Compiler<'_, '_> {
             let compile = |one| self.backend(one, &rule.name, status);
             (all.map(compile).collect(), weights)
         };
-        self.rule(
-            index,
-            &rule.name,
-            Vec::new(),
-            backends,
-            weights,
-            rule.timeout,
-        )
+        self.copying = true;
+        let mirrors = rule.mirrors.iter().filter_map(|(one, share)| {
+            let backend = self.backend(one, &rule.name, status);
+            mirror(backend, *share)
+        });
+        let mirrors = mirrors.collect();
+        self.copying = false;
+        let treatment = treatment(&rule.treatment, mirrors);
+        let of = (index, &rule.name, rule.timeout);
+        self.rule(of, Vec::new(), drawn, treatment)
     }
 
     fn rule(
         &mut self,
-        index: usize,
-        name: &Arc<str>,
+        (index, name, timeout): (usize, &Arc<str>, Option<Duration>),
         matches: Vec<HttpMatch>,
-        backends: Vec<Backend>,
-        weights: Vec<u32>,
-        timeout: Option<Duration>,
+        (backends, weights): (Vec<Backend>, Vec<u32>),
+        treatment: Option<Arc<Treatment>>,
     ) -> HttpRule {
         let key = PositionKey {
             origin: self.origin.clone(),
@@ -146,6 +159,7 @@ impl Compiler<'_, '_> {
             schedule: Schedule::new(&weights, position),
             weights,
             timeout,
+            treatment,
         }
     }
 
@@ -200,11 +214,13 @@ impl Compiler<'_, '_> {
                 }
             }
         };
-        match self.catalog.cluster(host, port, self.place.family, subset) {
+        let used = found.and_then(|merged| merged.upstream(subset, port));
+        let shape = Shape { subset, used };
+        match self.catalog.cluster(host, port, self.place.family, shape) {
             Some(cluster) => Backend::Cluster {
                 cluster,
                 edits: destination.edits.clone(),
-                rewrite: None,
+                rewrite: destination.rewrite.clone(),
             },
             None => self.missing(503, field.clone(), "there is no such cluster", "", rule),
         }
@@ -219,9 +235,15 @@ impl Compiler<'_, '_> {
             }
         };
         let hostname = resolve::hostname(&service.namespace, &service.name, self.router.domain);
+        let client = self.place.client.as_deref();
+        let at = (&*hostname, &*service.namespace);
+        let shape = Shape {
+            subset: None,
+            used: self.router.rules.upstream(client, at, *port),
+        };
         match self
             .catalog
-            .cluster(&hostname, *port, self.place.family, None)
+            .cluster(&hostname, *port, self.place.family, shape)
         {
             Some(cluster) => Backend::Cluster {
                 cluster,
@@ -257,13 +279,17 @@ impl Compiler<'_, '_> {
         rule: &Arc<str>,
     ) -> Backend {
         let refusal = self.refusal(status, &field, text, rule);
+        let consequence = match self.copying {
+            true => "no request is copied there".to_owned(),
+            false => format!("its share of requests is answered with {status} NC"),
+        };
         self.router.problems.insert(Problem {
             severity: Severity::Error,
             code: code::REFERENCE,
             object: Some(self.origin.clone()),
             origin: self.read_at.clone(),
             field,
-            text: format!("{text}: its share of requests is answered with {status} NC"),
+            text: format!("{text}: {consequence}"),
             fix: fix.to_owned(),
         });
         Backend::Refused(refusal)
@@ -289,6 +315,25 @@ impl Compiler<'_, '_> {
             reason: format!("{} {field}: {text}", self.origin).into(),
             route: Arc::clone(rule),
         }
+    }
+}
+
+/// What is done with a rule's requests besides sending them on, if anything.
+fn treatment(facts: &TreatmentFacts, mirrors: Vec<Mirror>) -> Option<Arc<Treatment>> {
+    let treatment = Treatment {
+        cors: facts.cors.clone(),
+        fault: facts.fault,
+        mirrors,
+        retry: facts.retry.clone(),
+    };
+    (!treatment.is_empty()).then(|| Arc::new(treatment))
+}
+
+/// A copy goes to a cluster or nowhere.
+fn mirror(backend: Backend, share: Share) -> Option<Mirror> {
+    match backend {
+        Backend::Cluster { cluster, .. } => Some(Mirror { cluster, share }),
+        Backend::Redirect(_) | Backend::Answer(_) | Backend::Refused(_) => None,
     }
 }
 

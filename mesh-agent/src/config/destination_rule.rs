@@ -12,11 +12,12 @@ use std::{
 
 use super::{
     facts::{Findings, Meta},
-    istio::{ClientTlsMode, DestinationRuleSpec, Simple, TrafficPolicy},
+    istio::DestinationRuleSpec,
     object::Resource,
-    problem::{Severity, code},
     resolve::{self, HostPattern, Visibility},
+    traffic_policy::{self, PolicyFacts},
 };
+use crate::model::{ObjectRef, UpstreamPolicy};
 
 /// What matters of a DestinationRule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,7 @@ pub(super) struct DestinationRuleFacts {
     pub(super) meta: Meta,
     pub(super) host: HostPattern,
     pub(super) visibility: Visibility,
+    pub(super) policy: Option<PolicyFacts>,
     pub(super) subsets: Vec<SubsetFacts>,
 }
 
@@ -32,6 +34,7 @@ pub(super) struct DestinationRuleFacts {
 pub(super) struct SubsetFacts {
     pub(super) name: Arc<str>,
     pub(super) labels: BTreeMap<String, String>,
+    pub(super) policy: Option<PolicyFacts>,
 }
 
 impl DestinationRuleFacts {
@@ -52,81 +55,59 @@ impl DestinationRuleFacts {
                 "remove the field, or the rule",
             );
         }
-        if let Some(policy) = &spec.traffic_policy {
-            traffic_policy(policy, "spec.trafficPolicy", findings);
-        }
+        let policy = spec.traffic_policy.as_ref();
+        let policy =
+            policy.map(|policy| traffic_policy::read(policy, "spec.trafficPolicy", findings));
+        let mut subsets = Vec::with_capacity(spec.subsets.len());
         for (index, subset) in spec.subsets.iter().enumerate() {
             let path = format!("spec.subsets[{index}]");
             if subset.name.is_empty() {
                 findings.reject(format!("{path}.name"), "must be set", "name the subset");
             }
-            if let Some(policy) = &subset.traffic_policy {
-                traffic_policy(policy, &format!("{path}.trafficPolicy"), findings);
-            }
+            let policy = subset.traffic_policy.as_ref().map(|policy| {
+                traffic_policy::read(policy, &format!("{path}.trafficPolicy"), findings)
+            });
+            subsets.push(SubsetFacts {
+                name: subset.name.as_str().into(),
+                labels: subset.labels.clone(),
+                policy,
+            });
         }
-        let subset = |subset: &super::istio::Subset| SubsetFacts {
-            name: subset.name.as_str().into(),
-            labels: subset.labels.clone(),
-        };
         Self {
             host: HostPattern::new(&resolve::qualify(&spec.host, &meta.namespace, domain)),
             visibility: Visibility::new(&spec.export_to, &meta.namespace),
-            subsets: spec.subsets.iter().map(subset).collect(),
+            policy,
+            subsets,
             meta,
         }
-    }
-}
-
-/// Reports what of a traffic policy has no effect.
-fn traffic_policy(policy: &TrafficPolicy, path: &str, findings: &mut Findings) {
-    let fields = [
-        ("connectionPool", policy.connection_pool),
-        ("outlierDetection", policy.outlier_detection),
-        ("portLevelSettings", policy.port_level_settings),
-        ("tunnel", policy.tunnel),
-        ("proxyProtocol", policy.proxy_protocol),
-        ("retryBudget", policy.retry_budget),
-    ];
-    findings.unsupported(path, &fields, "the defaults apply");
-    if let Some(balancer) = &policy.load_balancer {
-        let path = format!("{path}.loadBalancer");
-        let what = "endpoints are chosen by least requests of two";
-        let fields = [
-            ("consistentHash", balancer.consistent_hash),
-            ("localityLbSetting", balancer.locality_lb_setting),
-            ("zoneAwareLbSetting", balancer.zone_aware_lb_setting),
-            ("warmup", balancer.warmup),
-            ("warmupDurationSecs", balancer.warmup_duration_secs),
-        ];
-        findings.unsupported(&path, &fields, what);
-        let other = matches!(
-            balancer.simple,
-            Some(Simple::Random | Simple::RoundRobin | Simple::Passthrough)
-        );
-        findings.unsupported(&path, &[("simple", super::object::Present(other))], what);
-    }
-    if let Some(tls) = &policy.tls
-        && matches!(
-            tls.mode,
-            Some(ClientTlsMode::Simple | ClientTlsMode::Mutual)
-        )
-    {
-        findings.add(
-            Severity::Error,
-            code::UNSUPPORTED,
-            format!("{path}.tls.mode"),
-            "not supported yet: TLS is not originated for the application; between enrolled pods \
-             traffic is mutual TLS in any mode",
-            "use ISTIO_MUTUAL or DISABLE inside the mesh",
-        );
     }
 }
 
 /// The rules of one namespace for one host, merged.
 #[derive(Clone, Debug)]
 pub(super) struct Merged<'a> {
+    /// The oldest rule's that has one.
+    policy: Option<(&'a PolicyFacts, &'a Meta)>,
     /// All subsets; of several with one name the oldest rule's.
     pub(super) subsets: Vec<(&'a SubsetFacts, &'a Meta)>,
+}
+
+impl Merged<'_> {
+    /// How the endpoints of `port`, or of a subset of it, are used, and which rule says so; `None`
+    /// if that is as it is without a rule.
+    pub(super) fn upstream(
+        &self,
+        subset: Option<(&SubsetFacts, &Meta)>,
+        port: u16,
+    ) -> Option<(UpstreamPolicy, ObjectRef)> {
+        let general = self.policy.map(|(policy, _)| policy);
+        let own = subset.and_then(|(subset, _)| subset.policy.as_ref());
+        let policy = traffic_policy::effective(general, own, port)?;
+        let meta = subset
+            .map(|(_, meta)| meta)
+            .or(self.policy.map(|(_, meta)| meta))?;
+        Some((policy, meta.to_ref("DestinationRule")))
+    }
 }
 
 /// Finds the rules for a client and a host.
@@ -189,10 +170,13 @@ impl<'a> Rules<'a> {
             .filter(|rule| rule.host.matches(hostname) && usable(rule));
         let first = *matching.next()?;
         let mut merged = Merged {
+            policy: None,
             subsets: Vec::new(),
         };
         let same_host = matching.filter(|rule| rule.host == first.host);
         for rule in std::iter::once(&first).chain(same_host) {
+            let own = rule.policy.as_ref().map(|policy| (policy, &rule.meta));
+            merged.policy = merged.policy.or(own);
             for subset in &rule.subsets {
                 if merged
                     .subsets
@@ -204,6 +188,23 @@ impl<'a> Rules<'a> {
             }
         }
         Some(merged)
+    }
+
+    /// How clients in `client` use the endpoints of a Service's port, if a rule says so.
+    pub(super) fn upstream(
+        &self,
+        client: Option<&str>,
+        (hostname, namespace): (&str, &str),
+        port: u16,
+    ) -> Option<(UpstreamPolicy, ObjectRef)> {
+        self.find(client, hostname, namespace)?.upstream(None, port)
+    }
+
+    /// The namespaces whose clients may have another policy for `hostname` than everybody else.
+    pub(super) fn special_policies(&self, hostname: &str) -> impl Iterator<Item = &Arc<str>> {
+        let all = self.by_namespace.values().flatten();
+        let shaping = all.filter(|rule| rule.policy.is_some() && rule.host.matches(hostname));
+        shaping.flat_map(|rule| rule.visibility.named().chain([&rule.meta.namespace]))
     }
 
     /// The namespaces whose clients may use other rules for `hostname` than everybody else.

@@ -25,7 +25,9 @@ use super::{
     service::{PortFacts, ServiceFacts, SliceFacts, Target},
     slices::{self, Slices},
 };
-use crate::model::{Cluster, Endpoint, ObjectRef, ServiceName, SharedMap, Workload};
+use crate::model::{
+    Cluster, Endpoint, ObjectRef, ServiceName, SharedMap, UpstreamPolicy, UpstreamUse, Workload,
+};
 
 /// Which endpoints a client of a VIP can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,12 +77,23 @@ struct ServiceView {
     last: HashMap<ClusterKey, Arc<Cluster>>,
 }
 
-/// What tells a cluster from all others of its Service; a subset by its rule and name.
+/// What tells a cluster from all others of its Service; a subset by its rule and name, its use by
+/// that rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ClusterKey {
     port: u16,
     family: Family,
     subset: Option<(ObjectRef, Arc<str>)>,
+    used: Option<ObjectRef>,
+}
+
+/// What DestinationRules make of a Service's port.
+#[derive(Clone, Default)]
+pub(super) struct Shape<'s> {
+    /// A part of the endpoints, and whose rule defines it.
+    pub(super) subset: Option<(&'s SubsetFacts, &'s Meta)>,
+    /// How the endpoints are used, and which rule says so.
+    pub(super) used: Option<(UpstreamPolicy, ObjectRef)>,
 }
 
 /// All Services, by host name.
@@ -265,8 +278,10 @@ impl<'a> Catalog<'a> {
         hostname: &Arc<str>,
         port: u16,
         family: Family,
-        subset: Option<(&SubsetFacts, &Meta)>,
+        shape: Shape<'_>,
     ) -> Option<Arc<Cluster>> {
+        let Shape { subset, used } = shape;
+        let (policy, used) = used.unzip();
         let facts = self.service(hostname)?;
         let rule = subset.map(|(_, meta)| meta.to_ref("DestinationRule"));
         let subset_name = subset.map(|(subset, _)| Arc::clone(&subset.name));
@@ -274,6 +289,7 @@ impl<'a> Catalog<'a> {
             port,
             family,
             subset: rule.clone().zip(subset_name.clone()),
+            used: used.clone(),
         };
         let view = self.endpoints.views.get_mut(hostname)?;
         if let Some(made) = view.clusters.get(&key) {
@@ -291,20 +307,39 @@ impl<'a> Catalog<'a> {
         };
         let endpoints = view.endpoints.get(position)?.iter().filter(belongs);
         let endpoints: Vec<Endpoint> = endpoints.cloned().collect();
-        let cluster = match view.last.get(&key) {
-            Some(last) if are_same(&last.endpoints, &endpoints) => Arc::clone(last),
-            _ => Arc::new(Cluster::new(
-                ServiceName::new(Arc::clone(&view.name.0), Arc::clone(&view.name.1)),
-                Arc::clone(hostname),
-                port,
-                subset_name,
-                rule,
-                endpoints,
-            )),
+        let last = view.last.get(&key);
+        let cluster = match last {
+            Some(last)
+                if are_same(&last.endpoints, &endpoints) && same_use(last, policy.as_ref()) =>
+            {
+                Arc::clone(last)
+            }
+            _ => {
+                let upstream = policy.map(|policy| {
+                    let last = last.and_then(|last| last.upstream.as_ref());
+                    let turn = last.map(|last| last.turn.clone()).unwrap_or_default();
+                    Arc::new(UpstreamUse::new(policy, turn, &endpoints))
+                });
+                let cluster = Cluster::new(
+                    ServiceName::new(Arc::clone(&view.name.0), Arc::clone(&view.name.1)),
+                    Arc::clone(hostname),
+                    port,
+                    subset_name,
+                    rule.or(used),
+                    endpoints,
+                );
+                Arc::new(cluster.used(upstream))
+            }
         };
         view.clusters.insert(key, Arc::clone(&cluster));
         Some(cluster)
     }
+}
+
+/// Whether a cluster's endpoints are used by this policy.
+fn same_use(cluster: &Cluster, policy: Option<&UpstreamPolicy>) -> bool {
+    let used = cluster.upstream.as_ref();
+    used.map(|used| &used.policy) == policy
 }
 
 /// Whether the endpoints of two snapshots are the same.

@@ -7,16 +7,22 @@
 
 use std::sync::Arc;
 
-use http::uri::Authority;
+use http::{HeaderValue, uri::Authority};
 
 use super::{
     facts::Findings,
-    gateway::{Filter, PathModifier, PathModifierKind, RequestRedirect, UrlRewriteFilter},
+    gateway::{
+        BackendRef, CorsFilter, Filter, PathModifier, PathModifierKind, RequestMirror,
+        RequestRedirect, UrlRewriteFilter,
+    },
     headers,
     problem::{Severity, code},
     route::RouteKind,
 };
-use crate::model::{HeaderEdits, PathEdit, Redirect, UrlRewrite, rewrite};
+use crate::model::{
+    Cors, HeaderEdits, PathEdit, Redirect, Share, TextMatch, UrlRewrite, cors::Allowed, rewrite,
+    text::FullRegex,
+};
 
 /// What all filters of a rule, or of a rule and one of its backends, ask for.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +30,9 @@ pub(super) struct Filters {
     pub(super) edits: HeaderEdits,
     pub(super) rewrite: Option<UrlRewrite>,
     pub(super) redirect: Option<RedirectFacts>,
+    pub(super) cors: Option<Cors>,
+    /// Where copies go, which of them, and where that is written.
+    pub(super) mirrors: Vec<(BackendRef, Share, String)>,
     /// Which filter cannot be honoured, if one cannot.
     pub(super) refused: Option<Arc<str>>,
 }
@@ -31,7 +40,6 @@ pub(super) struct Filters {
 /// A redirect before it is known at which port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RedirectFacts {
-    /// With port 0 where the port follows from the Service's.
     redirect: Redirect,
     port: Option<u16>,
 }
@@ -45,7 +53,7 @@ impl RedirectFacts {
             .as_deref()
             .and_then(rewrite::well_known_port);
         Redirect {
-            port: self.port.or(of_scheme).unwrap_or(number),
+            port: Some(self.port.or(of_scheme).unwrap_or(number)),
             ..self.redirect.clone()
         }
     }
@@ -122,6 +130,23 @@ impl FilterReader<'_> {
                 let wanted = wanted.ok_or_else(|| unset("urlRewrite"))?;
                 into.rewrite = Some(self.rewrite(wanted)?);
             }
+            ("RequestMirror", _) if !self.of_backend => {
+                let wanted = filter.request_mirror.as_ref();
+                let wanted = wanted.ok_or_else(|| unset("requestMirror"))?;
+                let share = mirrored(wanted)?;
+                let field = format!("{field}.requestMirror.backendRef");
+                if share > Share::NONE {
+                    into.mirrors
+                        .push((wanted.backend_ref.clone(), share, field));
+                }
+            }
+            ("CORS", RouteKind::Http) if !self.of_backend => {
+                let wanted = filter.cors.as_ref().ok_or_else(|| unset("cors"))?;
+                into.cors = Some(cors(wanted)?);
+            }
+            (kind @ ("RequestMirror" | "CORS"), _) if self.of_backend => {
+                return Err(format!("{kind} on a backend is not supported yet"));
+            }
             (kind, _) => return Err(format!("{kind} is not supported yet")),
         }
         Ok(())
@@ -148,7 +173,7 @@ impl FilterReader<'_> {
                 status,
                 scheme: scheme.map(Into::into),
                 host: host.map(|host| host.as_str().into()),
-                port: 0,
+                port: None,
                 path: self.path(wanted.path.as_ref())?,
             },
             port: wanted.port,
@@ -180,6 +205,52 @@ impl FilterReader<'_> {
         };
         edit.map(Some).map_err(|error| error.to_string())
     }
+}
+
+/// Which requests are copied.
+fn mirrored(wanted: &RequestMirror) -> Result<Share, String> {
+    let share = match (wanted.percent, wanted.fraction) {
+        (None, None) => Some(Share::ALL),
+        (Some(percent), None) => Share::fraction(percent, 100),
+        (None, Some(one)) => Share::fraction(one.numerator, one.denominator.unwrap_or(100)),
+        (Some(_), Some(_)) => {
+            return Err("requestMirror.percent and fraction exclude each other".to_owned());
+        }
+    };
+    share.ok_or_else(|| "requestMirror names more than all requests".to_owned())
+}
+
+fn cors(wanted: &CorsFilter) -> Result<Cors, String> {
+    let list = |names: &[String], field: &str| match names {
+        [] => Ok(Allowed::Unsaid),
+        [star] if star == "*" => Ok(Allowed::Anything),
+        names => HeaderValue::from_str(&names.join(", "))
+            .map(Allowed::These)
+            .map_err(|_| format!("cors.{field} is not a list of names")),
+    };
+    let origins = wanted
+        .allow_origins
+        .iter()
+        .map(|origin| origin_match(origin));
+    Ok(Cors {
+        origins: origins.collect::<Result<_, _>>()?,
+        methods: list(&wanted.allow_methods, "allowMethods")?,
+        headers: list(&wanted.allow_headers, "allowHeaders")?,
+        exposed: list(&wanted.expose_headers, "exposeHeaders")?,
+        max_age: Some(HeaderValue::from(wanted.max_age.unwrap_or(5))),
+        credentials: wanted.allow_credentials.unwrap_or_default(),
+        forwards_other_preflights: false,
+    })
+}
+
+/// `*`, an origin, or an origin whose host begins with `*`, which stands for any labels.
+fn origin_match(origin: &str) -> Result<TextMatch, String> {
+    if origin == "*" || !origin.contains('*') {
+        return Ok(TextMatch::Exact(origin.to_owned()));
+    }
+    let pattern = regex::escape(origin).replace(r"\*", "[^/:]+");
+    let regex = FullRegex::new(&pattern).map_err(|error| error.to_string())?;
+    Ok(TextMatch::Regex(regex))
 }
 
 /// A host without port.

@@ -96,7 +96,7 @@ pub struct Rule {
     #[serde(deserialize_with = "null_default")]
     pub backend_refs: Vec<BackendRef>,
     pub timeouts: Option<Timeouts>,
-    pub retry: Present,
+    pub retry: Option<Retry>,
     pub session_persistence: Present,
 }
 
@@ -185,10 +185,10 @@ pub struct Filter {
     pub kind: String,
     pub request_header_modifier: Option<HeaderModifier>,
     pub response_header_modifier: Option<HeaderModifier>,
-    pub request_mirror: Present,
+    pub request_mirror: Option<RequestMirror>,
     pub request_redirect: Option<RequestRedirect>,
     pub url_rewrite: Option<UrlRewriteFilter>,
-    pub cors: Present,
+    pub cors: Option<CorsFilter>,
     pub external_auth: Present,
     pub extension_ref: Present,
 }
@@ -267,4 +267,46 @@ pub struct BackendRef {
 pub struct Timeouts {
     pub request: Option<String>,
     pub backend_request: Option<String>,
+}
+
+/// `retry`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Retry {
+    #[serde(deserialize_with = "null_default")]
+    pub codes: Vec<u16>,
+    pub attempts: Option<u32>,
+    pub backoff: Option<String>,
+}
+
+/// Where copies of requests go.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestMirror {
+    pub backend_ref: BackendRef,
+    pub percent: Option<u32>,
+    pub fraction: Option<Fraction>,
+}
+
+/// So many of so many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Fraction {
+    pub numerator: u32,
+    pub denominator: Option<u32>,
+}
+
+/// What is allowed to pages of other origins.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CorsFilter {
+    #[serde(deserialize_with = "null_default")]
+    pub allow_origins: Vec<String>,
+    pub allow_credentials: Option<bool>,
+    #[serde(deserialize_with = "null_default")]
+    pub allow_methods: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
+    pub allow_headers: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
+    pub expose_headers: Vec<String>,
+    pub max_age: Option<u32>,
 }

@@ -13,6 +13,7 @@ use super::{
         Precedence, RouteFacts, RouteKind, RouteRuleFacts, RuleReader, header_matches, hostnames,
         parents,
     },
+    treatment::TreatmentFacts,
 };
 use crate::model::{HttpMatch, PathMatch};
 
@@ -64,6 +65,8 @@ fn rule(mut reader: RuleReader<'_>, index: usize, rule: &GrpcRule) -> RouteRuleF
             .map(|(at, one)| condition(one, &format!("{path}.matches[{at}]"), reader.findings))
             .collect(),
         backends: reader.backends(&rule.backend_refs, &filters, false),
+        mirrors: reader.mirrors(&filters),
+        treatment: TreatmentFacts::default(),
         redirect: None,
         timeout: None,
         refused: filters.refused,

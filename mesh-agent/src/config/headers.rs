@@ -2,9 +2,10 @@
 
 //! Header changes of routes, checked and compiled.
 //!
-//! Invariant: no compiled edit names `Host` or a pseudo header.
+//! Invariant: no compiled edit names `Host` or a pseudo header: to set the host is to rewrite the
+//! authority.
 
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, header, uri::Authority};
 
 use super::{
     facts::Findings,
@@ -14,13 +15,14 @@ use super::{
 };
 use crate::model::{HeaderEdit, HeaderEdits};
 
-/// Compiles `headers` of a VirtualService's route or destination, appended to `edits`.
+/// Compiles `headers` of a VirtualService's route or destination, appended to `edits`; the authority,
+/// if it is set.
 pub(super) fn istio(
     headers: &Headers,
     path: &str,
     edits: &mut HeaderEdits,
     findings: &mut Findings,
-) {
+) -> Option<Authority> {
     for (direction, operations, into) in [
         ("request", &headers.request, &mut edits.request),
         ("response", &headers.response, &mut edits.response),
@@ -29,6 +31,20 @@ pub(super) fn istio(
             operate(operations, &format!("{path}.{direction}"), into, findings);
         }
     }
+    let request = headers.request.as_ref()?;
+    let mut set = request.set.iter().filter(|(name, _)| is_authority(name));
+    let (name, value) = set.next()?;
+    let parsed = value.parse();
+    if parsed.is_err() {
+        let field = format!("{path}.request.set[{name}]");
+        let text = format!("{value:?} is not a host");
+        findings.reject(field, text, "write host or host:port");
+    }
+    parsed.ok()
+}
+
+fn is_authority(name: &str) -> bool {
+    name.eq_ignore_ascii_case(header::HOST.as_str()) || name == ":authority"
 }
 
 fn operate(
@@ -37,7 +53,10 @@ fn operate(
     into: &mut Vec<HeaderEdit>,
     findings: &mut Findings,
 ) {
-    for (name, value) in &operations.set {
+    // The authority of a request is rewritten instead.
+    let of_request = path.ends_with(".request");
+    let edited = operations.set.iter();
+    for (name, value) in edited.filter(|(name, _)| !(of_request && is_authority(name))) {
         let field = format!("{path}.set[{name}]");
         into.extend(
             pair(name, value, &field, findings).map(|(name, value)| HeaderEdit::Set(name, value)),
@@ -110,8 +129,8 @@ fn named(name: &str, field: &str, findings: &mut Findings) -> Option<HeaderName>
             Severity::Warning,
             code::UNSUPPORTED,
             field,
-            format!("changing {name:?} is not supported yet: it is left as the client sent it"),
-            "remove it if you can do without",
+            format!("{name:?} cannot be changed so: it is left as it is"),
+            "set Host in the request to rewrite the authority",
         );
         return None;
     }

@@ -9,15 +9,16 @@ use std::time::Duration;
 use super::{
     facts::{Findings, Meta},
     filters::Filters,
-    gateway::{HttpRouteSpec, PathKind, RouteMatch, Rule, Timeouts},
+    gateway::{HttpRouteSpec, PathKind, Retry, RouteMatch, Rule, Timeouts},
     object::Resource,
     resolve,
     route::{
         Precedence, RouteFacts, RouteKind, RouteRuleFacts, RuleReader, first_of_each,
         header_matches, hostnames, parents, text_match,
     },
+    treatment::{self, TreatmentFacts},
 };
-use crate::model::{HttpMatch, PathMatch, TextMatch};
+use crate::model::{HttpMatch, PathMatch, RetryOn, RetryPolicy, TextMatch, retry::MAX_ATTEMPTS};
 
 /// Reads an HTTPRoute.
 pub(super) fn read(object: &Resource<HttpRouteSpec>, findings: &mut Findings) -> RouteFacts {
@@ -63,26 +64,85 @@ fn rule(mut reader: RuleReader<'_>, index: usize, rule: &Rule) -> RouteRuleFacts
     reader
         .filters(prefixes, false)
         .read(&rule.filters, &path, &mut filters);
-    let fields = [
-        ("retry", rule.retry),
-        ("sessionPersistence", rule.session_persistence),
-    ];
+    let fields = [("sessionPersistence", rule.session_persistence)];
     reader
         .findings
         .unsupported(&path, &fields, "the defaults apply");
+    let (timeout, per_try) = timeouts(rule.timeouts.as_ref(), &path, reader.findings);
+    let retry = rule.retry.as_ref().and_then(|written| {
+        let policy = retry(written, &format!("{path}.retry"), reader.findings)?;
+        Some(RetryPolicy {
+            per_try_timeout: per_try,
+            ..policy
+        })
+    });
     RouteRuleFacts {
         name: reader.name(index, rule.name.as_deref()),
         matches,
         backends: reader.backends(&rule.backend_refs, &filters, prefixes),
+        mirrors: reader.mirrors(&filters),
+        // A request that is tried once takes the shorter of both.
+        timeout: match retry {
+            Some(_) => timeout,
+            None => timeout.into_iter().chain(per_try).min(),
+        },
+        treatment: TreatmentFacts {
+            cors: filters.cors,
+            fault: None,
+            retry,
+        },
         redirect: filters.redirect,
-        timeout: timeout(rule.timeouts.as_ref(), &path, reader.findings),
         refused: filters.refused,
     }
 }
 
-/// The shorter of both timeouts: a request is tried once.
-fn timeout(timeouts: Option<&Timeouts>, path: &str, findings: &mut Findings) -> Option<Duration> {
-    let timeouts = timeouts?;
+/// Compiles `retry`.
+fn retry(written: &Retry, path: &str, findings: &mut Findings) -> Option<RetryPolicy> {
+    let attempts = written.attempts.unwrap_or(2);
+    if attempts > MAX_ATTEMPTS {
+        let text = format!("{attempts} is more than {MAX_ATTEMPTS}");
+        findings.reject(format!("{path}.attempts"), text, "lower it");
+        return None;
+    }
+    if let Some(code) = written
+        .codes
+        .iter()
+        .find(|code| !(400..600).contains(*code))
+    {
+        let text = format!("{code} is no status of an error");
+        findings.reject(format!("{path}.codes"), text, "use 400 to 599");
+        return None;
+    }
+    let base_interval = match written.backoff.as_deref() {
+        None => treatment::BASE_INTERVAL,
+        Some(text) => match resolve::duration(text) {
+            Some(length) => length,
+            None => {
+                let said = format!("{text:?} is not a duration");
+                findings.reject(format!("{path}.backoff"), said, "write it as 250ms");
+                return None;
+            }
+        },
+    };
+    Some(RetryPolicy {
+        attempts,
+        per_try_timeout: None,
+        on: RetryOn::gateway(&written.codes),
+        base_interval,
+        max_interval: base_interval.saturating_mul(treatment::LONGEST),
+        avoids_tried: true,
+    })
+}
+
+/// How long the whole exchange, and one try of it, may take.
+fn timeouts(
+    timeouts: Option<&Timeouts>,
+    path: &str,
+    findings: &mut Findings,
+) -> (Option<Duration>, Option<Duration>) {
+    let Some(timeouts) = timeouts else {
+        return (None, None);
+    };
     let mut read = |name: &str, text: Option<&str>| {
         let text = text?;
         let timeout = resolve::duration(text);
@@ -98,10 +158,7 @@ fn timeout(timeouts: Option<&Timeouts>, path: &str, findings: &mut Findings) -> 
     };
     let request = read("request", timeouts.request.as_deref());
     let backend = read("backendRequest", timeouts.backend_request.as_deref());
-    match (request, backend) {
-        (Some(request), Some(backend)) => Some(request.min(backend)),
-        (one, other) => one.or(other),
-    }
+    (request, backend)
 }
 
 fn condition(one: &RouteMatch, path: &str, findings: &mut Findings) -> (Precedence, HttpMatch) {

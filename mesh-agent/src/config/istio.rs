@@ -6,11 +6,24 @@
 //! `destination_rule.rs` report them. A field that is missing here is unknown to Istio too.
 //! Reference: istio/api `networking/v1alpha3/{virtual_service,destination_rule}.proto`.
 
+mod actions;
+mod policy;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub(super) use self::{
+    actions::{
+        CorsPolicy, Delegate, DerivePort, DirectResponse, FaultAbort, FaultDelay, FaultInjection,
+        HttpRedirect, HttpRewrite, MirrorPolicy, Percent, Retries, UnmatchedPreflights,
+    },
+    policy::{
+        ConnectionPool, ConsistentHash, HttpCookie, LoadBalancer, OutlierDetection, Simple,
+        TrafficPolicy,
+    },
+};
 use super::object::{Present, null_default};
 
 /// `VirtualService.spec`.
@@ -38,18 +51,19 @@ pub struct HttpRoute {
     pub matches: Vec<HttpMatchRequest>,
     #[serde(deserialize_with = "null_default")]
     pub route: Vec<HttpRouteDestination>,
-    pub redirect: Present,
-    pub direct_response: Present,
-    pub delegate: Present,
-    pub rewrite: Present,
+    pub redirect: Option<HttpRedirect>,
+    pub direct_response: Option<DirectResponse>,
+    pub delegate: Option<Delegate>,
+    pub rewrite: Option<HttpRewrite>,
     pub timeout: Option<String>,
     pub retries: Option<Retries>,
-    pub fault: Present,
-    pub mirror: Present,
-    pub mirrors: Present,
-    pub mirror_percent: Present,
-    pub mirror_percentage: Present,
-    pub cors_policy: Present,
+    pub fault: Option<FaultInjection>,
+    pub mirror: Option<Destination>,
+    #[serde(deserialize_with = "null_default")]
+    pub mirrors: Vec<MirrorPolicy>,
+    pub mirror_percent: Option<u32>,
+    pub mirror_percentage: Option<Percent>,
+    pub cors_policy: Option<CorsPolicy>,
     pub headers: Option<Headers>,
     /// Removed from Istio; always on.
     pub websocket_upgrade: Present,
@@ -133,18 +147,6 @@ pub struct HeaderOperations {
     pub remove: Vec<String>,
 }
 
-/// `retries`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Retries {
-    pub attempts: Option<u32>,
-    pub per_try_timeout: Present,
-    pub retry_on: Present,
-    pub retry_remote_localities: Present,
-    pub retry_ignore_previous_hosts: Present,
-    pub backoff: Present,
-}
-
 /// `DestinationRule.spec`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -169,44 +171,6 @@ pub struct Subset {
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
     pub traffic_policy: Option<TrafficPolicy>,
-}
-
-/// `trafficPolicy`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct TrafficPolicy {
-    pub load_balancer: Option<LoadBalancer>,
-    pub connection_pool: Present,
-    pub outlier_detection: Present,
-    pub tls: Option<ClientTls>,
-    pub port_level_settings: Present,
-    pub tunnel: Present,
-    pub proxy_protocol: Present,
-    pub retry_budget: Present,
-}
-
-/// `loadBalancer`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub struct LoadBalancer {
-    pub simple: Option<Simple>,
-    pub consistent_hash: Present,
-    pub locality_lb_setting: Present,
-    pub zone_aware_lb_setting: Present,
-    pub warmup: Present,
-    pub warmup_duration_secs: Present,
-}
-
-/// `loadBalancer.simple`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Simple {
-    Unspecified,
-    LeastConn,
-    LeastRequest,
-    Random,
-    RoundRobin,
-    Passthrough,
 }
 
 /// `tls`.

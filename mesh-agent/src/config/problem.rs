@@ -61,6 +61,8 @@ pub mod code {
     pub const OVERRULED: &str = "MESH0005";
     /// A policy lets in peers that prove no identity, probably against what is meant.
     pub const OPEN_TO_PLAINTEXT: &str = "MESH0006";
+    /// What is written changes nothing, as it is written.
+    pub const WITHOUT_EFFECT: &str = "MESH0010";
 }
 
 /// Where an object was read.

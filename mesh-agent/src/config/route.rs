@@ -16,9 +16,11 @@ use super::{
     filters::{FilterReader, Filters, RedirectFacts},
     gateway::{BackendRef, NamedCondition, ParentRef, TextKind},
     problem::{Severity, code},
+    treatment::TreatmentFacts,
 };
 use crate::model::{
-    HeaderEdits, HttpMatch, ServiceName, TextMatch, UrlRewrite, path::PathRank, text::FullRegex,
+    HeaderEdits, HttpMatch, ServiceName, Share, TextMatch, UrlRewrite, path::PathRank,
+    text::FullRegex,
 };
 
 /// Which kind of route it is. The greater wins where both are attached to one port.
@@ -78,6 +80,8 @@ pub(super) struct RouteRuleFacts {
     /// Where clients are sent instead of a backend.
     pub(super) redirect: Option<RedirectFacts>,
     pub(super) timeout: Option<Duration>,
+    pub(super) treatment: TreatmentFacts,
+    pub(super) mirrors: Vec<(BackendFacts, Share)>,
     /// Why the rule's requests are refused, if they are.
     pub(super) refused: Option<Arc<str>>,
 }
@@ -221,6 +225,16 @@ impl RuleReader<'_> {
             self.backend(backend, of_rule, prefixes, field)
         };
         refs.iter().enumerate().map(read).collect()
+    }
+
+    /// Where copies of the rule's requests go.
+    pub(super) fn mirrors(&mut self, of_rule: &Filters) -> Vec<(BackendFacts, Share)> {
+        let read = |(backend, share, field): &(BackendRef, Share, String)| {
+            let alone = Filters::default();
+            let facts = self.backend(backend, &alone, false, field.clone());
+            (facts, *share)
+        };
+        of_rule.mirrors.iter().map(read).collect()
     }
 
     fn backend(

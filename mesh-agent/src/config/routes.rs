@@ -15,9 +15,10 @@ use std::{
 use super::{
     attachment,
     compile::{Compiler, Place, Positions},
+    delegate::Whole,
     destination_rule::Rules,
     endpoints::Catalog,
-    facts::{Meta, Shelf},
+    facts::Meta,
     problem::{Origin, Problem, Severity, code},
     resolve::HostPattern,
     route::{ParentFacts, Precedence, RouteFacts, RouteKind},
@@ -66,9 +67,10 @@ struct VirtualServices<'a> {
 }
 
 impl<'a> VirtualServices<'a> {
-    fn new(shelf: &'a Shelf<VirtualServiceFacts>) -> Self {
-        let mut sorted: Vec<_> = shelf
+    fn new(all: &'a [Whole<'a>]) -> Self {
+        let mut sorted: Vec<(&VirtualServiceFacts, &Origin)> = all
             .iter()
+            .map(|(facts, origin)| (&**facts, *origin))
             .filter(|(facts, _)| facts.in_mesh && !facts.rules.is_empty())
             .collect();
         sorted.sort_by_key(|(facts, _)| facts.meta.seniority());
@@ -109,7 +111,7 @@ impl<'a> VirtualServices<'a> {
 
 impl<'a> Router<'a> {
     pub(super) fn new(
-        virtual_services: &'a Shelf<VirtualServiceFacts>,
+        virtual_services: &'a [Whole<'a>],
         routes: impl Iterator<Item = (&'a RouteFacts, &'a Origin)>,
         rules: Rules<'a>,
         domain: &'a str,
@@ -152,9 +154,10 @@ impl<'a> Router<'a> {
                 found.insert(Arc::clone(&attached.route.meta.namespace));
             }
         }
+        found.extend(self.rules.special_policies(hostname).map(Arc::clone));
         for (facts, _) in self.virtual_services.about(hostname) {
             found.extend(facts.visibility.named().map(Arc::clone));
-            let with_subset = facts.rules.iter().flat_map(|rule| &rule.destinations);
+            let with_subset = facts.rules.iter().flat_map(|rule| rule.destinations());
             for destination in with_subset.filter(|destination| destination.subset.is_some()) {
                 catalog.note(&destination.host);
                 found.extend(
@@ -208,6 +211,7 @@ impl<'a> Router<'a> {
             place,
             origin: facts.meta.to_ref("VirtualService"),
             read_at: origin,
+            copying: false,
         };
         let rules: Vec<HttpRule> = facts
             .rules
@@ -263,6 +267,7 @@ impl<'a> Router<'a> {
                 place,
                 origin: one.origin(),
                 read_at: one.origin,
+                copying: false,
             };
             for (index, rule) in one.route.rules.iter().enumerate() {
                 let compiled = compiler.gateway(index, rule, kind);

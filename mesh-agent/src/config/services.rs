@@ -15,18 +15,22 @@ use std::{
 use super::{
     claims::Claims,
     compile::{Place, Positions},
+    delegate,
     destination_rule::Rules,
     dirty::Dirty,
-    endpoints::{Catalog, Endpoints, Family},
+    endpoints::{Catalog, Endpoints, Family, Shape},
     facts::Name,
     index::{IndexSettings, Shelves},
     object::Kind,
-    problem::Problem,
+    problem::{Origin, Problem, Severity, code},
     resolve::{self, HostPattern},
     routes::Router,
     service::{PortFacts, ServiceFacts},
 };
-use crate::model::{Cluster, Protocol, Service, ServiceName, ServicePort, SharedMap};
+use crate::model::{
+    Backend, Cluster, HttpRoutes, HttpRule, ObjectRef, Position, Protocol, Schedule, Service,
+    ServiceName, ServicePort, SharedMap,
+};
 
 /// All compiled Services.
 #[derive(Debug, Default)]
@@ -37,6 +41,8 @@ pub(super) struct Services {
     /// By host name.
     same_vip: Claims<SocketAddr, Arc<str>>,
     reach: Reach,
+    /// What is wrong with rules that are left to others.
+    delegation: BTreeSet<Problem>,
 }
 
 /// A Service and what it was made of.
@@ -66,17 +72,21 @@ impl Services {
     ) {
         self.reach
             .update(shelves, settings, endpoints, dirty, &mut changed);
-        if changed.is_empty() {
+        let mut routing = dirty.routing.iter();
+        let rewritten = routing.any(|(kind, _)| *kind == Kind::VirtualService);
+        if changed.is_empty() && !rewritten {
             return;
         }
+        let domain = &settings.cluster_domain;
+        self.delegation.clear();
+        let whole = delegate::expand(&shelves.virtual_services, domain, &mut self.delegation);
         let mut due = changed.clone();
         let depends = |one: &Compiled| !one.hosts.is_disjoint(&changed);
         let dependants = self.compiled.iter().filter(|(_, one)| depends(one));
         due.extend(dependants.map(|(host, _)| Arc::clone(host)));
         endpoints.renew(&changed);
-        let domain = &settings.cluster_domain;
         let mut router = Router::new(
-            &shelves.virtual_services,
+            &whole,
             shelves.http_routes.iter().chain(shelves.grpc_routes.iter()),
             Rules::new(
                 shelves.destination_rules.iter().map(|(rule, _)| rule),
@@ -138,7 +148,8 @@ impl Services {
 
     /// What is wrong with the routes at Services.
     pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.compiled.values().flat_map(|one| &one.problems)
+        let compiled = self.compiled.values().flat_map(|one| &one.problems);
+        compiled.chain(&self.delegation)
     }
 }
 
@@ -178,7 +189,14 @@ fn about(shelves: &Shelves, domain: &str, (kind, name): &(Kind, Name)) -> Vec<Ho
     let routes = match kind {
         Kind::VirtualService => {
             let found = shelves.virtual_services.find(name);
-            return found.map_or_else(Vec::new, |(facts, _)| facts.hosts.clone());
+            let own = found.into_iter().map(|(facts, _)| facts);
+            // What it says is also about the hosts of those that leave rules to it.
+            let roots = shelves.virtual_services.iter().map(|(facts, _)| facts);
+            let roots = roots.filter(|facts| delegate::leaves_to(facts, name));
+            return own
+                .chain(roots)
+                .flat_map(|facts| facts.hosts.iter().cloned())
+                .collect();
         }
         Kind::DestinationRule => {
             let found = shelves.destination_rules.find(name);
@@ -229,8 +247,10 @@ fn compile<'a>(
     }
     let first = by_family.into_iter().next();
     let ports = first.map(|(_, ports)| ports).unwrap_or_default();
-    let routed =
-        |port: &Arc<ServicePort>| port.routes.is_some() || !port.consumer_routes.is_empty();
+    let routed = |port: &Arc<ServicePort>| {
+        let used = port.cluster.upstream.is_some();
+        used || port.routes.is_some() || !port.consumer_routes.is_empty()
+    };
     let mut hosts = std::mem::take(&mut catalog.used);
     hosts.remove(hostname);
     Compiled {
@@ -260,7 +280,7 @@ struct PortMaker<'r, 'a> {
 impl PortMaker<'_, '_> {
     fn make(&mut self, port: &PortFacts, special: &BTreeSet<Arc<str>>) -> Option<ServicePort> {
         let (hostname, family) = (self.hostname, self.family);
-        let cluster = self.catalog.cluster(hostname, port.number, family, None)?;
+        let cluster = self.whole(port, None)?;
         let (mut consumer_routes, mut routes) = (Vec::new(), None);
         if port.protocol != Protocol::Tcp {
             let mut place = Place {
@@ -276,8 +296,12 @@ impl PortMaker<'_, '_> {
             for namespace in special {
                 place.client = Some(Arc::clone(namespace));
                 let own = self.router.routes(self.catalog, self.name, port, &place);
+                let own = own.or_else(|| self.differently(port, namespace, &cluster));
                 consumer_routes.extend(own.map(|own| (Arc::clone(namespace), Arc::new(own))));
             }
+        }
+        if port.protocol == Protocol::Tcp {
+            self.report_unlike(port, special, &cluster);
         }
         Some(ServicePort {
             number: port.number,
@@ -290,6 +314,83 @@ impl PortMaker<'_, '_> {
         })
     }
 
+    /// All endpoints of `port`, as clients in `client` use them.
+    fn whole(&mut self, port: &PortFacts, client: Option<&str>) -> Option<Arc<Cluster>> {
+        let at = (&**self.hostname, &*self.name.namespace);
+        let used = self.router.rules.upstream(client, at, port.number);
+        let shape = Shape { subset: None, used };
+        self.catalog
+            .cluster(self.hostname, port.number, self.family, shape)
+    }
+
+    /// Reports rules of client namespaces that would count at a port that carries bytes, and do not.
+    fn report_unlike(
+        &mut self,
+        port: &PortFacts,
+        special: &BTreeSet<Arc<str>>,
+        general: &Arc<Cluster>,
+    ) {
+        for namespace in special {
+            let Some(cluster) = self.whole(port, Some(namespace)) else {
+                continue;
+            };
+            if Arc::ptr_eq(&cluster, general) {
+                continue;
+            }
+            self.router.problems.insert(Problem {
+                severity: Severity::Warning,
+                code: code::UNSUPPORTED,
+                object: cluster.rule.clone().or_else(|| general.rule.clone()),
+                origin: Origin::default(),
+                field: "spec.trafficPolicy".to_owned(),
+                text: format!(
+                    "not supported yet: at port {} of {}, which carries bytes, clients in namespace \
+                     {namespace} get what everybody gets",
+                    port.number, self.name
+                ),
+                fix: "put the rule into the Service's namespace, for everybody".to_owned(),
+            });
+        }
+    }
+
+    /// What decides for clients in `namespace` without a route, if they use the endpoints in another
+    /// way than everybody else.
+    fn differently(
+        &mut self,
+        port: &PortFacts,
+        namespace: &str,
+        general: &Arc<Cluster>,
+    ) -> Option<HttpRoutes> {
+        let cluster = self.whole(port, Some(namespace))?;
+        if Arc::ptr_eq(&cluster, general) {
+            return None;
+        }
+        let service = ObjectRef {
+            kind: "Service".into(),
+            namespace: Arc::clone(&self.name.namespace),
+            name: Arc::clone(&self.name.name),
+        };
+        let origin = cluster.rule.clone().unwrap_or(service);
+        let rule = HttpRule {
+            name: "default".into(),
+            origin: origin.clone(),
+            matches: Vec::new(),
+            backends: vec![Backend::Cluster {
+                cluster,
+                edits: None,
+                rewrite: None,
+            }],
+            schedule: Schedule::new(&[1], Position::default()),
+            weights: vec![1],
+            timeout: None,
+            treatment: None,
+        };
+        Some(HttpRoutes {
+            rules: vec![rule].into(),
+            origin,
+        })
+    }
+
     /// All subsets that clients in the Service's namespace can use.
     fn subsets(&mut self, port: &PortFacts) -> Vec<Arc<Cluster>> {
         let namespace = &*self.name.namespace;
@@ -297,11 +398,17 @@ impl PortMaker<'_, '_> {
             .router
             .rules
             .find(Some(namespace), self.hostname, namespace);
-        let subsets = merged.map(|merged| merged.subsets).unwrap_or_default();
-        let cluster = |subset| {
-            self.catalog
-                .cluster(self.hostname, port.number, self.family, Some(subset))
+        let Some(merged) = merged else {
+            return Vec::new();
         };
-        subsets.into_iter().filter_map(cluster).collect()
+        let cluster = |subset: &(_, _)| {
+            let shape = Shape {
+                subset: Some(*subset),
+                used: merged.upstream(Some(*subset), port.number),
+            };
+            self.catalog
+                .cluster(self.hostname, port.number, self.family, shape)
+        };
+        merged.subsets.iter().filter_map(cluster).collect()
     }
 }

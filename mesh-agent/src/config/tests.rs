@@ -3,15 +3,19 @@
 //! Manifests in, decisions and problems out.
 
 mod authorization;
+mod delegates;
 mod files;
 mod fixture;
 mod grpc_routes;
 mod http_routes;
 mod manifests;
 mod policies;
+mod property;
 mod routes;
 mod scale;
 mod seeds;
 mod services;
 mod statuses;
+mod traffic;
+mod traffic_policies;
 mod workloads;

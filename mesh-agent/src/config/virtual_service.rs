@@ -3,25 +3,25 @@
 //! What matters of a VirtualService: checked, with compiled conditions, not yet resolved.
 //!
 //! Reference: Istio `pilot/pkg/networking/core/route/route.go` and
-//! `pkg/config/validation/virtualservice.go`. A rule whose action is not supported yet answers 500
-//! with that reason: sending its requests on unchanged would be a guess.
+//! `pkg/config/validation/virtualservice.go`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-use http::HeaderName;
+use std::{sync::Arc, time::Duration};
 
 use super::{
+    actions::{self, VirtualRedirect},
+    condition,
     facts::{Findings, Meta},
     headers,
-    istio::{HttpMatchRequest, HttpRoute, HttpRouteDestination, StringMatch, VirtualServiceSpec},
+    istio::{self, HttpRoute, HttpRouteDestination, Percent, VirtualServiceSpec},
     object::Resource,
     problem::{Severity, code},
     resolve::{self, HostPattern, Visibility},
+    treatment::{self, TreatmentFacts},
 };
-use crate::model::{HeaderEdits, HttpMatch, PathMatch, TextMatch, text::FullRegex};
+use crate::model::{DirectAnswer, HeaderEdits, HttpMatch, Share, UrlRewrite};
 
 /// What matters of a VirtualService.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct VirtualServiceFacts {
     pub(super) meta: Meta,
     /// In the order written.
@@ -30,20 +30,49 @@ pub(super) struct VirtualServiceFacts {
     /// Whether it is about traffic inside the mesh, not only about gateways.
     pub(super) in_mesh: bool,
     pub(super) rules: Vec<RuleFacts>,
+    /// What it offers to others that leave rules to it, as it is written; nothing if it has hosts.
+    pub(super) offered: Vec<HttpRoute>,
 }
 
 /// One entry of `http`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct RuleFacts {
     /// Its place in `spec.http`.
     pub(super) index: usize,
     pub(super) name: Arc<str>,
     /// Destination port (any if `None`) and conditions; none at all is a catch-all.
     pub(super) matches: Vec<(Option<u16>, HttpMatch)>,
-    pub(super) destinations: Vec<DestinationFacts>,
+    pub(super) action: Action,
     pub(super) timeout: Option<Duration>,
-    /// Why the rule's requests are refused, if they are.
-    pub(super) refused: Option<Arc<str>>,
+    pub(super) treatment: TreatmentFacts,
+    pub(super) mirrors: Vec<(DestinationFacts, Share)>,
+}
+
+/// What is done with a rule's requests.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Action {
+    Route(Vec<DestinationFacts>),
+    Redirect(VirtualRedirect),
+    Answer(Arc<DirectAnswer>),
+    /// Left to another VirtualService; the rule as it is written.
+    Delegate(Box<HttpRoute>),
+    /// It cannot be carried out; why.
+    Refuse(Arc<str>),
+}
+
+impl RuleFacts {
+    /// All that the rule sends requests to, copies included.
+    pub(super) fn destinations(&self) -> impl Iterator<Item = &DestinationFacts> {
+        let routed = match &self.action {
+            Action::Route(destinations) => destinations.as_slice(),
+            Action::Redirect(_) | Action::Answer(_) | Action::Delegate(_) | Action::Refuse(_) => {
+                &[]
+            }
+        };
+        routed
+            .iter()
+            .chain(self.mirrors.iter().map(|(mirror, _)| mirror))
+    }
 }
 
 /// One entry of `route`.
@@ -55,6 +84,7 @@ pub(super) struct DestinationFacts {
     pub(super) port: Option<u16>,
     pub(super) weight: u32,
     pub(super) edits: Option<Arc<HeaderEdits>>,
+    pub(super) rewrite: Option<Arc<UrlRewrite>>,
     /// Where it is written, for problems.
     pub(super) field: String,
 }
@@ -67,12 +97,16 @@ impl VirtualServiceFacts {
     ) -> Self {
         let meta = Meta::new(&object.metadata);
         let spec = &object.spec;
-        if spec.hosts.is_empty() {
-            findings.reject(
-                "spec.hosts",
-                "at least one host must be named",
-                "name a Service",
-            );
+        let offered = match spec.hosts.is_empty() {
+            true => spec.http.clone(),
+            false => Vec::new(),
+        };
+        for (index, rule) in offered.iter().enumerate() {
+            if rule.delegate.is_some() {
+                let field = format!("spec.http[{index}].delegate");
+                let text = "a delegate cannot delegate";
+                findings.reject(field, text, "write its rules here");
+            }
         }
         findings.unsupported(
             "spec",
@@ -83,15 +117,7 @@ impl VirtualServiceFacts {
         let qualify = |host: &String| resolve::qualify(host, &meta.namespace, domain);
         let rules = spec.http.iter().enumerate();
         let rules: Vec<RuleFacts> = rules
-            .filter_map(|(index, rule)| {
-                RuleReader {
-                    meta: &meta,
-                    domain,
-                    path: format!("spec.http[{index}]"),
-                    findings,
-                }
-                .read(index, rule)
-            })
+            .filter_map(|(index, rule)| self::rule(&meta, domain, index, rule, findings))
             .collect();
         unreachable(&rules, findings);
         Self {
@@ -103,6 +129,7 @@ impl VirtualServiceFacts {
             visibility: Visibility::new(&spec.export_to, &meta.namespace),
             in_mesh,
             rules,
+            offered,
             meta,
         }
     }
@@ -131,6 +158,24 @@ fn unreachable(rules: &[RuleFacts], findings: &mut Findings) {
     }
 }
 
+/// One rule, unless all its matches are about gateways only.
+pub(super) fn rule(
+    meta: &Meta,
+    domain: &str,
+    index: usize,
+    written: &HttpRoute,
+    findings: &mut Findings,
+) -> Option<RuleFacts> {
+    let path = format!("spec.http[{index}]");
+    let mut reader = RuleReader {
+        meta,
+        domain,
+        path,
+        findings,
+    };
+    reader.read(index, written)
+}
+
 struct RuleReader<'a> {
     meta: &'a Meta,
     domain: &'a str,
@@ -150,114 +195,163 @@ impl RuleReader<'_> {
             })
             .map(|(at, one)| {
                 let path = format!("{}.match[{at}]", self.path);
-                (one.port, condition(one, &path, self.findings))
+                (one.port, condition::compile(one, &path, self.findings))
             })
             .collect();
         if matches.is_empty() && !rule.matches.is_empty() {
             return None;
         }
-        let refused = self.refusal(rule);
-        self.without_effect(rule);
         let mut edits = HeaderEdits::default();
-        if let Some(own) = &rule.headers {
-            headers::istio(
-                own,
-                &format!("{}.headers", self.path),
-                &mut edits,
-                self.findings,
-            );
-        }
+        let authority = rule.headers.as_ref().and_then(|own| {
+            let path = format!("{}.headers", self.path);
+            headers::istio(own, &path, &mut edits, self.findings)
+        });
         let name = match rule.name.as_str() {
             "" => format!("{}#{index}", self.meta.name),
             name => name.to_owned(),
         };
+        let mut rewrite = rule.rewrite.as_ref().and_then(|written| {
+            let path = format!("{}.rewrite", self.path);
+            actions::rewrite(written, &path, self.findings)
+        });
+        if let Some(authority) = authority {
+            rewrite.get_or_insert_default().authority = Some(authority);
+        }
         Some(RuleFacts {
             index,
             name: name.into(),
             matches,
-            destinations: self.destinations(&rule.route, &edits),
+            action: self.action(rule, &edits, rewrite.as_ref()),
             timeout: self.timeout(rule),
-            refused,
+            treatment: self.treatment(rule),
+            mirrors: self.mirrors(rule),
         })
     }
 
-    /// Why the rule cannot be carried out, if it has an action that is not supported.
-    fn refusal(&mut self, rule: &HttpRoute) -> Option<Arc<str>> {
-        let actions = [
-            ("redirect", rule.redirect),
-            ("directResponse", rule.direct_response),
-            ("delegate", rule.delegate),
-            ("rewrite", rule.rewrite),
+    /// What is done with the requests; whatever else is written there is excluded.
+    fn action(
+        &mut self,
+        rule: &HttpRoute,
+        edits: &HeaderEdits,
+        rewrite: Option<&UrlRewrite>,
+    ) -> Action {
+        let path = self.path.clone();
+        let unsendable = [
+            ("route", !rule.route.is_empty()),
+            ("rewrite", rule.rewrite.is_some()),
+            ("fault", rule.fault.is_some()),
+            ("delegate", rule.delegate.is_some()),
         ];
-        let written = actions.iter().find(|(_, present)| present.0);
-        let Some((field, _)) = written else {
-            if rule.route.is_empty() {
-                self.findings.reject(
-                    format!("{}.route", self.path),
-                    "a rule must have a destination or another action",
-                    "add route",
-                );
-            }
-            return None;
+        let (name, with) = match (&rule.redirect, &rule.direct_response) {
+            (Some(_), Some(_)) => ("redirect", Some("directResponse")),
+            (Some(_), None) => ("redirect", None),
+            (None, Some(_)) => ("directResponse", None),
+            (None, None) => return self.sending(rule, edits, rewrite),
         };
-        let field = format!("{}.{field}", self.path);
-        self.findings.add(
-            Severity::Error,
-            code::UNSUPPORTED,
-            &field,
-            "not supported yet: requests that match the rule are answered with 500",
-            "remove the field or the rule",
-        );
-        Some(
-            format!(
-                "VirtualService {}/{} {field} is not supported yet",
-                self.meta.namespace, self.meta.name
-            )
-            .into(),
-        )
+        let mut excluded = unsendable.iter().filter(|(_, written)| *written);
+        if let Some(other) = with.or_else(|| excluded.next().map(|(name, _)| *name)) {
+            let text = format!("{name} and {other} exclude each other");
+            self.findings
+                .reject(format!("{path}.{name}"), text, "remove one of them");
+        }
+        let action = match (&rule.redirect, &rule.direct_response) {
+            (Some(written), _) => {
+                self.without_headers(edits);
+                let path = format!("{path}.redirect");
+                actions::redirect(written, &path, self.findings).map(Action::Redirect)
+            }
+            (None, Some(written)) => {
+                let path = format!("{path}.directResponse");
+                actions::direct_response(written, &path, self.findings).map(|mut answer| {
+                    edits.apply_response(&mut answer.headers);
+                    Action::Answer(Arc::new(answer))
+                })
+            }
+            (None, None) => None,
+        };
+        // What is wrong was rejected, so that this is never used.
+        action.unwrap_or_else(|| Action::Route(Vec::new()))
     }
 
-    /// Reports what is left out while the rule is carried out.
-    fn without_effect(&mut self, rule: &HttpRoute) {
-        let path = self.path.clone();
-        self.findings
-            .unsupported(&path, &[("fault", rule.fault)], "no fault is injected");
-        let mirrors = [
-            ("mirror", rule.mirror),
-            ("mirrors", rule.mirrors),
-            ("mirrorPercent", rule.mirror_percent),
-            ("mirrorPercentage", rule.mirror_percentage),
-        ];
-        self.findings
-            .unsupported(&path, &mirrors, "requests are not mirrored");
-        let cors = [("corsPolicy", rule.cors_policy)];
-        self.findings
-            .unsupported(&path, &cors, "preflight requests go to the destination");
-        if let Some(retries) = &rule.retries
-            && retries.attempts != Some(2)
-        {
+    fn without_headers(&mut self, edits: &HeaderEdits) {
+        if !edits.is_empty() {
             self.findings.add(
                 Severity::Warning,
                 code::UNSUPPORTED,
-                format!("{path}.retries"),
-                "not supported yet: only connections that fail are tried again, at another endpoint",
+                format!("{}.headers", self.path),
+                "not supported yet: a redirect's headers stay as they are",
                 "remove the field if you can do without",
             );
-        } else if let Some(retries) = &rule.retries {
-            let fields = [
-                ("perTryTimeout", retries.per_try_timeout),
-                ("retryOn", retries.retry_on),
-                ("retryRemoteLocalities", retries.retry_remote_localities),
-                (
-                    "retryIgnorePreviousHosts",
-                    retries.retry_ignore_previous_hosts,
-                ),
-                ("backoff", retries.backoff),
-            ];
-            let what = "only connections that fail are tried again, at another endpoint";
-            self.findings
-                .unsupported(&format!("{path}.retries"), &fields, what);
         }
+    }
+
+    fn sending(
+        &mut self,
+        rule: &HttpRoute,
+        edits: &HeaderEdits,
+        rewrite: Option<&UrlRewrite>,
+    ) -> Action {
+        if rule.delegate.is_some() {
+            if !rule.route.is_empty() {
+                let text = "delegate and route exclude each other";
+                self.findings.reject(
+                    format!("{}.delegate", self.path),
+                    text,
+                    "remove one of them",
+                );
+            }
+            return Action::Delegate(Box::new(rule.clone()));
+        }
+        if rule.route.is_empty() {
+            self.findings.reject(
+                format!("{}.route", self.path),
+                "a rule must have a destination or another action",
+                "add route",
+            );
+        }
+        Action::Route(self.destinations(&rule.route, edits, rewrite))
+    }
+
+    fn treatment(&mut self, rule: &HttpRoute) -> TreatmentFacts {
+        let path = |field: &str| format!("{}.{field}", self.path);
+        let findings = &mut *self.findings;
+        let cors = rule.cors_policy.as_ref();
+        let fault = rule.fault.as_ref();
+        let retries = rule.retries.as_ref();
+        TreatmentFacts {
+            cors: cors.map(|written| treatment::cors(written, &path("corsPolicy"), findings)),
+            fault: fault.and_then(|written| treatment::fault(written, &path("fault"), findings)),
+            retry: retries
+                .and_then(|written| treatment::retries(written, &path("retries"), findings)),
+        }
+    }
+
+    /// Where copies of the requests go.
+    fn mirrors(&mut self, rule: &HttpRoute) -> Vec<(DestinationFacts, Share)> {
+        if rule.mirror.is_some() && !rule.mirrors.is_empty() {
+            let text = "mirror and mirrors exclude each other";
+            self.findings
+                .reject(format!("{}.mirrors", self.path), text, "remove one of them");
+        }
+        let old = rule.mirror_percent.map(|percent| Percent {
+            value: f64::from(percent),
+        });
+        let single = rule.mirror.as_ref().map(|destination| {
+            let share = rule.mirror_percentage.or(old);
+            (destination, share, format!("{}.mirror", self.path))
+        });
+        let several = rule.mirrors.iter().enumerate().map(|(index, one)| {
+            let field = format!("{}.mirrors[{index}]", self.path);
+            (&one.destination, one.percentage, field)
+        });
+        let all: Vec<_> = single.into_iter().chain(several).collect();
+        all.into_iter()
+            .filter_map(|(destination, share, field)| {
+                let share = treatment::share(share, Share::ALL, &field, self.findings)?;
+                let facts = self.destination(destination, field);
+                (share > Share::NONE).then_some((facts, share))
+            })
+            .collect()
     }
 
     fn timeout(&mut self, rule: &HttpRoute) -> Option<Duration> {
@@ -278,6 +372,7 @@ impl RuleReader<'_> {
         &mut self,
         route: &[HttpRouteDestination],
         rule_edits: &HeaderEdits,
+        rewrite: Option<&UrlRewrite>,
     ) -> Vec<DestinationFacts> {
         let sum: u64 = route
             .iter()
@@ -293,25 +388,17 @@ impl RuleReader<'_> {
         let destinations = route.iter().enumerate().map(|(index, one)| {
             let field = format!("{}.route[{index}]", self.path);
             let mut edits = rule_edits.clone();
+            let mut rewrite = rewrite.cloned();
             if let Some(own) = &one.headers {
-                headers::istio(own, &format!("{field}.headers"), &mut edits, self.findings);
-            }
-            if one.destination.host.is_empty() {
-                self.findings.reject(
-                    format!("{field}.destination.host"),
-                    "must be set",
-                    "name a Service",
-                );
+                let path = format!("{field}.headers");
+                let authority = headers::istio(own, &path, &mut edits, self.findings);
+                if let Some(authority) = authority {
+                    // What the rule says comes first.
+                    let rewrite = rewrite.get_or_insert_default();
+                    rewrite.authority.get_or_insert(authority);
+                }
             }
             DestinationFacts {
-                host: resolve::qualify(&one.destination.host, &self.meta.namespace, self.domain),
-                subset: one
-                    .destination
-                    .subset
-                    .as_deref()
-                    .filter(|name| !name.is_empty())
-                    .map(Into::into),
-                port: one.destination.port.as_ref().map(|port| port.number),
                 // The weight of a single destination does not count.
                 weight: if route.len() == 1 {
                     1
@@ -319,131 +406,28 @@ impl RuleReader<'_> {
                     one.weight.unwrap_or(0)
                 },
                 edits: (!edits.is_empty()).then(|| Arc::new(edits)),
-                field: format!("{field}.destination"),
+                rewrite: rewrite.map(Arc::new),
+                ..self.destination(&one.destination, format!("{field}.destination"))
             }
         });
         destinations.collect()
     }
-}
 
-/// Compiles one entry of `match`, but for its port and gateways.
-fn condition(one: &HttpMatchRequest, path: &str, findings: &mut Findings) -> HttpMatch {
-    let mut text = |field: &str, want: &Option<StringMatch>| {
-        let want = want.as_ref()?;
-        Some(text_match(want, &format!("{path}.{field}"), findings))
-    };
-    let (method, authority, scheme) = (
-        text("method", &one.method),
-        text("authority", &one.authority),
-        text("scheme", &one.scheme),
-    );
-    HttpMatch {
-        path: one
-            .uri
-            .as_ref()
-            .and_then(|uri| path_match(uri, one.ignore_uri_case, path, findings)),
-        method,
-        authority,
-        scheme,
-        headers: header_matches(&one.headers, &format!("{path}.headers"), findings),
-        without_headers: header_matches(
-            &one.without_headers,
-            &format!("{path}.withoutHeaders"),
-            findings,
-        ),
-        query: one
-            .query_params
-            .iter()
-            .map(|(name, want)| {
-                let field = format!("{path}.queryParams[{name}]");
-                (name.clone(), optional(want.as_ref(), &field, findings))
-            })
-            .collect(),
-        source_labels: one.source_labels.clone().into_iter().collect(),
-        source_namespace: (!one.source_namespace.is_empty()).then(|| one.source_namespace.clone()),
-    }
-}
-
-fn path_match(
-    uri: &StringMatch,
-    ignore_case: bool,
-    path: &str,
-    findings: &mut Findings,
-) -> Option<PathMatch> {
-    match (&uri.exact, &uri.prefix, &uri.regex) {
-        (Some(exact), None, None) => Some(PathMatch::text_exact(exact, ignore_case)),
-        (None, Some(prefix), None) => Some(PathMatch::text_prefix(prefix, ignore_case)),
-        (None, None, Some(pattern)) => match PathMatch::regex(pattern) {
-            Ok(regex) => Some(regex),
-            Err(error) => {
-                findings.reject(
-                    format!("{path}.uri.regex"),
-                    error.to_string(),
-                    "correct it (RE2 syntax)",
-                );
-                None
-            }
-        },
-        (None, None, None) => None,
-        _ => {
-            findings.reject(
-                format!("{path}.uri"),
-                "only one of exact, prefix, regex may be set",
-                "choose one",
-            );
-            None
+    /// A destination without what is done to requests on the way.
+    fn destination(&mut self, written: &istio::Destination, field: String) -> DestinationFacts {
+        if written.host.is_empty() {
+            let path = format!("{field}.host");
+            self.findings.reject(path, "must be set", "name a Service");
         }
-    }
-}
-
-fn header_matches(
-    conditions: &BTreeMap<String, Option<StringMatch>>,
-    path: &str,
-    findings: &mut Findings,
-) -> Vec<(HeaderName, TextMatch)> {
-    let mut compiled = Vec::new();
-    for (name, want) in conditions {
-        let field = format!("{path}[{name}]");
-        match HeaderName::from_bytes(name.as_bytes()) {
-            Ok(name) => compiled.push((name, optional(want.as_ref(), &field, findings))),
-            Err(_) => findings.reject(field, "this is not a header name", "correct it"),
-        }
-    }
-    compiled
-}
-
-/// `{}` and the regular expression `*` only ask that the text be there.
-fn optional(want: Option<&StringMatch>, field: &str, findings: &mut Findings) -> TextMatch {
-    match want {
-        None => TextMatch::Present,
-        Some(want) if want.regex.as_deref() == Some("*") => TextMatch::Present,
-        Some(want) => text_match(want, field, findings),
-    }
-}
-
-fn text_match(want: &StringMatch, field: &str, findings: &mut Findings) -> TextMatch {
-    match (&want.exact, &want.prefix, &want.regex) {
-        (Some(exact), None, None) => TextMatch::Exact(exact.clone()),
-        (None, Some(prefix), None) => TextMatch::Prefix(prefix.clone()),
-        (None, None, Some(pattern)) => match FullRegex::new(pattern) {
-            Ok(regex) => TextMatch::Regex(regex),
-            Err(error) => {
-                findings.reject(
-                    format!("{field}.regex"),
-                    error.to_string(),
-                    "correct it (RE2 syntax)",
-                );
-                TextMatch::Present
-            }
-        },
-        (None, None, None) => TextMatch::Present,
-        _ => {
-            findings.reject(
-                field,
-                "only one of exact, prefix, regex may be set",
-                "choose one",
-            );
-            TextMatch::Present
+        let subset = written.subset.as_deref().filter(|name| !name.is_empty());
+        DestinationFacts {
+            host: resolve::qualify(&written.host, &self.meta.namespace, self.domain),
+            subset: subset.map(Into::into),
+            port: written.port.as_ref().map(|port| port.number),
+            weight: 1,
+            edits: None,
+            rewrite: None,
+            field,
         }
     }
 }

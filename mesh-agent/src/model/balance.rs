@@ -15,21 +15,33 @@ use std::{
     },
 };
 
-use super::service::{Cluster, Endpoint};
+use super::{
+    outlier::Health,
+    service::{Cluster, Endpoint},
+};
 
-/// Requests and connections under way at one endpoint, from this node. Outlives snapshots.
+/// Requests and connections under way at one endpoint, from this node, and what was seen of it.
+/// Outlives snapshots.
 #[derive(Debug, Default)]
-pub struct EndpointLoad(AtomicU32);
+pub struct EndpointLoad {
+    under_way: AtomicU32,
+    health: Health,
+}
 
 impl EndpointLoad {
     /// What is under way now.
     pub fn current(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+        self.under_way.load(Ordering::Relaxed)
+    }
+
+    /// What was seen of it.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// One more, until the guard is dropped.
     pub fn begin(self: &Arc<Self>) -> LoadGuard {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.under_way.fetch_add(1, Ordering::Relaxed);
         LoadGuard(Arc::clone(self))
     }
 }
@@ -40,13 +52,22 @@ pub struct LoadGuard(Arc<EndpointLoad>);
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// How far a schedule has been drawn. Clones share one cell, so that it outlives a snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct Position(Arc<AtomicU64>);
+
+impl Position {
+    /// The next of `count` turns.
+    pub fn next(&self, count: usize) -> usize {
+        let count = u64::try_from(count.max(1)).expect("a length fits u64");
+        let turn = self.0.fetch_add(1, Ordering::Relaxed) % count;
+        usize::try_from(turn).expect("less than a length")
+    }
+}
 
 /// The longest table of a [`Schedule`], in draws: weights are then exact to 0.01 %.
 pub const MAX_TABLE: u32 = 10_000;

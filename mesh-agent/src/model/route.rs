@@ -9,10 +9,12 @@ use http::{HeaderMap, HeaderValue, Method, Uri};
 use super::{
     balance::Schedule,
     condition::HttpMatch,
+    cors::CorsDecision,
     edits::HeaderEdits,
     rewrite::{Redirect, Rewritten, UrlRewrite},
     rules::Rules,
     service::{Cluster, ObjectRef, ServicePort},
+    treatment::{DirectAnswer, Treatment},
     workload::Workload,
 };
 
@@ -93,6 +95,8 @@ pub struct HttpRule {
     pub schedule: Schedule,
     /// For the whole exchange, if it is limited.
     pub timeout: Option<Duration>,
+    /// What else is done with requests that are sent on, if anything.
+    pub treatment: Option<Arc<Treatment>>,
 }
 
 /// Where a share of a rule's requests goes.
@@ -109,6 +113,8 @@ pub enum Backend {
     },
     /// Elsewhere: the client is told where.
     Redirect(Arc<Redirect>),
+    /// Nowhere: the rule has the answer.
+    Answer(Arc<DirectAnswer>),
     /// Nowhere: answered with this.
     Refused(Refusal),
 }
@@ -141,6 +147,15 @@ pub enum Decision {
         edits: Option<Arc<HeaderEdits>>,
         /// What to change in the request's URL.
         rewritten: Option<Box<Rewritten>>,
+        /// What else to do with it; nothing if `None`.
+        treatment: Option<Arc<Treatment>>,
+    },
+    /// Answer it as the configuration says.
+    Answer {
+        /// The whole answer.
+        answer: Arc<DirectAnswer>,
+        /// The rule's name.
+        route: Arc<str>,
     },
     /// Tell the client to go elsewhere.
     Redirect {
@@ -155,7 +170,30 @@ pub enum Decision {
     Refuse(Refusal),
 }
 
+impl Decision {
+    /// Whether the request is sent on with nothing but its head changed, and is not kept to be sent
+    /// again: its body may be passed on as it comes, to one endpoint (any that
+    /// [`Cluster::pick`] gives, with no limit to mind), and the answer likewise.
+    pub fn is_plain(&self) -> bool {
+        match self {
+            Self::Forward {
+                treatment, cluster, ..
+            } => treatment.is_none() && cluster.upstream.is_none(),
+            Self::Answer { .. } | Self::Redirect { .. } | Self::Refuse(_) => false,
+        }
+    }
+}
+
 impl ServicePort {
+    /// Whether no request of clients in `namespace` can be decided about otherwise than plainly: see
+    /// [`Decision::is_plain`]. Whoever only passes requests on asks before anything is drawn.
+    pub fn is_plain(&self, namespace: &str) -> bool {
+        match self.routes_for(namespace) {
+            Some(routes) => routes.rules.are_plain(),
+            None => self.cluster.upstream.is_none(),
+        }
+    }
+
     /// The rules that decide about requests of clients in `namespace`; none if no route is attached.
     pub fn routes_for(&self, namespace: &str) -> Option<&Arc<HttpRoutes>> {
         self.consumer_routes
@@ -175,6 +213,7 @@ impl ServicePort {
                 timeout: None,
                 edits: None,
                 rewritten: None,
+                treatment: None,
             },
         }
     }
@@ -202,6 +241,16 @@ impl HttpRoutes {
 }
 
 impl HttpRule {
+    /// Whether requests are only sent on, redirected or refused.
+    pub(super) fn is_plain(&self) -> bool {
+        let plain = |backend: &Backend| match backend {
+            Backend::Cluster { cluster, .. } => cluster.upstream.is_none(),
+            Backend::Answer(_) => false,
+            Backend::Redirect(_) | Backend::Refused(_) => true,
+        };
+        self.treatment.is_none() && self.backends.iter().all(plain)
+    }
+
     /// Whether the rule decides, and which of its matches the request met, if it has any.
     fn applies(&self, client: &Client<'_>, head: &RequestHead<'_>) -> Option<Option<&HttpMatch>> {
         if self.matches.is_empty() {
@@ -212,6 +261,36 @@ impl HttpRule {
     }
 
     fn decide(&self, head: &RequestHead<'_>, met: Option<&HttpMatch>) -> Decision {
+        let cors = self
+            .treatment
+            .as_ref()
+            .and_then(|treatment| treatment.cors.as_ref());
+        let Some(cors) = cors else {
+            return self.draw(head, met);
+        };
+        match cors.decide(head.method, head.headers) {
+            CorsDecision::Pass => self.draw(head, met),
+            // Nothing is drawn, so that preflights leave the ratio of requests as it is.
+            CorsDecision::Answer(answer) => self.answer(answer),
+            CorsDecision::Mark(said) => match self.draw(head, met) {
+                Decision::Answer { answer, .. } => {
+                    let mut answer = DirectAnswer::clone(&answer);
+                    answer.headers.extend(said);
+                    self.answer(answer)
+                }
+                other => other,
+            },
+        }
+    }
+
+    fn answer(&self, answer: DirectAnswer) -> Decision {
+        Decision::Answer {
+            answer: Arc::new(answer),
+            route: Arc::clone(&self.name),
+        }
+    }
+
+    fn draw(&self, head: &RequestHead<'_>, met: Option<&HttpMatch>) -> Decision {
         let Some(index) = self.schedule.next() else {
             let reason = format!(
                 "{}: no backend of the rule has a weight above 0",
@@ -224,14 +303,22 @@ impl HttpRule {
                 cluster,
                 edits,
                 rewrite,
-            } => Decision::Forward {
-                cluster: Arc::clone(cluster),
+            } => match rewrite.as_ref().map(|one| one.apply(head.uri, met)) {
+                Some(Err(error)) => {
+                    self.refuse(500, format!("{}: rewritten: {error}", self.origin))
+                }
+                rewritten => Decision::Forward {
+                    cluster: Arc::clone(cluster),
+                    route: Arc::clone(&self.name),
+                    timeout: self.timeout,
+                    edits: edits.clone(),
+                    rewritten: rewritten.and_then(Result::ok).map(Box::new),
+                    treatment: self.treatment.clone(),
+                },
+            },
+            Backend::Answer(answer) => Decision::Answer {
+                answer: Arc::clone(answer),
                 route: Arc::clone(&self.name),
-                timeout: self.timeout,
-                edits: edits.clone(),
-                rewritten: rewrite
-                    .as_ref()
-                    .map(|one| Box::new(one.apply(head.uri, met))),
             },
             Backend::Redirect(redirect) => match redirect.location(head, met) {
                 Ok(location) => Decision::Redirect {

@@ -23,6 +23,8 @@ pub struct Rules {
     rules: Vec<HttpRule>,
     /// None if there are few rules, or too many lengths of prefixes.
     index: Option<Index>,
+    /// Whether requests are only sent on, whichever rule decides.
+    plain: bool,
 }
 
 /// Positions of rules, ascending.
@@ -52,6 +54,11 @@ enum Candidates<'a> {
 }
 
 impl Rules {
+    /// Whether all that these rules may decide is plain, or an answer without a body of its own.
+    pub fn are_plain(&self) -> bool {
+        self.plain || self.rules.is_empty()
+    }
+
     /// The rules that may match `path`, in their order; all that do are among them.
     pub fn candidates(&self, path: &str) -> impl Iterator<Item = &HttpRule> {
         match &self.index {
@@ -149,6 +156,7 @@ impl From<Vec<HttpRule>> for Rules {
     fn from(rules: Vec<HttpRule>) -> Self {
         Self {
             index: Index::new(&rules),
+            plain: rules.iter().all(HttpRule::is_plain),
             rules,
         }
     }
@@ -207,6 +215,7 @@ mod tests {
             schedule: Schedule::new(&[], Position::default()),
             weights: Vec::new(),
             timeout: None,
+            treatment: None,
         }
     }
 

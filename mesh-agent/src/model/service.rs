@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{balance::EndpointLoad, route::HttpRoutes, workload::Workload};
+use super::{balance::EndpointLoad, route::HttpRoutes, upstream::UpstreamUse, workload::Workload};
 
 /// A Service's namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -123,6 +123,8 @@ pub struct Cluster {
     pub endpoints: Vec<Endpoint>,
     /// Composed once: it is logged with every request.
     istio_name: Arc<str>,
+    /// How they are used, if a DestinationRule says so.
+    pub upstream: Option<Arc<UpstreamUse>>,
 }
 
 impl Cluster {
@@ -144,7 +146,14 @@ impl Cluster {
             subset,
             rule,
             endpoints,
+            upstream: None,
         }
+    }
+
+    /// The same, its endpoints used like this.
+    #[must_use]
+    pub fn used(self, upstream: Option<Arc<UpstreamUse>>) -> Self {
+        Self { upstream, ..self }
     }
 
     /// Istio's name: `outbound|<port>|<subset>|<host>`.

@@ -58,6 +58,70 @@ impl PartialEq for FullRegex {
 
 impl Eq for FullRegex {}
 
+/// A regular expression and what each of its matches is replaced with.
+#[derive(Clone, Debug)]
+pub struct Substitution {
+    regex: Regex,
+    /// In the form of the `regex` crate.
+    replacement: String,
+}
+
+impl Substitution {
+    /// Compiles `pattern` and `replacement` (RE2 syntax: `\1` is the first group, `\\` a backslash).
+    pub fn new(pattern: &str, replacement: &str) -> Result<Self, NotRegex> {
+        let refused = |source| NotRegex {
+            pattern: pattern.to_owned(),
+            source,
+        };
+        let regex = Regex::new(pattern).map_err(refused)?;
+        let mut translated = String::with_capacity(replacement.len());
+        let mut characters = replacement.chars();
+        while let Some(character) = characters.next() {
+            match character {
+                '$' => translated.push_str("$$"),
+                '\\' => match characters.next() {
+                    Some('\\') => translated.push('\\'),
+                    Some(group) if names_group(&regex, group) => {
+                        translated.extend(['$', '{', group, '}']);
+                    }
+                    _ => {
+                        let text = format!("{replacement:?} names no group of it");
+                        return Err(refused(regex::Error::Syntax(text)));
+                    }
+                },
+                other => translated.push(other),
+            }
+        }
+        Ok(Self {
+            regex,
+            replacement: translated,
+        })
+    }
+
+    /// `text` with every match replaced.
+    pub fn apply(&self, text: &str) -> String {
+        self.regex
+            .replace_all(text, self.replacement.as_str())
+            .into_owned()
+    }
+}
+
+/// Whether `digit` is the number of a group.
+fn names_group(regex: &Regex, digit: char) -> bool {
+    let number = digit
+        .to_digit(10)
+        .and_then(|number| usize::try_from(number).ok());
+    number.is_some_and(|number| number < regex.captures_len())
+}
+
+impl PartialEq for Substitution {
+    fn eq(&self, other: &Self) -> bool {
+        self.regex.as_str() == other.regex.as_str() && self.replacement == other.replacement
+    }
+}
+
+impl Eq for Substitution {}
+
 /// A condition on one text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TextMatch {

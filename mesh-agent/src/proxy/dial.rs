@@ -8,7 +8,7 @@
 
 use std::{io, net::SocketAddr, rc::Rc, sync::Arc};
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, Uri};
 
 use super::{
     Outcome,
@@ -16,11 +16,12 @@ use super::{
     local,
     stream::Upstream,
     tunnel::{ConnectHeaders, TunnelError},
+    usage::{self, Admission},
 };
 pub(crate) use crate::telemetry::chain;
 use crate::{
     datapath::Leg,
-    model::{Cluster, Endpoint, LoadGuard, Service, Workload},
+    model::{Cluster, Conduct, Endpoint, Key, LoadGuard, Service, Workload},
 };
 
 /// How many endpoints are tried before giving up.
@@ -31,6 +32,8 @@ pub(crate) struct Dialed {
     pub(crate) upstream: Upstream,
     pub(crate) endpoint: Endpoint,
     pub(crate) load: LoadGuard,
+    /// What the connection counts for.
+    pub(crate) admission: Option<Admission>,
 }
 
 /// Connects to an endpoint of `cluster`, to the next if that fails.
@@ -41,24 +44,43 @@ pub(crate) async fn cluster(
 ) -> Result<Dialed, Outcome> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut failure = Outcome::NoEndpoint;
+    let admission = connection.pod.usages.admit_bytes(cluster)?;
+    let key = key(connection, cluster);
     while tried.len() < MAX_TRIES {
-        let Some(endpoint) = cluster.pick(|n| fastrand::usize(..n), &tried) else {
+        let random = |n| fastrand::usize(..n);
+        let Some(endpoint) = cluster.choose(key, usage::uptime(), random, &tried) else {
             break;
         };
         let load = endpoint.load.begin();
-        match address(
+        let to = address(
             connection,
             Some(service),
             endpoint.address,
             endpoint.workload.as_ref(),
-        )
-        .await
-        {
+        );
+        let dialed = match cluster.limits().connect_timeout {
+            None => to.await,
+            // Cancel-safe: what is given up is the attempt to connect.
+            Some(limit) => match tokio::time::timeout(limit, to).await {
+                Ok(dialed) => dialed,
+                Err(_elapsed) => Err(too_slow(endpoint.address)),
+            },
+        };
+        match &dialed {
+            Ok(_) => cluster.note(endpoint, Conduct::Status(200), usage::uptime()),
+            Err(Outcome::ConnectFailed(_)) => {
+                cluster.note(endpoint, Conduct::Failed, usage::uptime());
+            }
+            // To deny is no failure of the endpoint's.
+            Err(_) => {}
+        }
+        match dialed {
             Ok(upstream) => {
                 return Ok(Dialed {
                     upstream,
                     endpoint: endpoint.clone(),
                     load,
+                    admission,
                 });
             }
             Err(why) => {
@@ -68,6 +90,15 @@ pub(crate) async fn cluster(
         }
     }
     Err(failure)
+}
+
+/// What bytes are sent by, where endpoints are found by key: nothing but their source is known.
+fn key(connection: &Connection, cluster: &Cluster) -> Option<u64> {
+    let none = (HeaderMap::new(), Uri::default());
+    match cluster.hash()?.key(&none.0, &none.1, connection.peer.ip()) {
+        Key::Is(key) => Some(key),
+        Key::Wanted | Key::None => None,
+    }
 }
 
 /// Connects to `address` on behalf of the connection's pod; says why if that fails: it could not be
@@ -114,6 +145,11 @@ pub(crate) async fn address(
         }
         Err(error) => Err(failed(address, &error)),
     }
+}
+
+/// Why an endpoint that took too long to connect to was given up.
+pub(crate) fn too_slow(address: SocketAddr) -> Outcome {
+    Outcome::ConnectFailed(format!("{address}: timed out").into())
 }
 
 fn failed(address: SocketAddr, error: &(dyn std::error::Error + 'static)) -> Outcome {

@@ -33,14 +33,15 @@ use super::{
     connection::Connection,
     copy::Abort,
     http_body::{ReplyBody, RequestBody, Streaming},
+    http_choice,
     http_decide::{self, Way},
     http_ending::ClientEnd,
     http_exchange::{Exchange, Front},
     http_forward::{self, Answer},
-    http_headers,
+    http_headers, http_treated,
     http_upgrade::{self, Switched},
     http_upstream::{CONNECTION_WINDOW, Local, STREAM_WINDOW},
-    http1, outcome,
+    http1,
     sniff::First,
     stream::{self, Prefixed},
 };
@@ -208,10 +209,16 @@ async fn handle(
         timeout,
         edits,
         rewritten,
+        treatment,
     } = match decided {
         Ok(way) => way,
         Err(outcome) => return Ok(refuse(exchange, outcome)),
     };
+    if let Some(treatment) = &treatment
+        && let Err(outcome) = Box::pin(http_treated::before(&mut exchange, treatment, &head)).await
+    {
+        return Ok(refuse(exchange, outcome));
+    }
     if let Some(rewritten) = rewritten {
         http_headers::rewrite(&mut head, *rewritten);
     }
@@ -220,15 +227,27 @@ async fn handle(
         edits.apply_request(&mut head.headers);
     }
     let request = outgoing(head, body);
-    let forward = http_forward::forward(&front, &mut exchange, &cluster, request, switch);
+    let forward = async {
+        let (front, exchange) = (&front, &mut exchange);
+        match &treatment {
+            None => http_forward::forward(front, exchange, &cluster, request, switch).await,
+            Some(treatment) => {
+                let to = (&*cluster, request);
+                Box::pin(http_treated::send(front, exchange, to, switch, treatment)).await
+            }
+        }
+    };
     let deadline = timeout.map(|timeout| tokio::time::Instant::from_std(Instant::now() + timeout));
     let answer = match deadline {
         None => forward.await,
         // Cancel-safe: what is given up is the whole exchange with the endpoint.
-        Some(deadline) => match tokio::time::timeout_at(deadline, forward).await {
-            Ok(answer) => answer,
-            Err(_elapsed) => Err(Outcome::TimedOut),
-        },
+        Some(deadline) => {
+            let timed = tokio::time::timeout_at(deadline, forward).await;
+            timed.unwrap_or_else(|_elapsed| {
+                http_choice::too_slow(&exchange, &cluster);
+                Err(Outcome::TimedOut)
+            })
+        }
     };
     match answer {
         Ok(answer) => Ok(reply(&front, exchange, answer, edits.as_deref(), deadline)),
@@ -279,6 +298,7 @@ fn reply(
     if let Some(edits) = edits {
         edits.apply_response(&mut head.headers);
     }
+    http_treated::mark(&mut exchange, &mut head.headers);
     let streaming = Streaming {
         body,
         exchange,
@@ -290,14 +310,15 @@ fn reply(
 
 /// Our own answer: in gRPC's form to gRPC, else in Envoy's words.
 fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> {
-    let (status, text) = (outcome.status(), outcome.body());
-    let location = match &outcome {
-        Outcome::Redirected { location, .. } => Some(location.clone()),
-        _ => None,
-    };
+    let (status, text, grpc) = (outcome.status(), outcome.body(), outcome.grpc());
+    let (mut location, mut whole) = (None, None);
+    match &outcome {
+        Outcome::Redirected { location: to, .. } => location = Some(to.clone()),
+        Outcome::Answered(answer) => whole = Some(Arc::clone(answer)),
+        _ => {}
+    }
     exchange.end(outcome);
     let mut response = if exchange.is_grpc {
-        let grpc = outcome::grpc_status(status);
         exchange.set_grpc(grpc);
         let message = HeaderValue::from_str(&percent_encoded(&text));
         let mut response = Response::new(ReplyBody::own(Bytes::new(), None));
@@ -321,6 +342,10 @@ fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> 
     if let Some(location) = location {
         response.headers_mut().insert(LOCATION, location);
     }
+    if let Some(answer) = whole {
+        http_treated::answer(&answer, &mut response, exchange.is_grpc);
+    }
+    http_treated::mark(&mut exchange, response.headers_mut());
     exchange.status = response.status().as_u16();
     *response.version_mut() = exchange.version;
     if let ReplyBody::Own { exchange: slot, .. } = response.body_mut() {

@@ -21,7 +21,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::{sync::Notify, time::Sleep};
 
-use super::{Outcome, http_ending::Waiting, http_exchange::Exchange, http_lease::Lease};
+use super::{
+    Outcome, http_ending::Waiting, http_exchange::Exchange, http_lease::Lease, http_replay::Reader,
+};
 
 /// How long an endpoint may take to answer `Expect: 100-continue` before the body is sent anyway.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
@@ -50,6 +52,8 @@ pub(crate) enum RequestBody {
         /// Holds the body back until the endpoint wants it.
         gate: Option<Pin<Box<dyn Future<Output = ()>>>>,
     },
+    /// One that is kept while it passes.
+    Replayed(Reader),
 }
 
 /// The body of a response to the client.
@@ -139,13 +143,14 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self::Streaming {
-            body,
-            progress,
-            gate,
-        } = self.get_mut()
-        else {
-            return Poll::Ready(None);
+        let (body, progress, gate) = match self.get_mut() {
+            Self::Empty => return Poll::Ready(None),
+            Self::Replayed(reader) => return reader.poll(context),
+            Self::Streaming {
+                body,
+                progress,
+                gate,
+            } => (body, progress, gate),
         };
         if let Some(held) = gate {
             ready!(held.as_mut().poll(context));
@@ -171,12 +176,14 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Streaming { body, .. } => body.is_end_stream(),
+            Self::Replayed(reader) => reader.is_end(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
+            Self::Replayed(reader) => reader.hint(),
             Self::Streaming { body, .. } => body.size_hint(),
         }
     }

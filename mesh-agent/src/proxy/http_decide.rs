@@ -9,7 +9,9 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderMap;
 
 use super::{Outcome, http_exchange::Exchange};
-use crate::model::{Client, Cluster, Decision, HeaderEdits, RequestHead, Rewritten, ServicePort};
+use crate::model::{
+    Client, Cluster, Decision, HeaderEdits, RequestHead, Rewritten, ServicePort, Treatment,
+};
 
 /// Where a request goes.
 pub(crate) struct Way {
@@ -18,6 +20,8 @@ pub(crate) struct Way {
     pub(crate) edits: Option<Arc<HeaderEdits>>,
     /// The URL that it goes on with, if that is another.
     pub(crate) rewritten: Option<Box<Rewritten>>,
+    /// What else is done with it, if anything.
+    pub(crate) treatment: Option<Arc<Treatment>>,
 }
 
 /// Where the request of `exchange` goes, which came to `port`; with what it is answered if nowhere.
@@ -45,6 +49,10 @@ pub(crate) fn decide(
             exchange.route(Arc::clone(&refusal.route), None);
             Err(Outcome::Refused(refusal))
         }
+        Decision::Answer { answer, route } => {
+            exchange.route(route, None);
+            Err(Outcome::Answered(answer))
+        }
         Decision::Redirect {
             status,
             location,
@@ -59,6 +67,7 @@ pub(crate) fn decide(
             timeout,
             edits,
             rewritten,
+            treatment,
         } => {
             exchange.route(route, Some(Arc::clone(&cluster)));
             Ok(Way {
@@ -66,6 +75,7 @@ pub(crate) fn decide(
                 timeout,
                 edits,
                 rewritten,
+                treatment,
             })
         }
     }

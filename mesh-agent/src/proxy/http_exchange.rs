@@ -15,7 +15,7 @@ use http::{
 
 use super::{
     Outcome, connection::Connection, http_body::Progress, http_ending::Waiting, http_headers,
-    http_pool::Pool, inbound_http::Inbound,
+    http_notes::Notes, http_pool::Pool, inbound_http::Inbound,
 };
 use crate::{
     model::{Cluster, Endpoint, LoadGuard, Service, ServicePort, Workload},
@@ -65,6 +65,8 @@ pub(crate) struct Exchange {
     destination: Option<Arc<Workload>>,
     load: Option<LoadGuard>,
     outcome: Option<Outcome>,
+    /// What was done to it besides.
+    pub(crate) notes: Notes,
 }
 
 /// What an exchange keeps of a request's head.
@@ -84,6 +86,19 @@ impl Front {
         let snapshot = self.connection.thread.snapshot();
         let (_, port) = snapshot.by_vip.get(&self.connection.orig_dst)?;
         Some(Arc::clone(port))
+    }
+
+    /// The same for a request that is sent on behalf of the connection, but not by its client.
+    pub(crate) fn shadow(&self) -> Rc<Self> {
+        Rc::new(Self {
+            connection: Rc::clone(&self.connection),
+            service: self.service.clone(),
+            pool: Rc::clone(&self.pool),
+            waiting: Rc::default(),
+            truncated: Cell::default(),
+            switched: Cell::default(),
+            inbound: None,
+        })
     }
 }
 
@@ -136,7 +151,20 @@ impl Exchange {
             destination: None,
             load: None,
             outcome: None,
+            notes: Notes::default(),
         })
+    }
+
+    /// A request of which no record is made.
+    pub(crate) fn unseen(front: &Rc<Front>, head: &request::Parts) -> Box<Self> {
+        let mut exchange = Self::begin(front, head, None);
+        exchange.notes.unseen = true;
+        exchange
+    }
+
+    /// The endpoint that was tried last.
+    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
+        self.endpoint
     }
 
     /// The workload that sent the request.
@@ -214,6 +242,9 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let ended = Instant::now();
         self.front.waiting.end();
+        if self.notes.unseen {
+            return;
+        }
         let abandoned = self.front.inbound.as_ref().map(Inbound::abandoned);
         let outcome = self.outcome.take().or(abandoned);
         let outcome = outcome.unwrap_or(Outcome::ClientGone);
@@ -246,7 +277,7 @@ impl Drop for Exchange {
             grpc: self.grpc,
             is_grpc: self.is_grpc,
             status: self.status,
-            flags: outcome.flags(),
+            flags: &self.notes.flags(&outcome),
             request_bytes: self.request_bytes + body,
             response_bytes: self.response_bytes,
             duration: ended.duration_since(self.started),

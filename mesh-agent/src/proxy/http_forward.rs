@@ -20,13 +20,15 @@ use super::{
     Outcome,
     dial::{self, MAX_TRIES},
     http_body::RequestBody,
+    http_choice,
     http_exchange::{Exchange, Front},
     http_headers,
     http_lease::Lease,
     http_upstream::{self, Http1, Http2, Unanswered},
     stream::{Prefixed, Upstream},
+    usage,
 };
-use crate::model::{Cluster, Endpoint, Protocol};
+use crate::model::{Cluster, Conduct, Endpoint, Protocol};
 
 /// What an endpoint answered.
 pub(crate) struct Answer {
@@ -41,6 +43,13 @@ pub(crate) struct Answer {
 struct Tries<'a> {
     front: &'a Rc<Front>,
     tried: Vec<SocketAddr>,
+    /// These come last.
+    avoided: &'a [SocketAddr],
+    /// How many endpoints are tried.
+    limit: usize,
+    cluster: &'a Cluster,
+    /// The request's, if endpoints are found by key.
+    key: Option<u64>,
     failure: Outcome,
     /// A connection from the pool turned out dead: no more of those.
     fresh: bool,
@@ -54,12 +63,30 @@ pub(crate) async fn forward(
     request: Request<RequestBody>,
     switch: bool,
 ) -> Result<Answer, Outcome> {
-    let mut tries = Tries {
-        front,
-        tried: Vec::new(),
-        failure: Outcome::NoEndpoint,
-        fresh: false,
-    };
+    let tries = Tries::new(front, cluster, &[], MAX_TRIES);
+    run(tries, exchange, request, switch).await
+}
+
+/// The same with one endpoint: one of `avoided` only if there is no other.
+pub(crate) async fn once(
+    front: &Rc<Front>,
+    exchange: &mut Exchange,
+    cluster: &Cluster,
+    request: Request<RequestBody>,
+    switch: bool,
+    avoided: &[SocketAddr],
+) -> Result<Answer, Outcome> {
+    let tries = Tries::new(front, cluster, avoided, 1);
+    run(tries, exchange, request, switch).await
+}
+
+async fn run(
+    mut tries: Tries<'_>,
+    exchange: &mut Exchange,
+    request: Request<RequestBody>,
+    switch: bool,
+) -> Result<Answer, Outcome> {
+    let front = tries.front;
     let declared = front.port().map(|port| port.protocol);
     let http2 = match declared {
         Some(Protocol::Http2 | Protocol::Grpc) => !switch,
@@ -67,26 +94,75 @@ pub(crate) async fn forward(
             exchange.version == Version::HTTP_2
         }
     };
-    if http2 {
+    let cluster = tries.cluster;
+    tries.key = match cluster.upstream {
+        None => None,
+        Some(_) => {
+            Box::pin(http_choice::begin(
+                front, exchange, cluster, &request, http2,
+            ))
+            .await?
+        }
+    };
+    let answer = if http2 {
         let request = as_http2(request, exchange.version)?;
-        Box::pin(tries.http2(exchange, cluster, request)).await
+        Box::pin(tries.http2(exchange, request)).await
     } else {
-        tries.http1(exchange, cluster, request, switch).await
+        tries.http1(exchange, request, switch).await
+    };
+    if let Ok(answer) = &answer {
+        http_choice::answered(exchange, cluster, &answer.response);
     }
+    answer
 }
 
-impl Tries<'_> {
+impl<'a> Tries<'a> {
+    fn new(
+        front: &'a Rc<Front>,
+        cluster: &'a Cluster,
+        avoided: &'a [SocketAddr],
+        limit: usize,
+    ) -> Self {
+        Self {
+            front,
+            cluster,
+            key: None,
+            tried: Vec::new(),
+            avoided,
+            limit,
+            failure: Outcome::NoEndpoint,
+            fresh: false,
+        }
+    }
+
     /// The next endpoint to try, noted in the exchange.
-    fn next(&self, exchange: &mut Exchange, cluster: &Cluster) -> Option<Endpoint> {
-        if self.tried.len() >= MAX_TRIES {
+    fn next(&self, exchange: &mut Exchange) -> Option<Endpoint> {
+        if self.tried.len() >= self.limit {
             return None;
         }
-        let endpoint = cluster.pick(|n| fastrand::usize(..n), &self.tried)?;
+        let cluster = self.cluster;
+        let pick = |avoid: &[SocketAddr]| match cluster.upstream {
+            None => cluster.pick(|n| fastrand::usize(..n), avoid),
+            Some(_) => {
+                let now = usage::uptime();
+                cluster.choose(self.key, now, |n| fastrand::usize(..n), avoid)
+            }
+        };
+        let fresh = match self.avoided {
+            [] => None,
+            avoided => pick(&[avoided, &self.tried].concat()),
+        };
+        let endpoint = fresh.or_else(|| pick(&self.tried))?;
         exchange.try_endpoint(endpoint);
         Some(endpoint.clone())
     }
 
     fn failed(&mut self, endpoint: &Endpoint, failure: Outcome) {
+        let unreached = matches!(failure, Outcome::ConnectFailed(_));
+        if unreached && self.cluster.upstream.is_some() {
+            let now = usage::uptime();
+            self.cluster.note(endpoint, Conduct::Failed, now);
+        }
         self.tried.push(endpoint.address);
         self.failure = failure;
     }
@@ -111,19 +187,20 @@ impl Tries<'_> {
         } else {
             self.failed(endpoint, Outcome::ConnectFailed(Arc::clone(&why)));
         }
-        unsent
-            .or(copy.filter(|_| may_copy))
-            .ok_or(Outcome::UpstreamGone(why))
+        let again = unsent.or(copy.filter(|_| may_copy));
+        again.ok_or_else(|| match is_refused(error.error()) {
+            true => Outcome::StreamRefused(why),
+            false => Outcome::UpstreamGone(why),
+        })
     }
 
     async fn http1(
         &mut self,
         exchange: &mut Exchange,
-        cluster: &Cluster,
         mut request: Request<RequestBody>,
         switch: bool,
     ) -> Result<Answer, Outcome> {
-        while let Some(endpoint) = self.next(exchange, cluster) {
+        while let Some(endpoint) = self.next(exchange) {
             let pooled = self.pooled(&endpoint).await;
             let reused = pooled.is_some();
             let mut http1 = match pooled {
@@ -148,6 +225,7 @@ impl Tries<'_> {
             self.front.waiting.attach(http1.ending());
             let lease = Lease {
                 endpoint,
+                limit: self.cluster.limits().requests_per_connection,
                 pool: Rc::clone(&self.front.pool),
                 progress: exchange.progress.clone(),
                 http1,
@@ -163,10 +241,9 @@ impl Tries<'_> {
     async fn http2(
         &mut self,
         exchange: &mut Exchange,
-        cluster: &Cluster,
         mut request: Request<RequestBody>,
     ) -> Result<Answer, Outcome> {
-        while let Some(endpoint) = self.next(exchange, cluster) {
+        while let Some(endpoint) = self.next(exchange) {
             let pooled = if self.fresh {
                 None
             } else {
@@ -249,7 +326,15 @@ impl Tries<'_> {
         }
         let (connection, service) = (&self.front.connection, self.front.service.as_deref());
         let workload = endpoint.workload.as_ref();
-        dial::address(connection, service, endpoint.address, workload).await
+        let dialing = dial::address(connection, service, endpoint.address, workload);
+        match self.cluster.limits().connect_timeout {
+            None => dialing.await,
+            // Cancel-safe: what is given up is the attempt to connect.
+            Some(limit) => match tokio::time::timeout(limit, dialing).await {
+                Ok(dialed) => dialed,
+                Err(_elapsed) => Err(dial::too_slow(endpoint.address)),
+            },
+        }
     }
 }
 
@@ -271,6 +356,13 @@ fn answer(
         lease: Some(lease),
         switching: None,
     }
+}
+
+/// Whether the endpoint says that it did not look at the request.
+fn is_refused(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error);
+    let reason = cause.and_then(|cause| cause.downcast_ref::<h2::Error>()?.reason());
+    reason == Some(h2::Reason::REFUSED_STREAM)
 }
 
 /// The request once more, if it has no body and may be sent twice.

@@ -22,6 +22,8 @@ pub(crate) struct Lease {
     pub(crate) http1: Http1,
     pub(crate) endpoint: Endpoint,
     pub(crate) pool: Rc<Pool>,
+    /// How many exchanges the connection is for, if that is limited.
+    pub(crate) limit: Option<u32>,
     /// Of the request's body, if it has one.
     pub(crate) progress: Option<Rc<Progress>>,
 }
@@ -41,7 +43,10 @@ impl Lease {
     /// Puts the connection back for the next exchange, if it can take one.
     pub(crate) fn give_back(self) {
         let whole = self.progress.is_none_or(|progress| progress.has_ended());
-        if whole && !self.http1.is_closed() {
+        let worn = self
+            .limit
+            .is_some_and(|limit| self.http1.exchanges() >= limit);
+        if whole && !worn && !self.http1.is_closed() {
             self.pool.put(&self.endpoint, self.http1);
         }
     }

@@ -45,6 +45,7 @@ pub(crate) struct Http1 {
     switch: Switch,
     ending: Rc<Ending>,
     going: Going,
+    exchanges: u32,
 }
 
 /// The HTTP/2 connection to an endpoint, for any number of exchanges.
@@ -82,6 +83,7 @@ pub(crate) async fn http1(tasks: &Tasks, upstream: Upstream) -> hyper::Result<Ht
         switch,
         ending,
         going,
+        exchanges: 0,
     })
 }
 
@@ -149,6 +151,11 @@ impl Http1 {
         self.sender.is_closed() || self.ending.is_asked() || self.going.is_set()
     }
 
+    /// How many requests were sent.
+    pub(crate) fn exchanges(&self) -> u32 {
+        self.exchanges
+    }
+
     /// Tells the endpoint that the client has ended its side.
     pub(crate) fn ending(&self) -> &Rc<Ending> {
         &self.ending
@@ -164,6 +171,7 @@ impl Http1 {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Unanswered> {
+        self.exchanges = self.exchanges.saturating_add(1);
         let sending = self.sender.try_send_request(request);
         sending.await.map_err(Box::new)
     }

@@ -80,6 +80,7 @@ impl Inbound {
                 timeout: None,
                 edits: None,
                 rewritten: None,
+                treatment: None,
             }),
             Err(denial) => Err(entrance.denied(denial)),
         }

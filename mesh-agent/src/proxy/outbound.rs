@@ -20,6 +20,7 @@ use super::{
     http,
     sniff::{self, First},
     stream::{self, Prefixed, Upstream},
+    usage::Admission,
 };
 use crate::{
     model::{Destination, Endpoint, LoadGuard, Protocol, Service, ServicePort},
@@ -36,13 +37,13 @@ const FAILED_WAIT: Duration = Duration::from_secs(1);
 struct Reached {
     upstream: Upstream,
     ends: Ends,
-    load: Option<(Endpoint, LoadGuard)>,
+    load: Option<(Endpoint, LoadGuard, Option<Admission>)>,
 }
 
 impl Reached {
     /// Leaves the connection, of which nothing was used, to the first request for that endpoint.
     fn keep(self, connection: &Connection) {
-        let Some((endpoint, _load)) = self.load else {
+        let Some((endpoint, _load, _admission)) = self.load else {
             return;
         };
         let pool = connection.thread.pools.of(&connection.pod.workload.uid);
@@ -216,6 +217,7 @@ async fn reach(
         upstream,
         endpoint,
         load,
+        admission,
     } = Box::pin(dial::cluster(connection, service, &port.cluster)).await?;
     let ends = Ends {
         mutual_tls: upstream.is_mutual(),
@@ -227,7 +229,7 @@ async fn reach(
     Ok(Reached {
         upstream,
         ends,
-        load: Some((endpoint, load)),
+        load: Some((endpoint, load, admission)),
     })
 }
 

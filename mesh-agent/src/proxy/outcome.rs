@@ -10,7 +10,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use http::HeaderValue;
 
-use crate::model::{Refusal, ResponseFlag, authorization::Denial};
+use crate::model::{AbortStatus, DirectAnswer, Refusal, ResponseFlag, authorization::Denial};
 
 /// How a connection or a request ended.
 #[derive(Clone, Debug)]
@@ -26,6 +26,10 @@ pub enum Outcome {
         /// Where to.
         location: HeaderValue,
     },
+    /// The configuration has the answer.
+    Answered(Arc<DirectAnswer>),
+    /// The route injects a fault.
+    Aborted(AbortStatus),
     /// The chosen cluster has no ready endpoint.
     NoEndpoint,
     /// No endpoint that was tried could be connected to; why, for the last.
@@ -34,6 +38,10 @@ pub enum Outcome {
     UpstreamGone(Arc<str>),
     /// What the endpoint answered is not what it should be.
     BadAnswer(Arc<str>),
+    /// The endpoint refused to look at the request.
+    StreamRefused(Arc<str>),
+    /// The client has as much under way as it may.
+    Overflow,
     /// The route's time limit passed.
     TimedOut,
     /// The client went away first.
@@ -68,8 +76,11 @@ impl Outcome {
             Self::Denied(_) | Self::DeniedThere(_) => 403,
             Self::Refused(refusal) => refusal.status,
             Self::Redirected { status, .. } => *status,
+            Self::Answered(answer) => answer.status.as_u16(),
+            Self::Aborted(status) => status.http(),
             Self::NoEndpoint | Self::ConnectFailed(_) | Self::UpstreamGone(_) => 503,
             Self::BadAnswer(_) => 502,
+            Self::StreamRefused(_) | Self::Overflow => 503,
             Self::TimedOut => 504,
             Self::Malformed(_) => 400,
             Self::Unsupported => 501,
@@ -80,11 +91,15 @@ impl Outcome {
     pub fn flags(&self) -> &'static str {
         match self {
             Self::Complete | Self::Unsupported | Self::Redirected { .. } => "-",
+            Self::Answered(_) => "-",
+            Self::Aborted(_) => "FI",
             Self::Refused(refusal) => refusal.flag.as_str(),
             Self::NoEndpoint => "UH",
             Self::ConnectFailed(_) => "UF",
             Self::UpstreamGone(_) => "UC",
             Self::BadAnswer(_) => "UPE",
+            Self::StreamRefused(_) => "UR",
+            Self::Overflow => "UO",
             Self::TimedOut => "UT",
             Self::ClientGone => "DC",
             Self::Malformed(_) => "DPE",
@@ -93,14 +108,24 @@ impl Outcome {
         }
     }
 
+    /// The status that gRPC clients get with the answer.
+    pub fn grpc(&self) -> u32 {
+        match self {
+            Self::Aborted(status) => status.grpc().unwrap_or_else(|| grpc_status(status.http())),
+            other => grpc_status(other.status()),
+        }
+    }
+
     /// Why, for the access log; `None` if there is nothing to explain.
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Self::Complete | Self::Redirected { .. } => None,
+            Self::Complete | Self::Redirected { .. } | Self::Answered(_) => None,
+            Self::Aborted(_) => Some("the route injects a fault"),
             Self::Refused(refusal) => Some(&refusal.reason),
             Self::NoEndpoint => Some("no healthy upstream"),
             Self::ConnectFailed(why) | Self::UpstreamGone(why) => Some(why),
-            Self::BadAnswer(why) | Self::Malformed(why) => Some(why),
+            Self::BadAnswer(why) | Self::Malformed(why) | Self::StreamRefused(why) => Some(why),
+            Self::Overflow => Some("the client has as much under way as it may"),
             Self::TimedOut => Some("route timeout"),
             Self::ClientGone => Some("downstream disconnected"),
             Self::Unsupported => Some("CONNECT is not supported"),
@@ -118,6 +143,10 @@ impl Outcome {
             Self::PolicyDenied | Self::PolicyChanged(_) => Cow::Borrowed(""),
             Self::Redirected { .. } => Cow::Borrowed(""),
             Self::Denied(_) | Self::DeniedThere(_) => Cow::Borrowed("RBAC: access denied"),
+            Self::Answered(answer) => {
+                Cow::Owned(String::from_utf8_lossy(&answer.body).into_owned())
+            }
+            Self::Aborted(_) => Cow::Borrowed("fault filter abort"),
             Self::Refused(refusal) => match refusal.flag {
                 ResponseFlag::None | ResponseFlag::NoRoute | ResponseFlag::NoCluster => {
                     Cow::Borrowed("")
@@ -133,6 +162,10 @@ impl Outcome {
                 Cow::Owned(format!("{RESET}. reset reason: connection termination"))
             }
             Self::BadAnswer(_) => Cow::Owned(format!("{RESET}. reset reason: protocol error")),
+            Self::StreamRefused(_) => Cow::Owned(format!(
+                "{RESET}. reset reason: remote refused stream reset"
+            )),
+            Self::Overflow => Cow::Owned(format!("{RESET}. reset reason: overflow")),
             Self::TimedOut => Cow::Borrowed("upstream request timeout"),
             Self::Malformed(_) => Cow::Borrowed("Bad Request"),
             Self::Unsupported => Cow::Borrowed("CONNECT is not supported"),

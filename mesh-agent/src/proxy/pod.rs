@@ -13,6 +13,7 @@ use std::{
     },
 };
 
+use super::usage::Usages;
 use crate::{datapath::Netns, model::Workload};
 
 /// A pod whose traffic is taken.
@@ -24,6 +25,8 @@ pub(crate) struct Pod {
     pub(crate) netns: Netns,
     /// The addresses that its interface had then: its status may not have said them yet.
     pub(crate) addresses: Vec<IpAddr>,
+    /// What it has under way, where that is limited.
+    pub(crate) usages: Usages,
     live: AtomicUsize,
 }
 
@@ -34,6 +37,7 @@ impl Pod {
             workload,
             netns,
             addresses,
+            usages: Usages::default(),
             live: AtomicUsize::new(0),
         }
     }

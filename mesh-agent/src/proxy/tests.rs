@@ -7,10 +7,12 @@
 mod authorization;
 mod differential;
 mod http2;
+mod limits;
 mod local;
 mod mesh;
 mod smuggling;
 mod tcp;
+mod treated;
 mod tunnel;
 
 /// HTTP/1 as it is served by hand, where it is plain.

@@ -290,17 +290,20 @@ fn direction(reporter: Reporter) -> &'static str {
     }
 }
 
-/// Envoy's `%RESPONSE_CODE_DETAILS%` for the first of `flags`; who denies says it in these words
-/// already.
+/// Envoy's `%RESPONSE_CODE_DETAILS%` for the first of `flags` that says how it ended; who denies says
+/// it in these words already.
 fn details<'a>(flags: &str, reason: Option<&'a str>) -> &'a str {
-    match flags.split(',').next().unwrap_or("-") {
+    let first = flags.split(',').find(|flag| !matches!(*flag, "DI" | "URX"));
+    match first.unwrap_or("-") {
         "-" => "via_upstream",
         "NC" => "cluster_not_found",
         "NR" => "route_not_found",
         "UH" => "no_healthy_upstream",
         "UF" => "upstream_reset_before_response_started{connection_failure}",
         "UC" => "upstream_reset_before_response_started{connection_termination}",
+        "UR" => "upstream_reset_before_response_started{remote_reset}",
         "UT" => "response_timeout",
+        "FI" => "fault_filter_abort",
         "UO" => "overflow",
         "DC" => "downstream_remote_disconnect",
         "DENY" => reason

@@ -69,7 +69,7 @@ fn still(shown: Shown) -> Shown {
     };
     let entries = shown.into_iter();
     entries
-        .map(|(key, text)| (key, cut(&cut(&text, "Position("), "EndpointLoad(")))
+        .map(|(key, text)| (key, cut(&cut(&text, "Position("), "under_way: ")))
         .collect()
 }
 

@@ -207,20 +207,8 @@ impl Mesh {
         path: &str,
         headers: &HeaderMap,
     ) -> String {
-        let workload = self.workload(client);
-        let service = self.service(namespace, name);
-        let port = service.ports.iter().find(|port| port.number == number);
-        let head = RequestHead {
-            method: &http::Method::GET,
-            uri: &path.parse().unwrap(),
-            authority: name,
-            scheme: "http",
-            headers,
-        };
-        let client = Client {
-            workload: &workload,
-        };
-        match port.expect("the port exists").decide(&client, &head) {
+        let decided = self.decide(client, (namespace, name, number), "GET", path, headers);
+        match decided {
             Decision::Forward { cluster, .. } => match cluster.endpoints.first() {
                 Some(endpoint) => {
                     format!(
@@ -234,8 +222,35 @@ impl Mesh {
             Decision::Redirect {
                 status, location, ..
             } => format!("{status} {}", location.to_str().unwrap()),
+            Decision::Answer { answer, .. } => format!("{} -", answer.status.as_u16()),
             Decision::Refuse(refusal) => format!("{} {}", refusal.status, refusal.flag.as_str()),
         }
+    }
+
+    /// What becomes of a request.
+    #[track_caller]
+    pub(super) fn decide(
+        &self,
+        client: &str,
+        (namespace, name, number): (&str, &str, u16),
+        method: &str,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Decision {
+        let workload = self.workload(client);
+        let service = self.service(namespace, name);
+        let port = service.ports.iter().find(|port| port.number == number);
+        let head = RequestHead {
+            method: &method.parse().unwrap(),
+            uri: &path.parse().unwrap(),
+            authority: name,
+            scheme: "http",
+            headers,
+        };
+        let client = Client {
+            workload: &workload,
+        };
+        port.expect("the port exists").decide(&client, &head)
     }
 
     /// How often each outcome comes in `count` requests.

@@ -182,21 +182,17 @@ fn parents_that_do_not_exist_are_reported() {
 }
 
 #[test]
-fn filters_and_actions_that_are_not_supported_answer_500() {
-    let redirect = virtual_service("name: web", "hosts: [web], http: [{redirect: {uri: /x}}]");
-    let mesh = Mesh::new(&(redirect + &web()));
-    assert_eq!(mesh.get("client", WEB, "/"), "500 -");
-    mesh.check_problems(&["Error [MESH0003] (VirtualService default/web test.yaml:2) spec.http[0].redirect: not supported yet"]);
+fn filters_that_are_not_supported_answer_500() {
     let mirror = gateway(
         "name: web",
         &format!(
-            "{{filters: [{{type: RequestMirror, requestMirror: {{}}}}], {}}}",
+            "{{filters: [{{type: ExternalAuth, externalAuth: {{}}}}], {}}}",
             backend("v1")
         ),
     );
     let mesh = Mesh::new(&(mirror + &backends()));
     assert_eq!(mesh.get("client", WEB, "/"), "500 -");
-    mesh.check_problems(&["spec.rules[0].filters[0]: RequestMirror is not supported yet"]);
+    mesh.check_problems(&["spec.rules[0].filters[0]: ExternalAuth is not supported yet"]);
 }
 
 #[test]
@@ -257,12 +253,128 @@ fn a_prefix_is_replaced_only_where_one_was_matched() {
 
 #[test]
 fn a_broken_filter_of_a_backend_costs_its_share_alone() {
-    let rule = "{backendRefs: [{name: web-v1, port: 80}, {name: web-v2, port: 80, filters: [{type: RequestMirror, requestMirror: {}}]}]}";
+    let rule = "{backendRefs: [{name: web-v1, port: 80}, {name: web-v2, port: 80, filters: [{type: ExternalAuth, externalAuth: {}}]}]}";
     let mesh = Mesh::new(&(gateway("name: web", rule) + &backends()));
     let shares = mesh.shares("client", WEB, 10);
     assert_eq!(
         shares,
         [("500 NC".to_owned(), 5), (TO_V1.to_owned(), 5)].into()
     );
-    mesh.check_problems(&["spec.rules[0].backendRefs[1].filters[0]: RequestMirror is not supported yet: its share of requests is answered with 500"]);
+    mesh.check_problems(&["spec.rules[0].backendRefs[1].filters[0]: ExternalAuth is not supported yet: its share of requests is answered with 500"]);
+}
+
+/// What else is done with requests of a route whose only rule is this.
+#[track_caller]
+fn treatment(rule: &str) -> std::sync::Arc<crate::model::Treatment> {
+    let rule = format!("{{{rule}, {}}}", backend("v1"));
+    let mesh = Mesh::new(&(gateway("name: web", &rule) + &backends()));
+    mesh.check_problems(&[]);
+    match mesh.decide("client", WEB, "GET", "/", &HeaderMap::new()) {
+        crate::model::Decision::Forward {
+            treatment: Some(treatment),
+            ..
+        } => treatment,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn request_mirror_copies_all_or_a_share() {
+    let mirror = |share: &str| {
+        let filter = format!(
+            "filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: web-v2, namespace: default, port: 80}}{share}}}}}]"
+        );
+        treatment(&filter).mirrors.clone()
+    };
+    let share = |percent| crate::model::Share::percent(percent).unwrap();
+    for (written, want) in [
+        ("", 100.0),
+        (", percent: 42", 42.0),
+        (", fraction: {numerator: 1, denominator: 8}", 12.5),
+        (", fraction: {numerator: 3}", 3.0),
+    ] {
+        let mirrors = mirror(written);
+        assert_eq!(mirrors[0].share, share(want), "{written}");
+        assert_eq!(&*mirrors[0].cluster.service.name, "web-v2");
+    }
+}
+
+#[test]
+fn request_mirror_is_refused_where_it_means_nothing() {
+    for (mirror, want) in [
+        (
+            "{backendRef: {name: web-v2, port: 80}, percent: 101}",
+            "more than all requests",
+        ),
+        (
+            "{backendRef: {name: web-v2, port: 80}, percent: 1, fraction: {numerator: 1}}",
+            "percent and fraction exclude each other",
+        ),
+    ] {
+        let rule = format!(
+            "{{filters: [{{type: RequestMirror, requestMirror: {mirror}}}], {}}}",
+            backend("v1")
+        );
+        let mesh = Mesh::new(&(gateway("name: web", &rule) + &backends()));
+        mesh.check_problems(&[want]);
+        assert_eq!(mesh.get("client", WEB, "/"), "500 -", "{mirror}");
+    }
+}
+
+#[test]
+fn retry_has_codes_attempts_backoff_and_the_time_of_one_try() {
+    let rule = "retry: {codes: [500, 503], attempts: 3, backoff: 100ms}, \
+                timeouts: {request: 10s, backendRequest: 2s}";
+    let policy = treatment(rule).retry.clone().unwrap();
+    assert_eq!(policy.attempts, 3);
+    assert_eq!(
+        policy.per_try_timeout,
+        Some(std::time::Duration::from_secs(2))
+    );
+    assert_eq!(policy.base_interval, std::time::Duration::from_millis(100));
+    assert_eq!(treatment("retry: {}").retry.as_ref().unwrap().attempts, 2);
+    for (retry, want) in [
+        ("{codes: [200]}", "codes: 200 is no status of an error"),
+        ("{attempts: 101}", "attempts: 101 is more than 100"),
+        ("{backoff: x}", "backoff: \"x\" is not a duration"),
+    ] {
+        let rule = format!("{{retry: {retry}, {}}}", backend("v1"));
+        Mesh::new(&(gateway("name: web", &rule) + &backends())).check_problems(&[want]);
+    }
+}
+
+#[test]
+fn cors_answers_preflights_by_the_gateway_apis_rules() {
+    let cors = |policy: &str, origin: &'static str| {
+        let rule = format!(
+            "{{filters: [{{type: CORS, cors: {policy}}}], {}}}",
+            backend("v1")
+        );
+        let mesh = Mesh::new(&(gateway("name: web", &rule) + &backends()));
+        mesh.check_problems(&[]);
+        let mut headers = HeaderMap::new();
+        headers.insert("origin", HeaderValue::from_static(origin));
+        headers.insert(
+            "access-control-request-method",
+            HeaderValue::from_static("PUT"),
+        );
+        match mesh.decide("client", WEB, "OPTIONS", "/", &headers) {
+            crate::model::Decision::Answer { answer, .. } => answer.headers.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let said = cors(
+        "{allowOrigins: [\"https://*.example\"], allowMethods: [\"*\"]}",
+        "https://a.b.example",
+    );
+    assert_eq!(said["access-control-allow-origin"], "https://a.b.example");
+    assert_eq!(said["access-control-allow-methods"], "*");
+    assert_eq!(said["access-control-max-age"], "5");
+    let said = cors(
+        "{allowOrigins: [\"*\"], allowCredentials: true, allowMethods: [\"*\"], maxAge: 9}",
+        "https://x",
+    );
+    assert_eq!(said["access-control-allow-methods"], "PUT");
+    assert_eq!(said["access-control-max-age"], "9");
+    assert!(cors("{allowOrigins: [\"https://*.example\"]}", "https://example").is_empty());
 }

@@ -15,7 +15,7 @@ pub(super) fn virtual_service(place: &str, spec: &str) -> String {
     )
 }
 
-fn destination_rule(place: &str, spec: &str) -> String {
+pub(super) fn destination_rule(place: &str, spec: &str) -> String {
     format!(
         "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{{place}}}\nspec: {{{spec}}}\n"
     )
@@ -315,22 +315,19 @@ fn subsets_of_several_rules_for_one_host_are_united_and_the_oldest_wins() {
 #[test]
 fn fields_without_effect_are_reported_by_name() {
     let spec = format!(
-        "hosts: [web], tcp: [], http: [{{fault: {{}}, mirror: {{host: x}}, corsPolicy: {{}}, retries: {{attempts: 3}}, {}}}]",
+        "hosts: [web], tcp: [], http: [{{retries: {{attempts: 3, retryRemoteLocalities: true}}, {}}}]",
         to("v1")
     );
     let rule = destination_rule(
         "name: web",
-        "host: web, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}, connectionPool: {}, tls: {mode: SIMPLE}}, subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]",
+        "host: web, trafficPolicy: {loadBalancer: {simple: PASSTHROUGH}, tunnel: {}, tls: {mode: SIMPLE}}, subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]",
     );
     let mesh = Mesh::new(&(virtual_service("name: web", &spec) + &rule + &canary("web")));
     mesh.check_problems(&[
         "spec.tcp",
-        "spec.http[0].fault",
-        "spec.http[0].mirror",
-        "spec.http[0].corsPolicy",
-        "spec.http[0].retries",
+        "spec.http[0].retries.retryRemoteLocalities",
         "spec.trafficPolicy.loadBalancer.simple",
-        "spec.trafficPolicy.connectionPool",
+        "spec.trafficPolicy.tunnel",
         "Error [MESH0003] (DestinationRule default/web test.yaml:7) spec.trafficPolicy.tls.mode",
     ]);
     assert_eq!(mesh.get("client", WEB, "/"), V1);
@@ -340,9 +337,7 @@ fn fields_without_effect_are_reported_by_name() {
 fn timeouts_and_header_changes_are_part_of_the_decision() {
     let spec = "hosts: [web], http: [{timeout: 1.5s, headers: {request: {set: {x-a: \"1\", Host: y}}}, route: [{destination: {host: web}, headers: {response: {remove: [x-b]}}}]}]";
     let mesh = Mesh::new(&(virtual_service("name: web", spec) + &web()));
-    mesh.check_problems(&[
-        "spec.http[0].headers.request.set[Host]: changing \"Host\" is not supported yet",
-    ]);
+    mesh.check_problems(&[]);
     let rule = &mesh.service("default", "web").ports[0]
         .routes
         .clone()
@@ -350,11 +345,14 @@ fn timeouts_and_header_changes_are_part_of_the_decision() {
         .rules[0];
     assert_eq!(rule.timeout, Some(std::time::Duration::from_millis(1_500)));
     let crate::model::Backend::Cluster {
-        edits: Some(edits), ..
+        edits: Some(edits),
+        rewrite: Some(rewrite),
+        ..
     } = &rule.backends[0]
     else {
         panic!("{:?}", rule.backends);
     };
+    assert_eq!(rewrite.authority.as_ref().unwrap().as_str(), "y");
     assert_eq!((edits.request.len(), edits.response.len()), (1, 1));
 }
 

@@ -154,13 +154,13 @@ fn backends_that_do_not_exist_are_named() {
 #[test]
 fn what_is_not_supported_is_not_accepted_or_partly() {
     let mirror = format!(
-        "{{filters: [{{type: RequestMirror, requestMirror: {{}}}}], {}}}",
+        "{{filters: [{{type: ExternalAuth, externalAuth: {{}}}}], {}}}",
         backend("v1")
     );
     check(
         &route(&mirror),
         &["Accepted!UnsupportedValue", "ResolvedRefs=ResolvedRefs"],
-        "spec.rules[0].filters[0]: RequestMirror is not supported yet",
+        "spec.rules[0].filters[0]: ExternalAuth is not supported yet",
     );
     check(
         &route(&format!("{mirror}, {{{}}}", backend("v1"))),

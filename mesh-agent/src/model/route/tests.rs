@@ -73,6 +73,7 @@ fn rule(name: &str, matches: Vec<HttpMatch>, weights: &[(&str, u32)]) -> HttpRul
         schedule: Schedule::new(&weighted, Position::default()),
         weights: weighted,
         timeout: None,
+        treatment: None,
     }
 }
 
@@ -129,7 +130,25 @@ fn outcome(decision: &Decision) -> String {
         Decision::Redirect {
             status, location, ..
         } => format!("{status} {}", location.to_str().unwrap()),
+        Decision::Answer { answer, route } => format!("{} by {route}", answer.status.as_u16()),
         Decision::Refuse(refusal) => format!("{} {}", refusal.status, refusal.flag.as_str()),
+    }
+}
+
+#[test]
+fn a_decision_is_plain_if_the_request_is_only_sent_on() {
+    let treated = HttpRule {
+        treatment: Some(Arc::default()),
+        ..rule("a", Vec::new(), &[("v1", 1)])
+    };
+    let refused = rule("b", Vec::new(), &[]);
+    for (rules, plain) in [
+        (None, true),
+        (Some(vec![rule("a", Vec::new(), &[("v1", 1)])]), true),
+        (Some(vec![treated]), false),
+        (Some(vec![refused]), false),
+    ] {
+        assert_eq!(decide(&port(rules), "GET /", &[]).is_plain(), plain);
     }
 }
 

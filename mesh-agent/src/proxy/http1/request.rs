@@ -71,11 +71,13 @@ pub(super) fn prepare(front: &Rc<Front>, buffer: &mut Buffer) -> Prepared {
     let converts = port
         .as_ref()
         .is_some_and(|port| matches!(port.protocol, Protocol::Http2 | Protocol::Grpc));
-    let Some(noted) = noted(&head).filter(|_| !converts) else {
+    let namespace = Arc::clone(&front.connection.workload().namespace);
+    // What is done to a request besides sending it on is hyper's way, and nothing is drawn yet.
+    let plain = port.as_ref().is_none_or(|port| port.is_plain(&namespace));
+    let Some(noted) = noted(&head).filter(|_| plain && !converts) else {
         return Prepared::Odd;
     };
     let mut exchange = Exchange::begin_with(front, noted, None);
-    let namespace = Arc::clone(&exchange.source().namespace);
     let headers = looked_at(port.as_deref(), &namespace, head.fields);
     let way = http_decide::decide(port.as_deref(), &mut exchange, &headers);
     let (mut out, way) = match way {

@@ -348,7 +348,7 @@ async fn a_redirect_is_answered_and_counted() {
         status: 307,
         scheme: None,
         host: Some("elsewhere".into()),
-        port: 80,
+        port: Some(80),
         path: None,
     }));
     let rules = vec![rule(vec![(1, redirect)], None)];

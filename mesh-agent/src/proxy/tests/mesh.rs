@@ -102,6 +102,7 @@ pub(super) fn rule(backends: Vec<(u32, Backend)>, timeout: Option<Duration>) -> 
         backends,
         weights,
         timeout,
+        treatment: None,
     }
 }
 

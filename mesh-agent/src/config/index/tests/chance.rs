@@ -217,11 +217,23 @@ impl Chance {
                 "match: [{uri: {prefix: /x}}], ",
                 "match: [{port: 81}], ",
             ]);
-            rules.push(format!("{{{condition}route: [{}]}}", route.join(", ")));
+            let action = if self.is_one_of(4) {
+                let place = self.of(&["", ", namespace: a", ", namespace: b"]);
+                format!("delegate: {{name: v{}{place}}}", self.below(3))
+            } else {
+                format!("route: [{}]", route.join(", "))
+            };
+            rules.push(format!("{{{condition}{action}}}"));
         }
-        let (host, export) = (self.host(), self.export());
+        let export = self.export();
+        // Without hosts it is for others to delegate to.
+        let hosts = if self.is_one_of(3) {
+            String::new()
+        } else {
+            format!("hosts: [{}], ", self.host())
+        };
         let text = format!(
-            "{text}}}\nspec: {{{export}hosts: [{host}], http: [{}]}}\n",
+            "{text}}}\nspec: {{{export}{hosts}http: [{}]}}\n",
             rules.join(", ")
         );
         (key, text)
@@ -237,8 +249,14 @@ impl Chance {
             }
         }
         let (host, export) = (self.host(), self.export());
+        let policy = self.of(&[
+            "",
+            "",
+            "trafficPolicy: {loadBalancer: {simple: RANDOM}}, ",
+            "trafficPolicy: {connectionPool: {http: {http2MaxRequests: 5}}}, ",
+        ]);
         let text = format!(
-            "{text}}}\nspec: {{{export}host: {host}, subsets: [{}]}}\n",
+            "{text}}}\nspec: {{{export}host: {host}, {policy}subsets: [{}]}}\n",
             subsets.join(", ")
         );
         (key, text)

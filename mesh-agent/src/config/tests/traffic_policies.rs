@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a DestinationRule's `trafficPolicy` makes of clusters, field by field.
+
+use std::{sync::Arc, time::Duration};
+
+use http::HeaderMap;
+
+use super::{
+    fixture::Mesh,
+    routes::{WEB, destination_rule, to, virtual_service, web},
+};
+use crate::model::{
+    Balancer, Cluster, Decision, Limits, Outlier, UpstreamPolicy,
+    hashing::{HashKey, TableKind},
+};
+
+/// `web` without its subsets' rule, and this rule instead.
+fn with(spec: &str) -> Mesh {
+    let route = virtual_service(
+        "name: web",
+        &format!("hosts: [web], http: [{{{}}}]", to("v1")),
+    );
+    let bare = super::fixture::canary("web");
+    Mesh::new(&(destination_rule("name: web", spec) + &route + &bare))
+}
+
+/// The cluster that a request of `client` goes to.
+#[track_caller]
+fn cluster(mesh: &Mesh, client: &str) -> Arc<Cluster> {
+    match mesh.decide(client, WEB, "GET", "/", &HeaderMap::new()) {
+        Decision::Forward { cluster, .. } => cluster,
+        other => panic!("{other:?}"),
+    }
+}
+
+const V1: &str = "{name: v1, labels: {version: v1}}";
+
+/// How the endpoints of subset v1 are used under this policy.
+#[track_caller]
+fn used(policy: &str) -> UpstreamPolicy {
+    let mesh = with(&format!(
+        "host: web, trafficPolicy: {{{policy}}}, subsets: [{V1}]"
+    ));
+    mesh.check_problems(&[]);
+    let cluster = cluster(&mesh, "client");
+    let upstream = cluster.upstream.as_ref();
+    upstream
+        .map(|upstream| upstream.policy.clone())
+        .unwrap_or_default()
+}
+
+#[track_caller]
+fn check_refused(policy: &str, want: &str) {
+    let mesh = with(&format!(
+        "host: web, trafficPolicy: {{{policy}}}, subsets: [{V1}]"
+    ));
+    let problems = mesh.problems();
+    let said = |text: &String| text.contains(want) && text.contains("last good state");
+    assert!(problems.iter().any(said), "no {want:?} in {problems:#?}");
+}
+
+#[track_caller]
+fn check_unsupported(policy: &str, want: &str) {
+    let mesh = with(&format!(
+        "host: web, trafficPolicy: {{{policy}}}, subsets: [{V1}]"
+    ));
+    let problems = mesh.problems();
+    let said = |text: &String| text.contains(want) && text.contains("not supported yet");
+    assert!(problems.iter().any(said), "no {want:?} in {problems:#?}");
+}
+
+#[test]
+fn load_balancer_simple_names_the_balancer() {
+    for (simple, want) in [
+        ("ROUND_ROBIN", Balancer::RoundRobin),
+        ("RANDOM", Balancer::Random),
+        ("LEAST_REQUEST", Balancer::LeastRequest),
+        ("LEAST_CONN", Balancer::LeastRequest),
+        ("UNSPECIFIED", Balancer::LeastRequest),
+    ] {
+        let policy = used(&format!("loadBalancer: {{simple: {simple}}}"));
+        assert_eq!(policy.balancer, want);
+    }
+    check_unsupported("loadBalancer: {simple: PASSTHROUGH}", "loadBalancer.simple");
+}
+
+#[test]
+fn load_balancer_fields_without_effect_are_reported() {
+    for field in [
+        "localityLbSetting",
+        "zoneAwareLbSetting",
+        "warmup",
+        "warmupDurationSecs",
+    ] {
+        let policy = format!("loadBalancer: {{simple: RANDOM, {field}: {{}}}}");
+        check_unsupported(&policy, &format!("loadBalancer.{field}"));
+    }
+}
+
+#[test]
+fn consistent_hash_has_a_key_and_a_table() {
+    let hash = |text: &str| match used(&format!("loadBalancer: {{consistentHash: {{{text}}}}}")) {
+        UpstreamPolicy {
+            balancer: Balancer::Hash(hash),
+            ..
+        } => hash,
+        other => panic!("{other:?}"),
+    };
+    let policy = hash("httpHeaderName: X-User");
+    assert_eq!(policy.table, TableKind::Ring(1024));
+    assert_eq!(policy.key, HashKey::Header("x-user".parse().unwrap()));
+    assert_eq!(hash("useSourceIp: true").key, HashKey::Source);
+    let query = HashKey::Query("user".into());
+    assert_eq!(hash("httpQueryParameterName: user").key, query);
+    let HashKey::Cookie(cookie) = hash("httpCookie: {name: user, path: /a, ttl: 60s}").key else {
+        panic!("no cookie");
+    };
+    assert_eq!(cookie.ttl, Some(Duration::from_secs(60)));
+    let table = |text: &str| hash(&format!("useSourceIp: true, {text}")).table;
+    assert_eq!(
+        table("ringHash: {minimumRingSize: 2048}"),
+        TableKind::Ring(2048)
+    );
+    assert_eq!(table("minimumRingSize: 512"), TableKind::Ring(512));
+    assert_eq!(table("maglev: {}"), TableKind::Maglev(65_537));
+    assert_eq!(table("maglev: {tableSize: 7}"), TableKind::Maglev(7));
+}
+
+#[test]
+fn consistent_hash_is_refused_where_it_means_nothing() {
+    for (hash, want) in [
+        ("{}", "exactly one of httpHeaderName"),
+        (
+            "{useSourceIp: true, httpHeaderName: a}",
+            "exactly one of httpHeaderName",
+        ),
+        ("{httpHeaderName: \"a b\"}", "\"a b\" is not a header name"),
+        (
+            "{httpCookie: {name: \"a;b\"}}",
+            "name and path must be visible ASCII",
+        ),
+        (
+            "{httpCookie: {name: a, ttl: x}}",
+            "ttl: \"x\" is not a duration",
+        ),
+        ("{useSourceIp: true, maglev: {tableSize: 8}}", "not a prime"),
+        (
+            "{useSourceIp: true, ringHash: {minimumRingSize: 2000000}}",
+            "more than 1048576",
+        ),
+        (
+            "{useSourceIp: true, ringHash: {}, maglev: {}}",
+            "ringHash and maglev exclude",
+        ),
+    ] {
+        check_refused(&format!("loadBalancer: {{consistentHash: {hash}}}"), want);
+    }
+    check_unsupported(
+        "loadBalancer: {consistentHash: {httpCookie: {name: a, attributes: []}}}",
+        "httpCookie.attributes",
+    );
+}
+
+#[test]
+fn connection_pool_limits_what_a_client_has_under_way() {
+    let policy = "connectionPool: {tcp: {maxConnections: 1, connectTimeout: 2s}, \
+                  http: {http1MaxPendingRequests: 2, http2MaxRequests: 3, maxRetries: 4, maxRequestsPerConnection: 5}}";
+    let want = Limits {
+        connections: Some(1),
+        pending: Some(2),
+        requests: Some(3),
+        retries: Some(4),
+        requests_per_connection: Some(5),
+        connect_timeout: Some(Duration::from_secs(2)),
+    };
+    assert_eq!(used(policy).limits, want);
+    assert_eq!(used("connectionPool: {}"), UpstreamPolicy::default());
+    let negative = "connectionPool: {tcp: {maxConnections: -1}}";
+    check_refused(negative, "tcp.maxConnections: -1 is less than nothing");
+    let timeout = "connectionPool: {tcp: {connectTimeout: 0s}}";
+    check_refused(timeout, "tcp.connectTimeout: \"0s\" is not a duration");
+}
+
+#[test]
+fn connection_pool_fields_without_effect_are_reported() {
+    for (part, field) in [
+        ("tcp", "tcpKeepalive"),
+        ("tcp", "maxConnectionDuration"),
+        ("tcp", "idleTimeout"),
+        ("http", "idleTimeout"),
+        ("http", "h2UpgradePolicy"),
+        ("http", "useClientProtocol"),
+        ("http", "maxConcurrentStreams"),
+        ("http", "http2KeepAlive"),
+    ] {
+        let policy = format!("connectionPool: {{{part}: {{{field}: {{}}}}}}");
+        check_unsupported(&policy, &format!("connectionPool.{part}.{field}"));
+    }
+}
+
+#[test]
+fn outlier_detection_has_istios_defaults() {
+    let default = Outlier {
+        server_errors: 5,
+        gateway_errors: 0,
+        local_failures: None,
+        interval: Duration::from_secs(10),
+        base_ejection: Duration::from_secs(30),
+        max_ejected_percent: 10,
+        min_health_percent: 0,
+    };
+    assert_eq!(used("outlierDetection: {}").outlier, Some(default));
+    assert_eq!(used("connectionPool: {}").outlier, None);
+    let policy = "outlierDetection: {consecutive5xxErrors: 1, consecutiveGatewayErrors: 2, \
+                  splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 3, interval: 1s, \
+                  baseEjectionTime: 3m, maxEjectionPercent: 100, minHealthPercent: 50}";
+    let want = Outlier {
+        server_errors: 1,
+        gateway_errors: 2,
+        local_failures: Some(3),
+        interval: Duration::from_secs(1),
+        base_ejection: Duration::from_secs(180),
+        max_ejected_percent: 100,
+        min_health_percent: 50,
+    };
+    assert_eq!(used(policy).outlier, Some(want));
+    check_refused(
+        "outlierDetection: {maxEjectionPercent: 101}",
+        "more than 100 percent",
+    );
+    check_refused(
+        "outlierDetection: {interval: x}",
+        "interval: \"x\" is not a duration",
+    );
+}
+
+#[test]
+fn port_level_settings_inherit_nothing() {
+    let policy = "loadBalancer: {simple: RANDOM}, outlierDetection: {}, \
+                  portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: ROUND_ROBIN}}]";
+    let at_port = used(policy);
+    assert_eq!(at_port.balancer, Balancer::RoundRobin);
+    assert_eq!(at_port.outlier, None);
+    let elsewhere = used(&policy.replace("number: 80", "number: 81"));
+    assert_eq!(elsewhere.balancer, Balancer::Random);
+    assert!(elsewhere.outlier.is_some());
+    check_refused(
+        "portLevelSettings: [{}]",
+        "portLevelSettings[0].port: must be set",
+    );
+}
+
+#[test]
+fn a_subset_overrides_part_by_part() {
+    let own = "{name: v1, labels: {version: v1}, trafficPolicy: {loadBalancer: {simple: RANDOM}}}";
+    let general = "{loadBalancer: {simple: ROUND_ROBIN}, outlierDetection: {}}";
+    let mesh = with(&format!(
+        "host: web, trafficPolicy: {general}, subsets: [{own}]"
+    ));
+    mesh.check_problems(&[]);
+    let cluster = cluster(&mesh, "client");
+    let policy = &cluster.upstream.as_ref().unwrap().policy;
+    assert_eq!(policy.balancer, Balancer::Random);
+    assert!(policy.outlier.is_some());
+}
+
+#[test]
+fn policy_fields_without_effect_are_reported() {
+    for field in ["tunnel", "proxyProtocol", "retryBudget"] {
+        check_unsupported(&format!("{field}: {{}}"), &format!("trafficPolicy.{field}"));
+    }
+    check_unsupported("tls: {mode: SIMPLE}", "trafficPolicy.tls.mode");
+    let of_port = "portLevelSettings: [{port: {number: 80}, tls: {mode: MUTUAL}}]";
+    check_unsupported(of_port, "portLevelSettings[0].tls.mode");
+}
+
+#[test]
+fn a_policy_counts_without_any_route_and_for_the_clients_that_see_it() {
+    let rule = |place: &str, extra: &str| {
+        let spec = format!(
+            "host: web.default.svc.cluster.local, trafficPolicy: {{loadBalancer: {{simple: RANDOM}}}}{extra}"
+        );
+        let mesh = Mesh::new(&(destination_rule(place, &spec) + &web()));
+        ["client", "shopper"].map(|client| {
+            let decided = cluster(&mesh, client);
+            let upstream = decided.upstream.as_ref();
+            upstream.is_some_and(|upstream| upstream.policy.balancer == Balancer::Random)
+        })
+    };
+    assert_eq!(rule("name: all", ""), [true, true]);
+    assert_eq!(rule("name: own", ", exportTo: [\".\"]"), [true, false]);
+    assert_eq!(rule("name: own, namespace: shop", ""), [false, true]);
+}
+
+#[test]
+fn a_position_in_the_round_goes_on_over_snapshots() {
+    let mut mesh = with(
+        "host: web, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}, subsets: [{name: v1, labels: {app: web}}]",
+    );
+    let mut counts = std::collections::BTreeMap::new();
+    for round in 0..10 {
+        let pod = super::fixture::pod(&format!("churn-{round}"), &format!("10.2.0.{round}"), "");
+        mesh.apply(&pod);
+        let cluster = cluster(&mesh, "client");
+        let chosen = cluster.choose(None, Duration::ZERO, |_| 0, &[]).unwrap();
+        *counts.entry(chosen.address).or_insert(0) += 1;
+    }
+    assert_eq!(counts.into_values().collect::<Vec<_>>(), [5, 5]);
+}
+
+#[test]
+fn a_policy_that_cannot_count_at_a_port_that_carries_bytes_is_reported() {
+    let spec =
+        "host: web.default.svc.cluster.local, trafficPolicy: {loadBalancer: {simple: RANDOM}}";
+    let tcp = web().replace("name: http,", "name: tcp-x,");
+    let mesh = Mesh::new(&(destination_rule("name: own, namespace: shop", spec) + &tcp));
+    mesh.check_problems(&["not supported yet: at port 80 of default/web"]);
+    let mesh = Mesh::new(&(destination_rule("name: all", spec) + &tcp));
+    mesh.check_problems(&[]);
+}

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A `trafficPolicy`, checked and compiled, and which parts of which policy count at a port.
+//!
+//! Knows nothing of Services. A part that is not written is inherited by a subset, but not by the
+//! settings of a port. Reference: Istio `pilot/pkg/networking/core/cluster_traffic_policy.go`,
+//! `pilot/pkg/networking/util` (`MergeSubsetTrafficPolicy`, `GetPortLevelTrafficPolicy`).
+
+use std::time::Duration;
+
+use super::{
+    balancer,
+    facts::Findings,
+    istio::{
+        ClientTls, ClientTlsMode, ConnectionPool, LoadBalancer, OutlierDetection, TrafficPolicy,
+    },
+    problem::{Severity, code},
+    resolve,
+};
+use crate::model::{Balancer, Limits, Outlier, UpstreamPolicy};
+
+/// A policy, and those of single ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct PolicyFacts {
+    parts: Parts,
+    ports: Vec<(u16, Parts)>,
+}
+
+/// What a policy says; what it does not say is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Parts {
+    balancer: Option<Balancer>,
+    limits: Option<Limits>,
+    outlier: Option<Outlier>,
+}
+
+impl PolicyFacts {
+    /// What counts at `port`.
+    fn at(&self, port: u16) -> (bool, &Parts) {
+        let own = self.ports.iter().find(|(number, _)| *number == port);
+        own.map_or((false, &self.parts), |(_, parts)| (true, parts))
+    }
+}
+
+/// What counts at `port` for a subset with `own` policy in a rule with `general` policy; `None`
+/// if that is nothing but the defaults.
+pub(super) fn effective(
+    general: Option<&PolicyFacts>,
+    own: Option<&PolicyFacts>,
+    port: u16,
+) -> Option<UpstreamPolicy> {
+    let none = Parts::default();
+    let general = general.map_or(&none, |policy| policy.at(port).1);
+    let (alone, own) = own.map_or((false, &none), |policy| policy.at(port));
+    let general = if alone { &none } else { general };
+    let policy = UpstreamPolicy {
+        balancer: own
+            .balancer
+            .clone()
+            .or_else(|| general.balancer.clone())
+            .unwrap_or_default(),
+        limits: own.limits.or(general.limits).unwrap_or_default(),
+        outlier: own.outlier.or(general.outlier),
+    };
+    (policy != UpstreamPolicy::default()).then_some(policy)
+}
+
+/// Compiles a policy.
+pub(super) fn read(policy: &TrafficPolicy, path: &str, findings: &mut Findings) -> PolicyFacts {
+    let fields = [
+        ("tunnel", policy.tunnel),
+        ("proxyProtocol", policy.proxy_protocol),
+        ("retryBudget", policy.retry_budget),
+    ];
+    findings.unsupported(path, &fields, "the defaults apply");
+    let mut ports = Vec::new();
+    for (index, of_port) in policy.port_level_settings.iter().enumerate() {
+        let path = format!("{path}.portLevelSettings[{index}]");
+        let Some(port) = &of_port.port else {
+            findings.reject(format!("{path}.port"), "must be set", "name a port");
+            continue;
+        };
+        let mut reader = Reader { path, findings };
+        let parts = Parts {
+            balancer: reader.balancer(of_port.load_balancer.as_ref()),
+            limits: reader.limits(of_port.connection_pool.as_ref()),
+            outlier: reader.outlier(of_port.outlier_detection.as_ref()),
+        };
+        reader.tls(of_port.tls.as_ref());
+        ports.push((port.number, parts));
+    }
+    let mut reader = Reader {
+        path: path.to_owned(),
+        findings,
+    };
+    let parts = Parts {
+        balancer: reader.balancer(policy.load_balancer.as_ref()),
+        limits: reader.limits(policy.connection_pool.as_ref()),
+        outlier: reader.outlier(policy.outlier_detection.as_ref()),
+    };
+    reader.tls(policy.tls.as_ref());
+    PolicyFacts { parts, ports }
+}
+
+struct Reader<'a> {
+    path: String,
+    findings: &'a mut Findings,
+}
+
+impl Reader<'_> {
+    fn balancer(&mut self, written: Option<&LoadBalancer>) -> Option<Balancer> {
+        balancer::read(
+            written?,
+            &format!("{}.loadBalancer", self.path),
+            self.findings,
+        )
+    }
+
+    fn limits(&mut self, written: Option<&ConnectionPool>) -> Option<Limits> {
+        let written = written?;
+        let tcp = written.tcp.clone().unwrap_or_default();
+        let http = written.http.clone().unwrap_or_default();
+        let path = format!("{}.connectionPool", self.path);
+        let of_tcp = [
+            ("tcpKeepalive", tcp.tcp_keepalive),
+            ("maxConnectionDuration", tcp.max_connection_duration),
+            ("idleTimeout", tcp.idle_timeout),
+        ];
+        let of_http = [
+            ("idleTimeout", http.idle_timeout),
+            ("h2UpgradePolicy", http.h2_upgrade_policy),
+            ("useClientProtocol", http.use_client_protocol),
+            ("maxConcurrentStreams", http.max_concurrent_streams),
+            ("http2KeepAlive", http.http2_keep_alive),
+        ];
+        let what = "the defaults apply";
+        self.findings
+            .unsupported(&format!("{path}.tcp"), &of_tcp, what);
+        self.findings
+            .unsupported(&format!("{path}.http"), &of_http, what);
+        let mut count = |number: Option<i32>, field: &str| {
+            let number = number.filter(|number| *number != 0)?;
+            let count = u32::try_from(number).ok();
+            if count.is_none() {
+                let text = format!("{number} is less than nothing");
+                self.findings
+                    .reject(format!("{path}.{field}"), text, "correct it");
+            }
+            count
+        };
+        let limits = Limits {
+            connections: count(tcp.max_connections, "tcp.maxConnections"),
+            pending: count(
+                http.http1_max_pending_requests,
+                "http.http1MaxPendingRequests",
+            ),
+            requests: count(http.http2_max_requests, "http.http2MaxRequests"),
+            retries: count(http.max_retries, "http.maxRetries"),
+            requests_per_connection: count(
+                http.max_requests_per_connection,
+                "http.maxRequestsPerConnection",
+            ),
+            connect_timeout: None,
+        };
+        let connect_timeout = tcp
+            .connect_timeout
+            .as_deref()
+            .and_then(|text| self.duration(text, "connectionPool.tcp.connectTimeout"));
+        Some(Limits {
+            connect_timeout,
+            ..limits
+        })
+    }
+
+    fn outlier(&mut self, written: Option<&OutlierDetection>) -> Option<Outlier> {
+        let written = written?;
+        let path = "outlierDetection";
+        if written.consecutive_errors.0 {
+            self.findings.add(
+                Severity::Warning,
+                code::DEPRECATED,
+                format!("{}.{path}.consecutiveErrors", self.path),
+                "Istio no longer has the field: this has no effect",
+                "use consecutive5xxErrors",
+            );
+        }
+        let mut duration = |text: &Option<String>, field: &str, unwritten: u64| match text {
+            None => Some(Duration::from_secs(unwritten)),
+            Some(text) => self.duration(text, &format!("{path}.{field}")),
+        };
+        let interval = duration(&written.interval, "interval", 10)?;
+        let base_ejection = duration(&written.base_ejection_time, "baseEjectionTime", 30)?;
+        for (field, percent) in [
+            ("maxEjectionPercent", written.max_ejection_percent),
+            ("minHealthPercent", written.min_health_percent),
+        ] {
+            if percent.is_some_and(|percent| percent > 100) {
+                let field = format!("{}.{path}.{field}", self.path);
+                self.findings
+                    .reject(field, "more than 100 percent", "use 0 to 100");
+                return None;
+            }
+        }
+        Some(Outlier {
+            server_errors: written.consecutive_server_errors.unwrap_or(5),
+            gateway_errors: written.consecutive_gateway_errors.unwrap_or(0),
+            local_failures: written
+                .split_external_local_origin_errors
+                .then(|| written.consecutive_local_origin_failures.unwrap_or(5)),
+            interval,
+            base_ejection,
+            max_ejected_percent: written.max_ejection_percent.unwrap_or(10),
+            min_health_percent: written.min_health_percent.unwrap_or(0),
+        })
+    }
+
+    /// TLS between enrolled pods is mutual whatever is written.
+    fn tls(&mut self, written: Option<&ClientTls>) {
+        let mode = written.and_then(|tls| tls.mode);
+        if matches!(mode, Some(ClientTlsMode::Simple | ClientTlsMode::Mutual)) {
+            self.findings.add(
+                Severity::Error,
+                code::UNSUPPORTED,
+                format!("{}.tls.mode", self.path),
+                "not supported yet: TLS is not originated for the application; between enrolled \
+                 pods traffic is mutual TLS in any mode",
+                "use ISTIO_MUTUAL or DISABLE inside the mesh",
+            );
+        }
+    }
+
+    fn duration(&mut self, text: &str, field: &str) -> Option<Duration> {
+        let parsed = resolve::duration(text).filter(|length| *length >= Duration::from_millis(1));
+        if parsed.is_none() {
+            let said = format!("{text:?} is not a duration of at least 1ms");
+            let field = format!("{}.{field}", self.path);
+            self.findings.reject(field, said, "write it as 30s");
+        }
+        parsed
+    }
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Which endpoint is chosen under each policy.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::*;
+use crate::model::{
+    ServiceName,
+    hashing::{HashKey, TableKind},
+};
+
+fn cluster(count: u8, policy: UpstreamPolicy) -> Cluster {
+    let endpoint = |last| Endpoint {
+        address: address(last),
+        workload: None,
+        load: Arc::default(),
+    };
+    let endpoints: Vec<Endpoint> = (1..=count).map(endpoint).collect();
+    let upstream = UpstreamUse::new(policy, Position::default(), &endpoints);
+    let cluster = Cluster::new(
+        ServiceName::new("default", "web"),
+        "web.default.svc.cluster.local".into(),
+        80,
+        None,
+        None,
+        endpoints,
+    );
+    cluster.used(Some(Arc::new(upstream)))
+}
+
+fn address(last: u8) -> SocketAddr {
+    ([10, 0, 0, last], 80).into()
+}
+
+const NOW: Duration = Duration::from_secs(1_000);
+
+/// How often each endpoint comes in `draws`.
+fn counts(cluster: &Cluster, draws: usize, avoid: &[SocketAddr]) -> BTreeMap<SocketAddr, usize> {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut counts = BTreeMap::new();
+    for _ in 0..draws {
+        let chosen = cluster.choose(None, NOW, |n| random.usize(..n), avoid);
+        *counts.entry(chosen.unwrap().address).or_default() += 1;
+    }
+    counts
+}
+
+fn balanced(balancer: Balancer) -> UpstreamPolicy {
+    UpstreamPolicy {
+        balancer,
+        ..UpstreamPolicy::default()
+    }
+}
+
+#[test]
+fn round_robin_is_exact() {
+    let cluster = cluster(3, balanced(Balancer::RoundRobin));
+    assert!(
+        counts(&cluster, 300, &[])
+            .values()
+            .all(|count| *count == 100)
+    );
+    let avoiding = counts(&cluster, 100, &[address(2)]);
+    assert_eq!(avoiding, [(address(1), 50), (address(3), 50)].into());
+}
+
+#[test]
+fn random_reaches_all_whatever_their_load() {
+    let cluster = cluster(2, balanced(Balancer::Random));
+    let _busy: Vec<_> = (0..100)
+        .map(|_| cluster.endpoints[0].load.begin())
+        .collect();
+    let counts = counts(&cluster, 1_000, &[]);
+    assert!(counts.values().all(|count| *count > 400), "{counts:?}");
+}
+
+#[test]
+fn least_request_prefers_the_less_loaded_of_two() {
+    let cluster = cluster(2, balanced(Balancer::LeastRequest));
+    let _busy = cluster.endpoints[0].load.begin();
+    assert_eq!(counts(&cluster, 100, &[]), [(address(2), 100)].into());
+}
+
+#[test]
+fn a_key_keeps_its_endpoint_until_that_must_be_avoided() {
+    let hash = HashPolicy {
+        key: HashKey::Source,
+        table: TableKind::Ring(1024),
+    };
+    let cluster = cluster(5, balanced(Balancer::Hash(hash)));
+    let never = |_| unreachable!("nothing is drawn");
+    for key in 0..1_000_u64 {
+        let key = Some(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let owner = cluster.choose(key, NOW, never, &[]).unwrap().address;
+        assert_eq!(cluster.choose(key, NOW, never, &[]).unwrap().address, owner);
+        let other = cluster.choose(key, NOW, never, &[owner]).unwrap().address;
+        assert_ne!(other, owner);
+    }
+    let counts = counts(&cluster, 500, &[]);
+    assert_eq!(counts.len(), 5, "a request without a key goes anywhere");
+}
+
+fn ejecting(max_ejected_percent: u32, min_health_percent: u32) -> UpstreamPolicy {
+    UpstreamPolicy {
+        outlier: Some(Outlier {
+            server_errors: 1,
+            gateway_errors: 0,
+            local_failures: None,
+            interval: Duration::from_secs(10),
+            base_ejection: Duration::from_secs(30),
+            max_ejected_percent,
+            min_health_percent,
+        }),
+        ..UpstreamPolicy::default()
+    }
+}
+
+#[test]
+fn an_ejected_endpoint_gets_nothing_until_its_time_is_over() {
+    let cluster = cluster(3, ejecting(100, 0));
+    cluster.note(&cluster.endpoints[0], Conduct::Status(500), NOW);
+    let chosen = counts(&cluster, 300, &[]);
+    assert!(!chosen.contains_key(&address(1)) && chosen.len() == 2);
+    let later = NOW + Duration::from_secs(31);
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut seen = (0..100).map(|_| cluster.choose(None, later, |n| random.usize(..n), &[]));
+    assert!(seen.any(|chosen| chosen.unwrap().address == address(1)));
+}
+
+#[test]
+fn with_all_ejected_nobody_is_left_but_in_panic_all_are() {
+    let all_out = |policy| {
+        let cluster = cluster(2, policy);
+        for endpoint in &cluster.endpoints {
+            cluster.note(endpoint, Conduct::Failed, NOW);
+        }
+        cluster.choose(None, NOW, |_| 0, &[]).is_some()
+    };
+    assert!(!all_out(ejecting(100, 0)));
+    assert!(all_out(ejecting(100, 50)));
+    assert!(all_out(ejecting(10, 0)), "one of two stays");
+}
+
+#[test]
+fn without_a_policy_failures_are_not_counted() {
+    let cluster = cluster(2, balanced(Balancer::LeastRequest));
+    for _ in 0..100 {
+        cluster.note(&cluster.endpoints[0], Conduct::Failed, NOW);
+    }
+    assert_eq!(cluster.ejected(NOW), 0);
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Carries out what a route asks for besides sending a request on.
+//!
+//! Knows nothing of endpoints. Invariant: what is refused or answered here never leaves the
+//! client's node.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{
+    Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
+    header::{CONTENT_TYPE, SET_COOKIE},
+    request,
+};
+
+use super::{
+    Outcome,
+    http_body::{ReplyBody, RequestBody},
+    http_exchange::{Exchange, Front},
+    http_forward::{self, Answer},
+    http_mirror,
+    http_replay::Replay,
+    http_retry::Sending,
+};
+use crate::model::{Cluster, CorsDecision, DirectAnswer, Treatment};
+
+/// A request's head, to be sent any number of times.
+#[derive(Clone)]
+pub(crate) struct Template {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    headers: HeaderMap,
+    extensions: Extensions,
+}
+
+impl Template {
+    fn new(head: request::Parts) -> Self {
+        Self {
+            method: head.method,
+            uri: head.uri,
+            version: head.version,
+            headers: head.headers,
+            extensions: head.extensions,
+        }
+    }
+
+    /// The request with `body`.
+    pub(crate) fn request(&self, body: RequestBody) -> Request<RequestBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = self.version;
+        *request.headers_mut() = self.headers.clone();
+        *request.extensions_mut() = self.extensions.clone();
+        request
+    }
+}
+
+/// What comes before a request is sent: waits, or says how it ends instead.
+pub(crate) async fn before(
+    exchange: &mut Exchange,
+    treatment: &Treatment,
+    head: &request::Parts,
+) -> Result<(), Outcome> {
+    if let Some(cors) = &treatment.cors
+        && let CorsDecision::Mark(said) = cors.decide(&head.method, &head.headers)
+    {
+        exchange.notes.said = Some(Box::new(said));
+    }
+    let Some(fault) = &treatment.fault else {
+        return Ok(());
+    };
+    let injected = fault.draw(&mut |n| fastrand::usize(..n));
+    if let Some(delay) = injected.delay {
+        exchange.notes.delayed = true;
+        // Given up with the request, when the client goes away.
+        tokio::time::sleep(delay).await;
+    }
+    injected
+        .abort
+        .map_or(Ok(()), |status| Err(Outcome::Aborted(status)))
+}
+
+/// Sends a request, its copies, and it again where that is asked for.
+pub(crate) async fn send(
+    front: &Rc<Front>,
+    exchange: &mut Exchange,
+    (cluster, request): (&Cluster, Request<RequestBody>),
+    switch: bool,
+    treatment: &Treatment,
+) -> Result<Answer, Outcome> {
+    // What switches protocols is no request that could be copied.
+    let mirrors = match switch {
+        true => Vec::new(),
+        false => http_mirror::drawn(&treatment.mirrors),
+    };
+    let retry = treatment.retry.as_ref();
+    if mirrors.is_empty() && retry.is_none() {
+        return http_forward::forward(front, exchange, cluster, request, switch).await;
+    }
+    let (head, body) = request.into_parts();
+    let template = Template::new(head);
+    let uid = &exchange.source().uid;
+    let body = (!body.is_empty()).then(|| Replay::new(body, uid));
+    for mirror in mirrors {
+        http_mirror::spawn(front, &template, body.as_ref(), &mirror);
+    }
+    let sending = Sending {
+        front,
+        cluster,
+        template: &template,
+        body: body.as_ref(),
+        switch,
+    };
+    match retry {
+        Some(policy) => Box::pin(sending.repeat(exchange, policy)).await,
+        None => {
+            let request = template.request(body.as_ref().map_or(RequestBody::Empty, Replay::read));
+            http_forward::forward(front, exchange, cluster, request, switch).await
+        }
+    }
+}
+
+/// Says in a response what the route has to say to pages of other origins, and gives a cookie.
+pub(crate) fn mark(exchange: &mut Exchange, headers: &mut HeaderMap) {
+    if let Some(said) = exchange.notes.said.take() {
+        for (name, value) in &*said {
+            headers.insert(name, value.clone());
+        }
+    }
+    if let Some((cookie, _)) = exchange.notes.cookie.take() {
+        headers.append(SET_COOKIE, cookie);
+    }
+}
+
+/// Makes `response` the answer that the configuration gives; to gRPC only its headers are added.
+pub(crate) fn answer(answer: &DirectAnswer, response: &mut Response<ReplyBody>, is_grpc: bool) {
+    if !is_grpc {
+        *response.body_mut() = ReplyBody::own(Bytes::copy_from_slice(&answer.body), None);
+        let plain = HeaderValue::from_static("text/plain");
+        match answer.body.is_empty() {
+            true => response.headers_mut().remove(CONTENT_TYPE),
+            false => response.headers_mut().insert(CONTENT_TYPE, plain),
+        };
+    }
+    let headers = response.headers_mut();
+    for (name, value) in &answer.headers {
+        headers.insert(name, value.clone());
+    }
+}
