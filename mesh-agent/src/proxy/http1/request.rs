@@ -8,7 +8,6 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
-use httparse::Header;
 
 use super::{
     super::{
@@ -78,7 +77,7 @@ pub(super) fn prepare(front: &Rc<Front>, buffer: &mut Buffer) -> Prepared {
         return Prepared::Odd;
     };
     let mut exchange = Exchange::begin_with(front, noted, None);
-    let headers = looked_at(port.as_deref(), &namespace, head.fields);
+    let headers = looked_at(port.as_deref(), &namespace, &head);
     let way = http_decide::decide(port.as_deref(), &mut exchange, &headers);
     let (mut out, way) = match way {
         Ok(way) => (written(&head, &exchange.uri, &way), Ok(Onward::from(way))),
@@ -137,19 +136,19 @@ fn noted(head: &RequestHead<'_>) -> Option<Noted> {
     Some(noted)
 }
 
-/// The headers that the port's rules look at.
-fn looked_at(port: Option<&ServicePort>, namespace: &str, fields: &[Header<'_>]) -> HeaderMap {
+/// The headers that the rules look at which may match the request's path.
+fn looked_at(port: Option<&ServicePort>, namespace: &str, head: &RequestHead<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let Some(routes) = port.and_then(|port| port.routes_for(namespace)) else {
         return headers;
     };
-    let mut names = names(routes).take(FEW_NAMES + 1);
+    let mut names = names(routes, head.uri.path()).take(FEW_NAMES + 1);
     let few: [Option<&HeaderName>; FEW_NAMES] = std::array::from_fn(|_| names.next());
     let all = names.next().is_some();
     if few[0].is_none() {
         return headers;
     }
-    for field in fields {
+    for field in head.fields {
         let is = |name: &&HeaderName| field.name.eq_ignore_ascii_case(name.as_str());
         if !all && !few.iter().flatten().any(is) {
             continue;
@@ -162,8 +161,8 @@ fn looked_at(port: Option<&ServicePort>, namespace: &str, fields: &[Header<'_>])
     headers
 }
 
-fn names(routes: &HttpRoutes) -> impl Iterator<Item = &HeaderName> {
-    let matches = routes.rules.iter().flat_map(|rule| &rule.matches);
+fn names<'r>(routes: &'r HttpRoutes, path: &'r str) -> impl Iterator<Item = &'r HeaderName> {
+    let matches = routes.rules.candidates(path).flat_map(|rule| &rule.matches);
     let conditions = matches.flat_map(|one| one.headers.iter().chain(&one.without_headers));
     conditions.map(|(name, _)| name)
 }
