@@ -36,7 +36,11 @@ fn main() {
     };
     let (before, began) = (cpu(), Instant::now());
     mesh.fill();
-    say("everything at once", vec![began.elapsed()], cpu().saturating_sub(before));
+    say(
+        "everything at once",
+        vec![began.elapsed()],
+        cpu().saturating_sub(before),
+    );
     mesh.measure("nothing", |_, _| {});
     mesh.measure("a pod is ready or not", |mesh, count| {
         mesh.pod(77, "10.1.0.77", count % 2 == 0);
