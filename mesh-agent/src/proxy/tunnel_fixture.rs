@@ -189,6 +189,11 @@ impl Server {
         self.0.address
     }
 
+    /// Where bulk sessions find their streams.
+    pub(super) fn sessions(&self) -> &BulkSessions {
+        &self.0.sessions
+    }
+
     /// How many connections were ever accepted.
     pub(super) fn accepted(&self) -> usize {
         self.0.accepted.get()

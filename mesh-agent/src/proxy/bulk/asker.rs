@@ -77,6 +77,8 @@ impl Asker {
         self.means.tasks.spawn_local("bulk tunnel", async move {
             match asker.begin(stream).await {
                 Ok(bulk) => {
+                    let to = asker.route.address;
+                    tracing::debug!(%to, stream, "a stream may go on in a bulk tunnel");
                     asker.failures.set(0);
                     // A stream that has ended meanwhile needs none.
                     drop(sender.send(Granted(Some(Box::new(bulk)))));
@@ -104,7 +106,8 @@ impl Asker {
             .set(if is_unknown { MOST_FAILURES } else { failures });
     }
 
-    async fn begin(&self, stream: u32) -> io::Result<BulkStream> {
+    /// Asks, and gives the session if there is one.
+    pub(super) async fn begin(&self, stream: u32) -> io::Result<BulkStream> {
         let limits = &self.means.limits;
         // Cancel-safe: whatever there is by then is dropped, and with it the socket.
         let mut session = within(limits.connect_timeout, self.establish()).await?;

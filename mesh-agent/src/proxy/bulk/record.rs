@@ -67,7 +67,8 @@ pub(super) struct Records {
     sealed: u64,
     opener: Box<dyn MessageDecrypter>,
     opened: u64,
-    most_records: u64,
+    /// That one key of ours may seal.
+    pub(super) most_records: u64,
     /// The peer wants another key of ours.
     owes_update: bool,
 }

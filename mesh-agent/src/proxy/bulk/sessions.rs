@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     io,
     net::TcpStream as StdStream,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -166,11 +167,11 @@ impl BulkSessions {
     pub(in super::super) async fn serve(&self, arrival: Arrival) -> io::Result<()> {
         let lane = self.lock().get(&arrival.request.session).cloned();
         let Some(lane) = lane else {
-            return arrival.refuse(StatusCode::NOT_FOUND);
+            return arrival.refuse(StatusCode::NOT_FOUND).await;
         };
         let (held, released) = oneshot::channel();
         if let Err(gone) = lane.send(Offer { arrival, held }) {
-            return gone.0.arrival.refuse(StatusCode::NOT_FOUND);
+            return gone.0.arrival.refuse(StatusCode::NOT_FOUND).await;
         }
         // It is dropped, not sent.
         released.await.ok();
@@ -194,15 +195,19 @@ impl Offers {
         while let Some(offer) = self.lane.recv().await {
             let arrival = &offer.arrival;
             let is_theirs = arrival.peer == *peer && arrival.local == *local;
-            let settled = if is_theirs {
-                offer.settle(attacher)
+            let stream = arrival.request.stream;
+            let settled = if !is_theirs {
+                offer.arrival.refuse(StatusCode::FORBIDDEN).await
+            } else if !attacher.may_attach(stream) {
+                offer.arrival.refuse(StatusCode::CONFLICT).await
             } else {
-                offer.arrival.refuse(StatusCode::FORBIDDEN)
+                offer.attach(attacher)
             };
             if let Err(error) = settled {
                 tracing::debug!(%peer, %error, "a bulk session came to nothing");
             }
         }
+        std::future::pending().await
     }
 }
 
@@ -213,11 +218,9 @@ impl Drop for Offers {
 }
 
 impl Offer {
-    fn settle(self, attacher: &mux::Attacher) -> io::Result<()> {
+    /// Hands the stream its session, which says so when the stream is looked at next.
+    fn attach(self, attacher: &mux::Attacher) -> io::Result<()> {
         let stream = self.arrival.request.stream;
-        if !attacher.may_attach(stream) {
-            return self.arrival.refuse(StatusCode::CONFLICT);
-        }
         let mut bulk = self.arrival.into_stream(Some(self.held))?;
         bulk.say(&put_answer(MAY))?;
         attacher.attach(stream, Box::new(bulk));
@@ -231,9 +234,10 @@ impl Arrival {
         BulkStream::new(socket, self.records, (&[], &self.behind), held)
     }
 
-    fn refuse(self, status: StatusCode) -> io::Result<()> {
+    async fn refuse(self, status: StatusCode) -> io::Result<()> {
         let mut bulk = self.into_stream(None)?;
         bulk.say(&put_answer(status))?;
+        poll_fn(|context| bulk.poll_written(context)).await?;
         bulk.part();
         Ok(())
     }

@@ -4,19 +4,30 @@
 //!
 //! Knows nothing of applications: they are a few lines in each test.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, collections::VecDeque, rc::Rc, sync::Arc};
 
+use rustls::{
+    client::UnbufferedClientConnection, pki_types::ServerName, server::UnbufferedServerConnection,
+};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     sync::mpsc,
 };
 
-use super::super::{
-    hbone::ConnectRequest,
-    tunnel::TunnelStream,
-    tunnel_fixture::{Mesh, echo, on_tunnel},
+use super::{
+    super::{
+        hbone::ConnectRequest,
+        mux::{self, MuxLimits},
+        tunnel::{TunnelLimits, TunnelStream},
+        tunnel_fixture::{DOMAIN, Mesh, beside, echo, exchange, on_tunnel},
+        tunnel_wire::Route,
+    },
+    asker::{Asker, Means},
+    handshake::{self, Session},
+    header::Name,
+    record::{HEAD, Opened, Records, record_length},
 };
-use crate::identity::Alpn;
+use crate::{datapath::Connector, identity::Alpn, model::SpiffeId};
 
 /// More than a stream carries on the mux.
 const MUCH: usize = 3 * 1024 * 1024;
@@ -274,5 +285,162 @@ fn a_stream_outlives_the_leaving_of_its_peer_in_a_session_of_its_own() {
         drop(stream);
         let left = drained.drained(std::time::Duration::from_secs(10)).await;
         assert_eq!(left, []);
+    });
+}
+
+/// What asks the server of `mesh` for sessions for the streams of the mux called `name`.
+fn asker(mesh: &Mesh, name: Name) -> Rc<Asker> {
+    let means = Means {
+        connector: Connector::untagged(),
+        identities: mesh.identities.clone(),
+        tasks: mesh.tasks.clone(),
+        limits: TunnelLimits::default(),
+    };
+    let route = Route {
+        from: Arc::clone(&mesh.client),
+        netns: mesh.netns.clone(),
+        to: Arc::clone(&mesh.server_pod),
+        address: mesh.server.address(),
+    };
+    Asker::new(means, route, name)
+}
+
+/// What a server says to a request for stream 1 of a session that is `peer`'s, if it has one.
+#[track_caller]
+fn check_refusal(peer: Option<&'static str>, want: &'static str) {
+    on_mux(async || {
+        let mesh = Mesh::new(echo).await;
+        let name = [9; 16];
+        if let Some(peer) = peer {
+            let (sessions, local) = (mesh.server.sessions().clone(), mesh.server_pod.clone());
+            let limits = MuxLimits {
+                max_streams: 10,
+                stream_window: 64 * 1024,
+            };
+            beside(async move {
+                let io = tokio::io::BufReader::new(tokio::io::duplex(1).0);
+                let attacher = mux::server(io, limits).attacher();
+                let peer = SpiffeId::new(DOMAIN, "default", peer);
+                let mut offers = sessions.register(name);
+                offers.settle(&attacher, &local.identity, &peer).await;
+            });
+            tokio::task::yield_now().await;
+        }
+        let error = asker(&mesh, name).begin(1).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("http status: {want}"));
+        assert_eq!(mesh.server.errors(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_session_that_continues_no_stream_of_its_peer_is_refused() {
+    check_refusal(None, "404 Not Found");
+    check_refusal(Some("somebody"), "403 Forbidden");
+    check_refusal(Some("client"), "409 Conflict");
+}
+
+#[test]
+fn a_peer_that_knows_no_sessions_keeps_the_stream() {
+    on_tunnel(Alpn::Mux, Alpn::Hbone, async || {
+        let mesh = Mesh::new(echo).await;
+        let error = asker(&mesh, [9; 16]).begin(1).await.unwrap_err();
+        let cause = format!("{error:?}");
+        assert!(cause.contains("NoApplicationProtocol"), "{cause}");
+    });
+}
+
+#[test]
+fn keys_are_replaced_and_tickets_taken_on_the_way() {
+    on_mux(async || {
+        let mesh = Mesh::new(echo).await;
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let (client, server) = tokio::join!(client_of(&mesh, near), server_of(&mesh, far));
+        let (mut client, mut server) = (client.unwrap(), server.unwrap());
+        client.most_records = 3;
+        server.most_records = 2;
+        for round in 0..20 {
+            let bytes = pattern(round, 100_000);
+            assert!(
+                carry(&mut client, &mut server, &bytes) == bytes,
+                "round {round}"
+            );
+            assert!(
+                carry(&mut server, &mut client, &bytes) == bytes,
+                "round {round}"
+            );
+        }
+        let mut damaged = VecDeque::new();
+        client.seal(b"whole", &mut damaged).unwrap();
+        let last = damaged[0].len() - 1;
+        damaged[0][last] ^= 1;
+        assert!(server.open(&mut damaged[0]).is_err());
+    });
+}
+
+/// Seals `bytes` at one end and opens them at the other.
+fn carry(from: &mut Records, to: &mut Records, bytes: &[u8]) -> Vec<u8> {
+    let (mut records, mut got) = (VecDeque::new(), Vec::new());
+    from.seal(bytes, &mut records).unwrap();
+    for mut record in records {
+        assert_eq!(record_length(&record).unwrap(), Some(record.len()));
+        if let Opened::Bytes(count) = to.open(&mut record).unwrap() {
+            got.extend_from_slice(&record[HEAD..HEAD + count]);
+        }
+    }
+    got
+}
+
+async fn client_of(mesh: &Mesh, mut io: DuplexStream) -> std::io::Result<Records> {
+    let expected = [mesh.server_pod.identity.clone()];
+    let tls = mesh
+        .identities
+        .client(&mesh.client.identity, &expected, Alpn::Bulk);
+    let config = Arc::clone(tls.unwrap().config());
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let session = UnbufferedClientConnection::new(config, name).unwrap();
+    let done = Box::pin(handshake::complete(&mut io, session, Vec::new())).await?;
+    let mut records = done.session.into_records()?;
+    handshake::write_record(&mut io, &mut records, b"behind the handshake").await?;
+    let (mut waiting, mut opened) = (done.records, Vec::new());
+    // The server's ticket comes before it.
+    handshake::read_record(&mut io, &mut records, &mut waiting, &mut opened).await?;
+    assert_eq!(opened, b"first word");
+    Ok(records)
+}
+
+async fn server_of(mesh: &Mesh, mut io: DuplexStream) -> std::io::Result<Records> {
+    let tls = mesh.identities.server(&mesh.server_pod.identity, Alpn::Mux);
+    let config = Arc::clone(tls.unwrap().config());
+    let session = UnbufferedServerConnection::new(config).unwrap();
+    let done = Box::pin(handshake::complete(&mut io, session, Vec::new())).await?;
+    let mut records = done.session.into_records()?;
+    let (mut waiting, mut opened) = (done.records, done.opened);
+    while opened.is_empty() {
+        handshake::read_record(&mut io, &mut records, &mut waiting, &mut opened).await?;
+    }
+    assert_eq!(opened, b"behind the handshake");
+    handshake::write_record(&mut io, &mut records, b"first word").await?;
+    Ok(records)
+}
+
+#[test]
+fn noise_instead_of_a_hello_harms_nobody() {
+    on_mux(async || {
+        let mesh = Mesh::new(echo).await;
+        for seed in 0..60 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut noise = pattern(seed, random.usize(1..3000));
+            if random.bool() {
+                // It begins as a hello does.
+                noise.splice(..0, [22, 3, 1, random.u8(..4), random.u8(..), 1, 0]);
+            }
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            let mut io = socket.connect(mesh.server.address()).await.unwrap();
+            io.write_all(&noise).await.ok();
+            io.shutdown().await.ok();
+            io.read_to_end(&mut Vec::new()).await.ok();
+        }
+        let stream = mesh.open().await.unwrap();
+        assert_eq!(exchange(stream, b"ping").await.unwrap(), b"ping");
     });
 }
