@@ -62,7 +62,7 @@ impl Default for HboneLimits {
             alpn: Alpn::Hbone,
             handshake_timeout: Duration::from_secs(10),
             max_streams: 200,
-            mux_streams: 1000,
+            mux_streams: 256,
             stream_window: 256 * 1024,
             max_header_list: 64 * 1024,
             keep_alive: KeepAliveLimits::default(),
@@ -81,6 +81,10 @@ const MAX_UNSEEN_RESETS: usize = 100;
 
 /// Streams that we had to reset for a peer's mistakes, before it is an attack.
 const MAX_ERROR_RESETS: usize = 256;
+
+/// A client that was asked to close an idle mux, and does not within so many beats of the
+/// keep-alive, is closed.
+const MOST_IDLE_BEATS: u32 = 3;
 
 /// Why a tunnel ended otherwise than in order.
 #[derive(Debug, thiserror::Error)]
@@ -287,7 +291,7 @@ where
     Io: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let mut keep_alive = KeepAlive::new(Pings::Mux(driver.pings()), limits.keep_alive);
-    let mut leaving = false;
+    let (mut leaving, mut idle_beats) = (false, 0);
     loop {
         // Each arm is cancel-safe: driver and keep-alive hold their own state.
         tokio::select! {
@@ -298,9 +302,19 @@ where
                 }
                 ended
             }) => return Ok(ended?),
-            pulse = keep_alive.next() => if pulse == Pulse::Silent {
-                driver.give_up();
-                return Err(HboneError::Silent);
+            pulse = keep_alive.next() => match pulse {
+                Pulse::Silent => {
+                    driver.give_up();
+                    return Err(HboneError::Silent);
+                }
+                Pulse::Beat if leaving && driver.is_idle() => {
+                    // Who was asked to close has had time to.
+                    idle_beats += 1;
+                    if idle_beats >= MOST_IDLE_BEATS {
+                        return Ok(());
+                    }
+                }
+                Pulse::Beat => idle_beats = 0,
             },
             () = drain.leaving(), if !leaving => {
                 leaving = true;

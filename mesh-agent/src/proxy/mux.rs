@@ -13,6 +13,7 @@ mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod fuzzing;
 mod link;
+mod number;
 mod queue;
 mod receive;
 mod send;

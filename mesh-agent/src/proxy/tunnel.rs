@@ -143,7 +143,7 @@ impl Default for TunnelLimits {
             port: 15008,
             alpn: Alpn::Hbone,
             max_streams: 100,
-            mux_streams: 1000,
+            mux_streams: 256,
             stream_window: 256 * 1024,
             connect_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(15),

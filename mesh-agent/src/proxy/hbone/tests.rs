@@ -214,3 +214,23 @@ fn a_drain_ends_a_connection_once_its_streams_have_ended() {
         drop(requests);
     });
 }
+
+#[test]
+fn a_client_that_does_not_close_when_it_is_asked_to_is_closed() {
+    run(async {
+        let mut ends = ends().await;
+        let tls = ends.tls("client", Alpn::Mux).await;
+        let limits = MuxLimits {
+            max_streams: 10,
+            stream_window: 64 * 1024,
+        };
+        // It answers pings, and nothing tells it to end.
+        let (_opener, mut driver) = mux::client(tls, limits);
+        beside(async move { drop(poll_fn(|context| driver.poll(context)).await) });
+        let began = Instant::now();
+        ends.tasks.begin_leave();
+        ends.served.await.unwrap().unwrap();
+        let took = began.elapsed();
+        assert!((20..=40).contains(&took.as_secs()), "{took:?}");
+    });
+}

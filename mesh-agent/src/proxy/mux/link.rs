@@ -12,7 +12,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     fmt,
     future::poll_fn,
     io,
@@ -29,6 +28,7 @@ use super::{
     super::bulk::BulkStream,
     MuxLimits,
     frame::{Frame, Open},
+    number::ByNumber,
     session::{MuxError, Role, Session, Unopened, keep},
     stream::MuxStream,
 };
@@ -57,8 +57,10 @@ thread_local! {
 pub(super) struct Shared {
     session: RefCell<Session>,
     driver: Cell<Option<Waker>>,
+    /// Room for those who are to be woken, so that a wake-up takes no memory.
+    woken: Cell<Vec<Waker>>,
     /// What the peer began to continue streams in, until they look.
-    successors: RefCell<HashMap<u32, Box<BulkStream>>>,
+    successors: RefCell<ByNumber<Box<BulkStream>>>,
 }
 
 /// Runs a session. Dropped, it ends it.
@@ -111,9 +113,16 @@ impl Shared {
         let result = uses(&mut session);
         let concerns_driver =
             session.wants_to_send() || session.is_finished() || session.ended.is_some();
-        let woken = std::mem::take(&mut session.woken);
+        let mut woken = Vec::new();
+        if !session.woken.is_empty() {
+            woken = self.woken.take();
+            std::mem::swap(&mut woken, &mut session.woken);
+        }
         drop(session);
-        woken.into_iter().for_each(Waker::wake);
+        if !woken.is_empty() {
+            woken.drain(..).for_each(Waker::wake);
+            self.woken.set(woken);
+        }
         if concerns_driver && let Some(driver) = self.driver.take() {
             driver.wake();
         }
@@ -159,6 +168,7 @@ impl<Io> Driver<Io> {
             shared: Rc::new(Shared {
                 session: RefCell::new(session),
                 driver: Cell::new(None),
+                woken: Cell::default(),
                 successors: RefCell::default(),
             }),
             out: Vec::new(),
@@ -179,6 +189,12 @@ impl<Io> Driver<Io> {
     /// The means to continue streams elsewhere.
     pub(in super::super) fn attacher(&self) -> Attacher {
         Attacher(Rc::clone(&self.shared))
+    }
+
+    /// Whether nothing is under way, here or on streams that go on elsewhere.
+    pub(in super::super) fn is_idle(&self) -> bool {
+        let session = self.shared.session.borrow();
+        session.live + session.moved == 0
     }
 
     /// Ends a session whose peer does not answer.

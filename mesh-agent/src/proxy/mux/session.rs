@@ -10,7 +10,7 @@
 //! stream is forgotten when it is over on the wire and nobody holds it. Reference: ADR 11.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     io,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -23,14 +23,16 @@ use super::{
     MuxLimits,
     decode::Decoder,
     frame::{EARLY_WINDOW, Frame, FrameError, MAX_STREAM, MAX_WINDOW, Open, Parting, Reason},
+    number::ByNumber,
     state::{End, Phase, Stream},
 };
 
 /// What a stream may have written that is not sent yet, in bytes.
 pub(super) const SEND_QUEUE: usize = 64 * 1024;
 
-/// With more streams than this, new ones get no more than [`EARLY_WINDOW`].
-const MANY_STREAMS: usize = 100;
+/// What all windows of a session may have in common beyond the [`EARLY_WINDOW`] that every stream
+/// has, in bytes: what streams whose readers stopped hold is bounded by it.
+const SPARE_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// What a server is taken to allow before it says so.
 const UNTOLD_MAX_STREAMS: usize = 100;
@@ -104,11 +106,13 @@ pub(super) enum Control {
 pub(super) struct Session {
     pub(super) role: Role,
     pub(super) limits: MuxLimits,
-    pub(super) streams: HashMap<u32, Stream>,
+    pub(super) streams: ByNumber<Stream>,
     /// How many of them are not over.
     pub(super) live: usize,
     /// How many are held that go on elsewhere: the session lives as long as they.
     pub(super) moved: usize,
+    /// How much of [`SPARE_WINDOW`] its streams have.
+    spared: u32,
     /// The highest stream that was opened.
     pub(super) last: u32,
     /// How many streams the peer takes.
@@ -143,9 +147,10 @@ impl Session {
         Self {
             role,
             limits,
-            streams: HashMap::new(),
+            streams: ByNumber::default(),
             live: 0,
             moved: 0,
+            spared: 0,
             last: 0,
             peer_takes: UNTOLD_MAX_STREAMS,
             is_greeted: false,
@@ -169,12 +174,15 @@ impl Session {
         takes_more && self.live < self.peer_takes && self.last < MAX_STREAM
     }
 
-    /// The window for a further stream.
-    fn window(&self) -> u32 {
-        if self.live > MANY_STREAMS {
+    /// The window for a further stream, which has it until it is forgotten.
+    fn window(&mut self) -> u32 {
+        let full = self.limits.stream_window.clamp(EARLY_WINDOW, MAX_WINDOW);
+        let more = full - EARLY_WINDOW;
+        if more > SPARE_WINDOW - self.spared {
             return EARLY_WINDOW;
         }
-        self.limits.stream_window.clamp(EARLY_WINDOW, MAX_WINDOW)
+        self.spared += more;
+        full
     }
 
     /// Opens a stream. Its window in `open` is set here.
@@ -231,10 +239,10 @@ impl Session {
 
     /// Accepts a stream of the peer's.
     pub(super) fn accept(&mut self, id: u32, baggage: Option<String>) {
-        let window = self.window();
-        let stream = self.stream(id);
         // If the peer gave up meanwhile, the first use of the stream says so.
-        if matches!(stream.phase, Phase::Offered) {
+        if matches!(self.stream(id).phase, Phase::Offered) {
+            let window = self.window();
+            let stream = self.stream(id);
             stream.phase = Phase::Open;
             stream.room += window - stream.window;
             stream.window = window;
@@ -479,6 +487,7 @@ impl Session {
             self.live -= 1;
         }
         if !stream.held {
+            self.spared -= stream.window - EARLY_WINDOW;
             self.streams.remove(&id);
         }
     }

@@ -109,6 +109,32 @@ fn opening_and_resetting_without_reading_is_no_way_around_the_limit() {
     assert!(matches!(ended, Some(MuxError::Violation(_))), "{ended:?}");
 }
 
+#[test]
+fn windows_together_are_bounded_and_given_back() {
+    let limits = MuxLimits {
+        max_streams: 256,
+        stream_window: 256 * 1024,
+    };
+    let mut server = Session::new(Role::Server, limits);
+    let mut last = 0;
+    // The second time there is as much to give as the first.
+    for _ in 0..2 {
+        let (mut windows, mut held) = (0, Vec::new());
+        for _ in 0..256 {
+            last += 1;
+            server.receive(&bytes_of(&opened(last))).unwrap();
+            let (id, _) = server.next_arrival().unwrap();
+            server.accept(id, None);
+            windows += server.streams[&id].window;
+            held.push(id);
+        }
+        assert_eq!(windows, 256 * 64 * 1024 + 42 * 192 * 1024);
+        held.into_iter().for_each(|id| server.let_go(id));
+        server.fill(&mut Vec::new(), usize::MAX);
+        assert_eq!(server.streams.len(), 0);
+    }
+}
+
 /// A frame that is well formed, and seldom more out of turn than that.
 fn any_frame(session: &Session, random: &mut fastrand::Rng) -> Frame {
     let beyond = u32::from(random.u8(..50) == 0);
