@@ -81,7 +81,7 @@ impl Joined {
         references.update(shelves, settings, endpoints, pods, dirty, &touched);
         references.check(shelves, pods, &mut problems);
         selected.update(shelves, &settings.root_namespace, pods, dirty, &touched);
-        selected.check(shelves, &mut problems);
+        selected.check(shelves, &settings.root_namespace, pods, &mut problems);
         problems.into_iter().collect()
     }
 

@@ -187,13 +187,29 @@ impl Selected {
     }
 
     /// Adds what is wrong to `problems`.
-    pub(super) fn check(&self, shelves: &Shelves, problems: &mut BTreeSet<Problem>) {
+    pub(super) fn check(
+        &self,
+        shelves: &Shelves,
+        root_namespace: &str,
+        pods: &Pods,
+        problems: &mut BTreeSet<Problem>,
+    ) {
         for (policy, origin) in shelves.authorization_policies.iter() {
+            let mut findings = findings(policy, origin);
             if let Some(pods) = self.0.get(&name(policy)) {
-                let mut findings = findings(policy, origin);
                 tell(pods, &mut findings);
-                problems.extend(findings.problems);
+            } else if *policy.meta.namespace != *root_namespace
+                && pods.is_left_out(&policy.meta.namespace)
+            {
+                findings.add(
+                    Severity::Warning,
+                    code::NOT_ENROLLED,
+                    "metadata.namespace",
+                    "no pod of the namespace is in the mesh: none is protected by it",
+                    "enrol the namespace",
+                );
             }
+            problems.extend(findings.problems);
         }
     }
 }

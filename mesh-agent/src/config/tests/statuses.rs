@@ -242,7 +242,7 @@ fn other_kinds_are_told_their_problems() {
         (
             own("AuthorizationPolicy", "security.istio.io/v1", ""),
             "mesh-agent.io/Accepted=Accepted",
-            "honours",
+            "none is protected by it",
         ),
         (
             own(
