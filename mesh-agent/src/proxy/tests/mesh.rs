@@ -378,6 +378,16 @@ pub(super) async fn connect(to: SocketAddr) -> TcpStream {
     socket.connect(to).await.expect("the proxy accepts")
 }
 
+/// The error that ends a connection to `to` on which nothing is said; the reset may come before the
+/// client knows that it is connected.
+pub(super) async fn ending(to: SocketAddr) -> std::io::Error {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    match socket.connect(to).await {
+        Ok(mut stream) => stream.read_u8().await.expect_err("no byte comes"),
+        Err(error) => error,
+    }
+}
+
 /// Reads until an empty line; `None` at the end of the stream.
 pub(super) async fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
