@@ -17,7 +17,9 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::mesh::{Mesh, cluster_of, connect, ending, get, read_answer, read_head, read_text, workload};
+use super::mesh::{
+    Mesh, cluster_of, connect, ending, get, read_answer, read_head, read_text, workload,
+};
 use crate::model::{
     InboundPolicy, Protocol, Workload,
     authorization::{
