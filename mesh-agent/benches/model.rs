@@ -82,6 +82,7 @@ fn port(condition: impl Fn(usize) -> HttpMatch) -> ServicePort {
         schedule: Schedule::new(&[1], Position::default()),
         weights: vec![1],
         timeout: None,
+        treatment: None,
     };
     ServicePort {
         number: 80,

@@ -48,7 +48,7 @@ async fn run() {
     });
     let snapshots = index.subscribe();
     let tasks = Tasks::new();
-    let source = kube::follow(&settings, index, &tasks).await;
+    let source = Box::pin(kube::follow(&settings, index, &tasks)).await;
     let source = source.expect("a usable kubeconfig");
     let mut frontier = source.frontier;
     let mut interval = tokio::time::interval(INTERVAL);

@@ -121,7 +121,7 @@ impl Agent {
             report,
             state: source,
             frontier,
-        } = source::start(settings, &tasks).await?;
+        } = Box::pin(source::start(settings, &tasks)).await?;
         let Started { identities, remote } = authority::start(settings, &tasks).await?;
 
         let policy = stopping::policy(settings, &tasks).await;

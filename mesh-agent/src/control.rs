@@ -104,7 +104,7 @@ async fn serve(settings: &ControlSettings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let tasks = Tasks::new();
-    start(settings, &tasks).await?;
+    Box::pin(start(settings, &tasks)).await?;
     // Cancel-safe: a signal that arrived stays noted until it is taken.
     let name = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
@@ -138,7 +138,7 @@ async fn start(settings: &ControlSettings, tasks: &Tasks) -> anyhow::Result<()> 
     definitions::keep(client.clone(), leadership.clone(), tasks);
     let pods = Pods::watch(client.clone(), tasks);
     let nodes = Nodes::new(pods.clone(), node_accounts.clone());
-    let statuses = judge(settings, &client, &leadership, &nodes, tasks).await?;
+    let statuses = Box::pin(judge(settings, &client, &leadership, &nodes, tasks)).await?;
     let syncz = Syncz::new(&nodes, &pods, &node_accounts, statuses, settings);
     let terms = Terms {
         trust_domain: settings.trust_domain.clone(),
@@ -208,7 +208,7 @@ async fn judge(
         kubeconfig: settings.kubeconfig.clone(),
         state_dir: None,
     };
-    config::kube::follow(&source, index, tasks)
+    Box::pin(config::kube::follow(&source, index, tasks))
         .await
         .context("configuration from the Kubernetes API")?;
     conditions::keep(client.clone(), sources, tasks);

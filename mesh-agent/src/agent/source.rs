@@ -49,7 +49,7 @@ pub(super) async fn start(settings: &RunSettings, tasks: &Tasks) -> anyhow::Resu
             (state, watch::Sender::new(Frontier::default()).subscribe())
         }
         None => {
-            let source = config::kube::follow(&kube_settings(settings), index, tasks)
+            let source = Box::pin(config::kube::follow(&kube_settings(settings), index, tasks))
                 .await
                 .context("configuration from the Kubernetes API")?;
             (source.state, source.frontier)

@@ -226,7 +226,7 @@ fn cors(wanted: &CorsFilter) -> Result<Cors, String> {
         [star] if star == "*" => Ok(Allowed::Anything),
         names => HeaderValue::from_str(&names.join(", "))
             .map(Allowed::These)
-            .map_err(|_| format!("cors.{field} is not a list of names")),
+            .map_err(|error| format!("cors.{field} is not a list of names: {error}")),
     };
     let origins = wanted
         .allow_origins

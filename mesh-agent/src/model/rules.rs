@@ -48,6 +48,10 @@ struct Merged<'a> {
 }
 
 /// The rules that may match a path, in their order.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives on the stack for one decision: a box would be an allocation for each"
+)]
 enum Candidates<'a> {
     All(std::slice::Iter<'a, HttpRule>),
     Some(&'a [HttpRule], Merged<'a>),

@@ -227,28 +227,29 @@ async fn handle(
         edits.apply_request(&mut head.headers);
     }
     let request = outgoing(head, body);
-    let forward = async {
-        let (front, exchange) = (&front, &mut exchange);
-        match &treatment {
-            None => http_forward::forward(front, exchange, &cluster, request, switch).await,
-            Some(treatment) => {
-                let to = (&*cluster, request);
-                Box::pin(http_treated::send(front, exchange, to, switch, treatment)).await
-            }
-        }
-    };
     let deadline = timeout.map(|timeout| tokio::time::Instant::from_std(Instant::now() + timeout));
-    let answer = match deadline {
-        None => forward.await,
-        // Cancel-safe: what is given up is the whole exchange with the endpoint.
-        Some(deadline) => {
-            let timed = tokio::time::timeout_at(deadline, forward).await;
-            timed.unwrap_or_else(|_elapsed| {
-                http_choice::too_slow(&exchange, &cluster);
-                Err(Outcome::TimedOut)
-            })
+    let answer = {
+        // In one place: moved into a timeout, it would be there twice.
+        let mut forward = pin!(async {
+            let (front, exchange) = (&front, &mut exchange);
+            match &treatment {
+                None => http_forward::forward(front, exchange, &cluster, request, switch).await,
+                Some(treatment) => {
+                    let to = (&*cluster, request);
+                    Box::pin(http_treated::send(front, exchange, to, switch, treatment)).await
+                }
+            }
+        });
+        match deadline {
+            None => Ok(forward.await),
+            // Cancel-safe: what is given up is the whole exchange with the endpoint.
+            Some(deadline) => tokio::time::timeout_at(deadline, forward.as_mut()).await,
         }
     };
+    let answer = answer.unwrap_or_else(|_elapsed| {
+        http_choice::too_slow(&exchange, &cluster);
+        Err(Outcome::TimedOut)
+    });
     match answer {
         Ok(answer) => Ok(reply(&front, exchange, answer, edits.as_deref(), deadline)),
         // The endpoint gave up because the client has: there is nobody to answer.

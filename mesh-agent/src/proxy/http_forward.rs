@@ -108,7 +108,7 @@ async fn run(
         let request = as_http2(request, exchange.version)?;
         Box::pin(tries.http2(exchange, request)).await
     } else {
-        tries.http1(exchange, request, switch).await
+        Box::pin(tries.http1(exchange, request, switch)).await
     };
     if let Ok(answer) = &answer {
         http_choice::answered(exchange, cluster, &answer.response);

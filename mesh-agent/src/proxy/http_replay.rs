@@ -241,7 +241,7 @@ impl Reader {
     /// How much there is in all.
     pub(crate) fn hint(&self) -> SizeHint {
         match self.next {
-            0 => self.kept.borrow().hint.clone(),
+            0 => self.kept.borrow().hint,
             _ => SizeHint::default(),
         }
     }

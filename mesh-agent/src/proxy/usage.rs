@@ -31,7 +31,10 @@ pub(crate) struct Usage {
 
 /// What one pod has under way, by cluster and number of connections.
 #[derive(Debug, Default)]
-pub(crate) struct Usages(Mutex<HashMap<(String, Option<u32>), Arc<Usage>>>);
+pub(crate) struct Usages(Mutex<HashMap<Subject, Arc<Usage>>>);
+
+/// A cluster's name, and how many connections there may be.
+type Subject = (String, Option<u32>);
 
 /// What is counted one by one.
 #[derive(Clone, Copy, Debug)]

@@ -2,6 +2,8 @@
 
 //! AuthorizationPolicies: which pods they are for, what of them is refused, and what that does.
 
+mod refused;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::{HeaderMap, Method, Uri};
@@ -183,120 +185,8 @@ fn every_condition_is_read() {
     }
 }
 
-#[test]
-fn what_cannot_be_a_policy_is_refused_by_object_field_and_fix() {
-    let rule = |text: &str| format!("rules: [{{{text}}}]");
-    let source = |text: &str| rule(&format!("from: [{{source: {{{text}}}}}]"));
-    let operation = |text: &str| rule(&format!("to: [{{operation: {{{text}}}}}]"));
-    for (spec, part) in [
-        (
-            "action: DENY".to_owned(),
-            "spec.rules: a DENY policy without rules",
-        ),
-        (
-            "action: CUSTOM, provider: {name: x}".to_owned(),
-            "spec.rules: a CUSTOM policy without",
-        ),
-        (
-            "action: CUSTOM, rules: [{}]".to_owned(),
-            "spec.provider.name: a CUSTOM policy must",
-        ),
-        (
-            "provider: {name: x}".to_owned(),
-            "spec.provider: only a CUSTOM policy",
-        ),
-        (
-            "action: CUSTOM, provider: {name: x}, ".to_owned() + &source("namespaces: [a]"),
-            "spec.rules[0].from[0].source: a CUSTOM policy cannot ask",
-        ),
-        (
-            "action: DENIE, rules: [{}]".to_owned(),
-            "spec.action: unknown variant `DENIE`",
-        ),
-        (
-            "rules: [{form: []}]".to_owned(),
-            "spec.rules[0].form: unknown field",
-        ),
-        (
-            rule("from: [{}]"),
-            "spec.rules[0].from[0].source: must not be empty",
-        ),
-        (
-            source(""),
-            "spec.rules[0].from[0].source: must not be empty",
-        ),
-        (
-            operation(""),
-            "spec.rules[0].to[0].operation: must not be empty",
-        ),
-        (
-            source("serviceAccounts: [a], namespaces: [b]"),
-            "source.serviceAccounts: cannot stand beside principals or namespaces",
-        ),
-        (
-            source("serviceAccounts: [a/b/c]"),
-            "source.serviceAccounts[0]: \"a/b/c\" is no service",
-        ),
-        (
-            source("serviceAccounts: [\"a*\"]"),
-            "source.serviceAccounts[0]: \"a*\" has a star",
-        ),
-        (
-            source("principals: [\"\"]"),
-            "source.principals[0]: must not be empty",
-        ),
-        (
-            source("principals: [\"spiffe://a\"]"),
-            "must begin with the trust domain",
-        ),
-        (
-            source("ipBlocks: [10.0.0.0/33]"),
-            "source.ipBlocks[0]: \"10.0.0.0/33\" is neither",
-        ),
-        (
-            source("notIpBlocks: [x]"),
-            "source.notIpBlocks[0]: \"x\" is neither an address",
-        ),
-        (
-            operation("ports: [http]"),
-            "operation.ports[0]: \"http\" is no port",
-        ),
-        (
-            operation("notPorts: [\"0\"]"),
-            "operation.notPorts[0]: \"0\" is no port",
-        ),
-        (
-            operation("paths: [\"/{a}\"]"),
-            "operation.paths[0]: \"/{a}\" is no path template",
-        ),
-        (
-            rule("when: [{key: source.ip}]"),
-            "spec.rules[0].when[0]: must not be without values",
-        ),
-        (
-            rule("when: [{key: source.port, values: [\"1\"]}]"),
-            "spec.rules[0].when[0].key: \"source.port\" is no condition",
-        ),
-        (
-            rule("when: [{key: \"request.headers[a b]\", values: [x]}]"),
-            "spec.rules[0].when[0].key: \"a b\" is no name of a header",
-        ),
-        (
-            "selector: {matchLabels: {app: web}}, targetRefs: [{kind: Service, name: web}]"
-                .to_owned(),
-            "spec: only one of selector, targetRef and targetRefs",
-        ),
-    ] {
-        let mesh = Mesh::new(&(policy(WEB, &spec) + &web()));
-        let said = mesh.problems().join("\n");
-        let head = "Error [IST0106] (AuthorizationPolicy default/web test.yaml:2) ";
-        assert!(
-            said.contains(head) && said.contains(part),
-            "no {part:?} in {said}"
-        );
-        assert!(said.contains("; fix: "), "{said}");
-        assert_eq!(verdict(&mesh, "web", "default/client"), "denied", "{spec}");
-    }
+fn rule(text: &str) -> String {
+    format!("rules: [{{{text}}}]")
 }
 
 #[test]
@@ -420,80 +310,78 @@ fn rules_on_requests_are_compiled_as_they_are_written() {
     mesh.check_problems(&[]);
 }
 
+#[track_caller]
+fn check_said(spec: &str, parts: &[&str]) {
+    Mesh::new(&(policy(WEB, spec) + &web())).check_problems(parts);
+}
+
 #[test]
-fn what_does_less_or_more_than_it_seems_to_is_said() {
-    let rule = |text: &str| format!("rules: [{{{text}}}]");
-    for (place, spec, parts) in [
+fn what_does_more_than_it_seems_to_is_said() {
+    check_said(
+        &rule("from: [{source: {notPrincipals: [a]}}]"),
+        &[
+            "Warning [MESH0006] (AuthorizationPolicy default/web test.yaml:2) spec.rules[0].from[0].source.notPrincipals: peers without an identity",
+        ],
+    );
+    check_said(
+        &rule("when: [{key: source.namespace, notValues: [a]}]"),
+        &[
+            "Warning [MESH0006] (AuthorizationPolicy default/web test.yaml:2) spec.rules[0].when[0].notValues: peers without",
+        ],
+    );
+    check_said(
+        &rule("from: [{source: {notPrincipals: [a], principals: [\"*\"]}}]"),
+        &[],
+    );
+    check_said(
+        "selector: {matchLabels: {app: none}}, rules: [{}]",
+        &[
+            "Warning [IST0127] (AuthorizationPolicy default/web test.yaml:2) spec.selector.matchLabels: no pod",
+        ],
+    );
+    check_said(
+        &rule("to: [{operation: {paths: [\"/a/*/b\"]}}]"),
+        &["spec.rules[0].to[0].operation.paths[0]: \"/a/*/b\" has a star that stands for itself"],
+    );
+}
+
+#[test]
+fn what_cannot_be_judged_is_said() {
+    check_said(
+        &rule("from: [{source: {requestPrincipals: [\"*\"]}}]"),
+        &[
+            "Error [MESH0003] (AuthorizationPolicy default/web test.yaml:2) spec.rules[0].from[0].source.requestPrincipals: JSON web tokens are not checked yet: rules that ask for it never match",
+        ],
+    );
+    check_said(
+        &("action: DENY, ".to_owned() + &rule("from: [{source: {notRequestPrincipals: [\"*\"]}}]")),
+        &["source.notRequestPrincipals: JSON web tokens are not checked yet: it counts as matched"],
+    );
+    check_said(
+        &rule("when: [{key: remote.ip, values: [10.0.0.0/8]}]"),
+        &[
+            "Warning [MESH0003] (AuthorizationPolicy default/web test.yaml:2) spec.rules[0].when[0].values: no proxy is trusted",
+        ],
+    );
+    check_said(
+        "action: CUSTOM, provider: {name: x}, rules: [{}]",
+        &[
+            "Error [MESH0003] (AuthorizationPolicy default/web test.yaml:2) spec.action: CUSTOM is not supported yet",
+        ],
+    );
+}
+
+#[test]
+fn a_policy_for_pods_outside_the_mesh_is_told() {
+    for (spec, told) in [
+        ("rules: [{}]", "metadata.namespace: no pod"),
         (
-            WEB,
-            rule("from: [{source: {notPrincipals: [a]}}]"),
-            vec![
-                "Warning [MESH0006] (AuthorizationPolicy default/web test.yaml:2) spec.rules[0].from[0].source.notPrincipals: peers without an identity",
-            ],
-        ),
-        (
-            WEB,
-            rule("when: [{key: source.namespace, notValues: [a]}]"),
-            vec![
-                "Warning [MESH0006] (AuthorizationPolicy default/web test.yaml:2) spec.rules[0].when[0].notValues: peers without",
-            ],
-        ),
-        (
-            WEB,
-            rule("from: [{source: {notPrincipals: [a], principals: [\"*\"]}}]"),
-            vec![],
-        ),
-        (
-            WEB,
-            rule("from: [{source: {requestPrincipals: [\"*\"]}}]"),
-            vec![
-                "Error [MESH0003] (AuthorizationPolicy default/web test.yaml:2) spec.rules[0].from[0].source.requestPrincipals: JSON web tokens are not checked yet: rules that ask for it never match",
-            ],
-        ),
-        (
-            WEB,
-            "action: DENY, ".to_owned()
-                + &rule("from: [{source: {notRequestPrincipals: [\"*\"]}}]"),
-            vec![
-                "source.notRequestPrincipals: JSON web tokens are not checked yet: it counts as matched",
-            ],
-        ),
-        (
-            WEB,
-            rule("when: [{key: remote.ip, values: [10.0.0.0/8]}]"),
-            vec![
-                "Warning [MESH0003] (AuthorizationPolicy default/web test.yaml:2) spec.rules[0].when[0].values: no proxy is trusted",
-            ],
-        ),
-        (
-            WEB,
-            "action: CUSTOM, provider: {name: x}, rules: [{}]".to_owned(),
-            vec![
-                "Error [MESH0003] (AuthorizationPolicy default/web test.yaml:2) spec.action: CUSTOM is not supported yet",
-            ],
-        ),
-        (
-            WEB,
-            "selector: {matchLabels: {app: none}}, rules: [{}]".to_owned(),
-            vec![
-                "Warning [IST0127] (AuthorizationPolicy default/web test.yaml:2) spec.selector.matchLabels: no pod",
-            ],
-        ),
-        (
-            WEB,
-            rule("to: [{operation: {paths: [\"/a/*/b\"]}}]"),
-            vec![
-                "spec.rules[0].to[0].operation.paths[0]: \"/a/*/b\" has a star that stands for itself",
-            ],
+            "selector: {matchLabels: {app: web}}, rules: [{}]",
+            "spec.selector.matchLabels: 1 of 1 pods are not in the mesh",
         ),
     ] {
-        Mesh::new(&(policy(place, &spec) + &web())).check_problems(&parts);
+        let mesh = Mesh::new(&(policy(WEB, spec) + &outside()));
+        let head = "Warning [IST0102] (AuthorizationPolicy default/web test.yaml:2)";
+        mesh.check_problems(&[&format!("{head} {told}")]);
     }
-    let selected = policy(WEB, "selector: {matchLabels: {app: web}}, rules: [{}]");
-    Mesh::new(&(policy(WEB, "rules: [{}]") + &outside())).check_problems(&[
-        "Warning [IST0102] (AuthorizationPolicy default/web test.yaml:2) metadata.namespace: no pod",
-    ]);
-    Mesh::new(&(selected + &outside())).check_problems(&[
-        "Warning [IST0102] (AuthorizationPolicy default/web test.yaml:2) spec.selector.matchLabels: 1 of 1 pods are not in the mesh",
-    ]);
 }

@@ -212,78 +212,84 @@ fn an_http_route_beside_a_grpc_route_is_in_conflict_at_that_port_alone() {
     );
 }
 
+fn own(kind: &str, group: &str, spec: &str) -> String {
+    format!(
+        "---\napiVersion: {group}\nkind: {kind}\nmetadata: {{{}}}\nspec: {{{spec}}}\n",
+        of_api("own", 7)
+    )
+}
+
+#[track_caller]
+fn check_own(yaml: &str, want: &str, part: &str) {
+    let mesh = Mesh::with_statuses(&(yaml.to_owned() + &canary("web")));
+    let (words, messages) = said(&mesh, "own");
+    assert_eq!(words, [want], "{messages}");
+    assert!(messages.contains(part), "no {part:?} in {messages}");
+}
+
 #[test]
-fn other_kinds_are_told_their_problems() {
-    let own = |kind: &str, group: &str, spec: &str| {
-        format!(
-            "---\napiVersion: {group}\nkind: {kind}\nmetadata: {{{}}}\nspec: {{{spec}}}\n",
-            of_api("own", 7)
-        )
-    };
-    for (yaml, want, part) in [
-        (
-            own(
-                "PeerAuthentication",
-                "security.istio.io/v1",
-                "mtls: {mode: STRICT}",
-            ),
-            "mesh-agent.io/Accepted=Accepted",
-            "honours",
+fn security_objects_are_told_their_problems() {
+    check_own(
+        &own(
+            "PeerAuthentication",
+            "security.istio.io/v1",
+            "mtls: {mode: STRICT}",
         ),
-        (
-            own(
-                "RequestAuthentication",
-                "security.istio.io/v1",
-                "jwtRules: []",
-            ),
-            "mesh-agent.io/Accepted!UnsupportedValue",
-            "not enforced yet",
+        "mesh-agent.io/Accepted=Accepted",
+        "honours",
+    );
+    check_own(
+        &own(
+            "RequestAuthentication",
+            "security.istio.io/v1",
+            "jwtRules: []",
         ),
-        (
-            own("AuthorizationPolicy", "security.istio.io/v1", ""),
-            "mesh-agent.io/Accepted=Accepted",
-            "none is protected by it",
+        "mesh-agent.io/Accepted!UnsupportedValue",
+        "not enforced yet",
+    );
+    check_own(
+        &own("AuthorizationPolicy", "security.istio.io/v1", ""),
+        "mesh-agent.io/Accepted=Accepted",
+        "none is protected by it",
+    );
+    check_own(
+        &own(
+            "AuthorizationPolicy",
+            "security.istio.io/v1",
+            "action: DENY",
         ),
-        (
-            own(
-                "AuthorizationPolicy",
-                "security.istio.io/v1",
-                "action: DENY",
-            ),
-            "mesh-agent.io/Accepted!Invalid",
-            "spec.rules: a DENY policy without rules means nothing; all that it selects is denied",
+        "mesh-agent.io/Accepted!Invalid",
+        "spec.rules: a DENY policy without rules means nothing; all that it selects is denied",
+    );
+    check_own(
+        &own(
+            "AuthorizationPolicy",
+            "security.istio.io/v1",
+            "action: CUSTOM, provider: {name: x}, rules: [{}]",
         ),
-        (
-            own(
-                "AuthorizationPolicy",
-                "security.istio.io/v1",
-                "action: CUSTOM, provider: {name: x}, rules: [{}]",
-            ),
-            "mesh-agent.io/Accepted!UnsupportedValue",
-            "CUSTOM is not supported yet: requests that the policy selects are denied",
+        "mesh-agent.io/Accepted!UnsupportedValue",
+        "CUSTOM is not supported yet: requests that the policy selects are denied",
+    );
+}
+
+#[test]
+fn routing_objects_are_told_their_problems() {
+    check_own(
+        &own(
+            "VirtualService",
+            "networking.istio.io/v1",
+            "hosts: [nobody], http: [{route: [{destination: {host: nobody}}]}]",
         ),
-        (
-            own(
-                "VirtualService",
-                "networking.istio.io/v1",
-                "hosts: [nobody], http: [{route: [{destination: {host: nobody}}]}]",
-            ),
-            "mesh-agent.io/Accepted=Accepted",
-            "no Service has the host",
+        "mesh-agent.io/Accepted=Accepted",
+        "no Service has the host",
+    );
+    check_own(
+        &own(
+            "DestinationRule",
+            "networking.istio.io/v1",
+            "host: web, subsets: [{name: v1}]",
         ),
-        (
-            own(
-                "DestinationRule",
-                "networking.istio.io/v1",
-                "host: web, subsets: [{name: v1}]",
-            ),
-            "mesh-agent.io/Accepted=Accepted",
-            "",
-        ),
-    ] {
-        let mesh = Mesh::with_statuses(&(yaml + &canary("web")));
-        let (words, messages) = said(&mesh, "own");
-        assert_eq!(words, [want], "{messages}");
-        assert!(messages.contains(part), "no {part:?} in {messages}");
-    }
+        "mesh-agent.io/Accepted=Accepted",
+        "",
+    );
 }

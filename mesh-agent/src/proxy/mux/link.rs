@@ -29,7 +29,8 @@ use super::{
     MuxLimits,
     frame::{Frame, Open},
     number::ByNumber,
-    session::{MuxError, Role, Session, Unopened, keep},
+    session::{MuxError, Role, Session, Unopened},
+    state::keep,
     stream::MuxStream,
 };
 

@@ -24,7 +24,7 @@ use super::{
     decode::Decoder,
     frame::{EARLY_WINDOW, Frame, FrameError, MAX_STREAM, MAX_WINDOW, Open, Parting, Reason},
     number::ByNumber,
-    state::{End, Phase, Stream},
+    state::{End, Phase, Stream, keep},
 };
 
 /// What a stream may have written that is not sent yet, in bytes.
@@ -490,13 +490,5 @@ impl Session {
             self.spared -= stream.window - EARLY_WINDOW;
             self.streams.remove(&id);
         }
-    }
-}
-
-/// Keeps the task's waker, if it is not kept already.
-pub(super) fn keep(place: &mut Option<Waker>, context: &Context<'_>) {
-    match place {
-        Some(waker) => waker.clone_from(context.waker()),
-        None => *place = Some(context.waker().clone()),
     }
 }

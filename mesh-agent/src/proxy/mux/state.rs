@@ -5,7 +5,7 @@
 //! Knows nothing of other streams. Invariants: `room` is what the peer was told it may send and
 //! has not; the reader is told of an end only if the peer sent END.
 
-use std::task::Waker;
+use std::task::{Context, Waker};
 
 use bytes::BytesMut;
 
@@ -126,5 +126,13 @@ impl Stream {
         self.queue = Queue::default();
         woken.extend(self.reader.take());
         woken.extend(self.writer.take());
+    }
+}
+
+/// Keeps the task's waker, if it is not kept already.
+pub(super) fn keep(place: &mut Option<Waker>, context: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(context.waker()),
+        None => *place = Some(context.waker().clone()),
     }
 }
