@@ -84,5 +84,13 @@ fn dependencies() -> Result<()> {
         "bans",
         "licenses",
         "sources",
-    ]))
+    ]))?;
+    // The fuzzer has a lock file of its own, which must follow the agent's dependencies.
+    let fuzzer = [
+        "fetch",
+        "--locked",
+        "--manifest-path",
+        "tests/fuzz/Cargo.toml",
+    ];
+    execute(cargo(&pins::STABLE).args(fuzzer))
 }
