@@ -74,6 +74,15 @@ impl ServiceFacts {
                 "remove the annotation if you can do without",
             );
         }
+        if spec.traffic_distribution.is_some() {
+            findings.add(
+                Severity::Warning,
+                code::UNSUPPORTED,
+                "spec.trafficDistribution",
+                "not supported yet: endpoints near and far are used alike",
+                "remove the field if you can do without",
+            );
+        }
         Self {
             meta: Meta::new(&service.metadata),
             vips: vips(spec, findings),
