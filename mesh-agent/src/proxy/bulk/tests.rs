@@ -76,6 +76,37 @@ fn handing() -> (
     (accept, receiver)
 }
 
+/// Carries `there` and `back` at the same time, each to its end; gives the near end back.
+async fn both_ways(
+    near: TunnelStream,
+    far: TunnelStream,
+    there: &[u8],
+    back: &[u8],
+) -> TunnelStream {
+    let (mut near_read, mut near_write) = tokio::io::split(near);
+    let (mut far_read, mut far_write) = tokio::io::split(far);
+    let (mut got_there, mut got_back) = (Vec::new(), Vec::new());
+    let all = tokio::join!(
+        async {
+            near_write
+                .write_all(there)
+                .await
+                .and(near_write.shutdown().await)
+        },
+        async {
+            far_write
+                .write_all(back)
+                .await
+                .and(far_write.shutdown().await)
+        },
+        far_read.read_to_end(&mut got_there),
+        near_read.read_to_end(&mut got_back),
+    );
+    assert!(matches!(all, (Ok(()), Ok(()), Ok(_), Ok(_))), "{all:?}");
+    assert!(got_there == there && got_back == back, "bytes changed");
+    near_read.unsplit(near_write)
+}
+
 #[test]
 fn a_stream_that_carries_much_moves_and_loses_nothing() {
     on_mux(async || {
@@ -108,27 +139,7 @@ fn both_directions_move_while_they_are_busy() {
         let far = ends.recv().await.unwrap();
         let there = pattern(3, 40 * 1024 * 1024);
         let back = pattern(4, 30 * 1024 * 1024);
-        let (mut near_read, mut near_write) = tokio::io::split(near);
-        let (mut far_read, mut far_write) = tokio::io::split(far);
-        let (mut got_there, mut got_back) = (Vec::new(), Vec::new());
-        let all = tokio::join!(
-            async {
-                near_write
-                    .write_all(&there)
-                    .await
-                    .and(near_write.shutdown().await)
-            },
-            async {
-                far_write
-                    .write_all(&back)
-                    .await
-                    .and(far_write.shutdown().await)
-            },
-            far_read.read_to_end(&mut got_there),
-            near_read.read_to_end(&mut got_back),
-        );
-        assert!(matches!(all, (Ok(()), Ok(()), Ok(_), Ok(_))), "{all:?}");
-        assert!(got_there == there && got_back == back, "bytes changed");
+        both_ways(near, far, &there, &back).await;
         assert_eq!(mesh.server.accepted(), 2);
         assert_eq!(mesh.server.errors(), [""; 0]);
     });
@@ -148,28 +159,7 @@ fn a_stream_may_end_at_any_moment_of_its_move() {
             // Around the threshold and what arrives while the peer is asked.
             let there = pattern(round, random.usize(900_000..6_000_000));
             let back = pattern(round + 1000, random.usize(0..2_000_000));
-            let (mut near_read, mut near_write) = tokio::io::split(near);
-            let (mut far_read, mut far_write) = tokio::io::split(far);
-            let (mut got_there, mut got_back) = (Vec::new(), Vec::new());
-            let all = tokio::join!(
-                async {
-                    near_write
-                        .write_all(&there)
-                        .await
-                        .and(near_write.shutdown().await)
-                },
-                async {
-                    far_write
-                        .write_all(&back)
-                        .await
-                        .and(far_write.shutdown().await)
-                },
-                far_read.read_to_end(&mut got_there),
-                near_read.read_to_end(&mut got_back),
-            );
-            assert!(matches!(all, (Ok(()), Ok(()), Ok(_), Ok(_))), "{all:?}");
-            assert!(got_there == there && got_back == back, "bytes changed");
-            let near = near_read.unsplit(near_write);
+            let near = both_ways(near, far, &there, &back).await;
             moved.set(moved.get() + u32::from(is_moved(&near)));
         }
         eprintln!("{} of 60 moved", moved.get());

@@ -14,19 +14,20 @@ use std::{
 
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::super::copy::{self, BUFFER_BYTES};
+
 /// The room that is taken at first.
 pub(super) const ROOM: usize = 16 * 1024;
 
 /// The room that is taken while much comes at once.
-const LARGE_ROOM: usize = 64 * 1024;
+const LARGE_ROOM: usize = BUFFER_BYTES;
 
-/// How many pieces of memory a thread keeps for later, of each size.
+/// How many pieces of memory of [`ROOM`] a thread keeps for later; the large ones are those of
+/// [`copy`].
 const SPARES: usize = 64;
-const LARGE_SPARES: usize = 16;
 
 thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-    static LARGE_SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Bytes read from a stream and not taken yet.
@@ -112,19 +113,17 @@ impl Buffer {
     fn release(&mut self) {
         (self.start, self.end) = (0, 0);
         let memory = std::mem::take(&mut self.memory);
-        let (list, most) = match memory.len() {
-            ROOM => (&SPARE, SPARES),
-            LARGE_ROOM => (&LARGE_SPARE, LARGE_SPARES),
-            _ => return,
-        };
-        // An error means that the thread is ending: then the memory is simply freed.
-        list.try_with(|spare| {
-            let mut spare = spare.borrow_mut();
-            if spare.len() < most {
-                spare.push(memory);
-            }
-        })
-        .ok();
+        match memory.len() {
+            // An error means that the thread is ending: then the memory is simply freed.
+            ROOM => drop(SPARE.try_with(|spare| {
+                let mut spare = spare.borrow_mut();
+                if spare.len() < SPARES {
+                    spare.push(memory);
+                }
+            })),
+            LARGE_ROOM => copy::give_buffer(memory.into_boxed_slice()),
+            _ => {}
+        }
     }
 }
 
@@ -135,9 +134,11 @@ impl Drop for Buffer {
 }
 
 fn spare(room: usize) -> Vec<u8> {
-    let list = if room == ROOM { &SPARE } else { &LARGE_SPARE };
-    list.with_borrow_mut(Vec::pop)
-        .unwrap_or_else(|| vec![0; room])
+    if room == LARGE_ROOM {
+        return copy::take_buffer().into_vec();
+    }
+    let kept = SPARE.with_borrow_mut(Vec::pop);
+    kept.unwrap_or_else(|| vec![0; ROOM])
 }
 
 #[cfg(test)]

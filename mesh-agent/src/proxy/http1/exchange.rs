@@ -183,36 +183,29 @@ async fn once(
 async fn conclude(mut flight: Flight<'_>, ended: Result<(), Stop>) -> Then {
     flight.count();
     let close = flight.close || flight.drain.is_leaving();
-    match ended {
+    let outcome = match ended {
         Ok(()) => {
             flight.exchange.end(Outcome::Complete);
-            if flight.close || !flight.sending.is_done {
+            return if flight.close || !flight.sending.is_done {
                 Then::End
             } else {
                 Then::Go
-            }
+            };
         }
-        Err(Stop::ClientGone) => Then::Break,
-        Err(Stop::Failed(outcome)) if flight.answer.has_begun() => {
-            flight.exchange.end(outcome);
-            Then::Break
-        }
-        // The endpoint gave up because the client has: there is nobody to answer.
-        Err(Stop::Failed(Outcome::UpstreamGone(_)) | Stop::Unanswered(_))
-            if flight.client.has_ended() =>
-        {
-            Then::Break
-        }
-        Err(Stop::Unanswered(why)) => {
-            let outcome = Outcome::UpstreamGone(why);
-            let (exchange, body) = (flight.exchange, flight.sending.body);
-            refuse(flight.client, exchange, outcome, body, close).await
-        }
-        Err(Stop::Failed(outcome)) => {
-            let (exchange, body) = (flight.exchange, flight.sending.body);
-            refuse(flight.client, exchange, outcome, body, close).await
-        }
+        Err(Stop::ClientGone) => return Then::Break,
+        Err(Stop::Unanswered(why)) => Outcome::UpstreamGone(why),
+        Err(Stop::Failed(outcome)) => outcome,
+    };
+    if flight.answer.has_begun() {
+        flight.exchange.end(outcome);
+        return Then::Break;
     }
+    // The endpoint gave up because the client has: there is nobody to answer.
+    if matches!(outcome, Outcome::UpstreamGone(_)) && flight.client.has_ended() {
+        return Then::Break;
+    }
+    let (exchange, body) = (flight.exchange, flight.sending.body);
+    refuse(flight.client, exchange, outcome, body, close).await
 }
 
 /// Our own answer, in Envoy's words.

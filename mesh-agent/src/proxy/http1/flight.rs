@@ -226,7 +226,7 @@ impl Flight<'_> {
         upstream: &mut Upstream,
     ) -> Poll<Result<(), Stop>> {
         loop {
-            if !self.answer.has_room() {
+            if !self.answer.input.has_room() {
                 if self.answer.input.data().len() >= MAX_HEAD {
                     return Poll::Ready(Err(bad("head of the answer is too large")));
                 }
@@ -359,12 +359,6 @@ impl Flight<'_> {
     /// Whether the connection to the endpoint can take another request.
     pub(super) fn leaves_reusable(&self) -> bool {
         self.sending.is_done && !self.sending.is_closed && self.answer.leaves_reusable()
-    }
-}
-
-impl Answer {
-    fn has_room(&self) -> bool {
-        self.input.has_room()
     }
 }
 
