@@ -46,6 +46,7 @@ mod outbound;
 pub mod outcome;
 pub mod pipe;
 mod pod;
+mod quiet;
 pub mod sniff;
 pub mod stream;
 mod threads;

@@ -13,6 +13,7 @@
 use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use h2::{
     RecvStream,
     server::{Connection, SendResponse},
@@ -27,7 +28,7 @@ use super::{
     hbone_stream::HboneStream,
     mux::{self, MuxError, MuxLimits},
     stream::Prefixed,
-    tunnel_keep_alive::{KeepAlive, KeepAliveLimits, Pings, Pulse},
+    tunnel_keep_alive::{Cue, KeepAlive, KeepAliveLimits, Pings, Pulse},
     tunnel_stream::{Kind, TunnelStream},
     tunnel_wire::{SMALL_FRAME_BUDGET, text},
 };
@@ -257,10 +258,10 @@ where
     let Some(pings) = connection.ping_pong() else {
         return Ok(());
     };
-    let mut keep_alive = KeepAlive::new(Pings::Hbone(pings), limits.keep_alive);
-    let mut leaving = false;
+    let keep_alive = KeepAlive::new(Pings::Hbone(pings), limits.keep_alive);
+    let mut cues = keep_alive.cues(async move { drain.leaving().await });
     loop {
-        // Each arm is cancel-safe: connection and keep-alive hold their own state.
+        // Each arm is cancel-safe: connection and cues hold their own state.
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
@@ -269,13 +270,11 @@ where
                 Some(Err(error)) => return Err(HboneError::Protocol(error)),
                 None => return Ok(()),
             },
-            pulse = keep_alive.next() => if pulse == Pulse::Silent {
-                return Err(HboneError::Silent);
+            Some(cue) = cues.next() => match cue {
+                Cue::Pulse(Pulse::Silent) => return Err(HboneError::Silent),
+                Cue::Pulse(Pulse::Beat) => {}
+                Cue::Leave => connection.graceful_shutdown(),
             },
-            () = drain.leaving(), if !leaving => {
-                leaving = true;
-                connection.graceful_shutdown();
-            }
         }
     }
 }
@@ -290,10 +289,11 @@ async fn serve_mux<Io>(
 where
     Io: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let mut keep_alive = KeepAlive::new(Pings::Mux(driver.pings()), limits.keep_alive);
+    let keep_alive = KeepAlive::new(Pings::Mux(driver.pings()), limits.keep_alive);
+    let mut cues = keep_alive.cues(async move { drain.leaving().await });
     let (mut leaving, mut idle_beats) = (false, 0);
     loop {
-        // Each arm is cancel-safe: driver and keep-alive hold their own state.
+        // Each arm is cancel-safe: driver and cues hold their own state.
         tokio::select! {
             ended = poll_fn(|context| {
                 let ended = driver.poll(context);
@@ -302,24 +302,24 @@ where
                 }
                 ended
             }) => return Ok(ended?),
-            pulse = keep_alive.next() => match pulse {
-                Pulse::Silent => {
+            Some(cue) = cues.next() => match cue {
+                Cue::Pulse(Pulse::Silent) => {
                     driver.give_up();
                     return Err(HboneError::Silent);
                 }
-                Pulse::Beat if leaving && driver.is_idle() => {
+                Cue::Pulse(Pulse::Beat) if leaving && driver.is_idle() => {
                     // Who was asked to close has had time to.
                     idle_beats += 1;
                     if idle_beats >= MOST_IDLE_BEATS {
                         return Ok(());
                     }
                 }
-                Pulse::Beat => idle_beats = 0,
+                Cue::Pulse(Pulse::Beat) => idle_beats = 0,
+                Cue::Leave => {
+                    leaving = true;
+                    driver.close();
+                }
             },
-            () = drain.leaving(), if !leaving => {
-                leaving = true;
-                driver.close();
-            }
         }
     }
 }

@@ -37,6 +37,7 @@ use super::{
     http_pool::{self, Pools},
     listen::{self, Way},
     pod::Pod,
+    quiet,
     tunnel::Tunnels,
 };
 use crate::{
@@ -222,7 +223,9 @@ pub(crate) fn start(
         .name(format!("data-{index}"))
         .spawn(move || {
             let local = LocalSet::new();
-            local.block_on(&runtime, run(index, tunnel, shared, lanes, orders));
+            // It is woken for every task of the thread, and has hardly ever something to do itself.
+            let run = quiet::once(run(index, tunnel, shared, lanes, orders));
+            local.block_on(&runtime, run);
         })
 }
 
@@ -237,7 +240,9 @@ async fn run(
     let thread = Rc::new(Thread::new(index, tunnel, shared, lanes));
     thread.apply(&mut snapshot);
     let mut publishing = true;
-    let mut sweep = tokio::time::interval(http_pool::SWEEP_INTERVAL);
+    // Not at once: there is nothing to look through, but what is just being opened.
+    let first = tokio::time::Instant::now() + http_pool::SWEEP_INTERVAL;
+    let mut sweep = tokio::time::interval_at(first, http_pool::SWEEP_INTERVAL);
     loop {
         // All arms are cancel-safe: what is not taken stays where it is.
         tokio::select! {

@@ -12,10 +12,14 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{
+    StreamExt,
+    stream::{self, LocalBoxStream, SelectAll},
+};
 use h2::{Ping, PingPong};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::mux;
+use super::{mux, quiet};
 
 /// How a silent peer is found.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +54,15 @@ pub(super) struct KeepAlive {
     waiting: Option<Instant>,
     /// The connection takes no more pings: its own end is near.
     closing: bool,
+}
+
+/// What a connection has to heed besides its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cue {
+    /// Of the peer.
+    Pulse(Pulse),
+    /// It is time to leave.
+    Leave,
 }
 
 /// What [`KeepAlive::next`] found.
@@ -96,8 +109,23 @@ impl KeepAlive {
         }
     }
 
+    /// The pulse for good, and that `leave` has ended. Costs next to nothing while neither has news.
+    pub(super) fn cues(
+        self,
+        leave: impl Future<Output = ()> + 'static,
+    ) -> SelectAll<LocalBoxStream<'static, Cue>> {
+        let pulses = stream::unfold(self, async |mut alive| {
+            Some((Cue::Pulse(alive.next().await), alive))
+        });
+        let leave = stream::once(async move {
+            leave.await;
+            Cue::Leave
+        });
+        quiet::all([pulses.boxed_local(), leave.boxed_local()])
+    }
+
     /// The next beat, or that there is none. Cancel-safe: all state is in `self`.
-    pub(super) async fn next(&mut self) -> Pulse {
+    async fn next(&mut self) -> Pulse {
         loop {
             tokio::select! {
                 goes_on = poll_fn(|context| self.pings.poll_answer(context)),

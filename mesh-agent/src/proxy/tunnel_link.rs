@@ -16,12 +16,13 @@ use std::{
     time::Duration,
 };
 
+use futures_util::StreamExt;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
     bulk::Asker,
     tunnel::{ConnectHeaders, Key, Pool, TunnelError, TunnelLimits},
-    tunnel_keep_alive::{KeepAlive, Pulse},
+    tunnel_keep_alive::{Cue, KeepAlive, Pulse},
     tunnel_stream::TunnelStream,
     tunnel_wire::{Requests, Unanswered, Wire},
 };
@@ -134,10 +135,11 @@ impl Link {
         let Some(pings) = wire.pings() else {
             return;
         };
-        let mut keep_alive = KeepAlive::new(pings, limits.keep_alive);
+        let keep_alive = KeepAlive::new(pings, limits.keep_alive);
+        let mut cues = keep_alive.cues(async move { drain.requested().await });
         let mut draining = false;
         loop {
-            // Each arm is cancel-safe: the wire and the keep-alive hold their own state.
+            // Each arm is cancel-safe: the wire and the cues hold their own state.
             tokio::select! {
                 ended = poll_fn(|context| {
                     let ended = wire.poll(context);
@@ -149,22 +151,24 @@ impl Link {
                     }
                     break;
                 }
-                pulse = keep_alive.next() => {
-                    if pulse == Pulse::Silent {
+                Some(cue) = cues.next() => match cue {
+                    Cue::Pulse(Pulse::Silent) => {
                         tracing::info!(to = %self.key.address, "tunnel closed: its peer is silent");
                         wire.give_up();
                         break;
                     }
-                    if self.is_stale(&identities) || self.is_idle_for(limits.idle_timeout) {
-                        self.retire();
+                    Cue::Pulse(Pulse::Beat) => {
+                        if self.is_stale(&identities) || self.is_idle_for(limits.idle_timeout) {
+                            self.retire();
+                        }
                     }
-                }
-                () = drain.requested(), if !draining => {
-                    draining = true;
-                    if self.is_idle_for(Duration::ZERO) {
-                        self.retire();
+                    Cue::Leave => {
+                        draining = true;
+                        if self.is_idle_for(Duration::ZERO) {
+                            self.retire();
+                        }
                     }
-                }
+                },
                 () = self.became_idle.notified(), if draining => self.retire(),
             }
         }
