@@ -2,8 +2,9 @@
 
 //! Runs a session over a byte stream, on one thread.
 //!
-//! The driver is woken by the first frame that is queued and runs after the tasks that are ready
-//! by then, so what they all queue is sealed and written at once. Knows nothing of who the peer is.
+//! The driver is woken by the first frame that is queued, and before it writes it lets the thread look
+//! once for what else has come meanwhile: what all those tasks queue is sealed and written at once.
+//! Knows nothing of who the peer is.
 //!
 //! Invariants: no waker is woken and nothing foreign is called while the session is borrowed; when
 //! the driver is gone, the session has ended. A client ends its direction after the last stream, and
@@ -15,7 +16,7 @@ use std::{
     fmt,
     future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -72,6 +73,8 @@ pub(in super::super) struct Driver<Io> {
     /// How much of `out` is written.
     written: usize,
     is_flushed: bool,
+    /// Others had the chance to queue something, too.
+    has_waited: bool,
     /// Our direction has ended.
     is_shut_down: bool,
 }
@@ -175,6 +178,7 @@ impl<Io> Driver<Io> {
             out: Vec::new(),
             written: 0,
             is_flushed: true,
+            has_waited: false,
             is_shut_down: false,
         }
     }
@@ -282,6 +286,7 @@ impl<Io: AsyncBufRead + AsyncWrite + Unpin> Driver<Io> {
         if self.is_shut_down {
             return Poll::Pending;
         }
+        ready!(self.poll_others(context));
         if let Err(error) = ready!(self.poll_write_all(context)) {
             return Poll::Ready(self.ended_by(broken(error)));
         }
@@ -298,6 +303,19 @@ impl<Io: AsyncBufRead + AsyncWrite + Unpin> Driver<Io> {
             }
             Err(error) => Poll::Ready(self.ended_by(broken(error))),
         }
+    }
+
+    /// Lets whoever is ready by now queue what he has, once for each time that there is something to
+    /// write: a segment of its own costs far more than that look.
+    fn poll_others(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let wants = self.out.is_empty() && self.shared.with(|session| session.wants_to_send());
+        if wants && !self.has_waited {
+            self.has_waited = true;
+            // Only asked for its wake-up, which comes behind the next look at all sockets.
+            return pin!(tokio::task::yield_now()).poll(context);
+        }
+        self.has_waited = false;
+        Poll::Ready(())
     }
 
     /// Writes all that is queued, and flushes.
