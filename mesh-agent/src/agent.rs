@@ -12,6 +12,7 @@
 mod authority;
 mod cleanup;
 mod hand_over;
+mod memory;
 mod report;
 mod source;
 mod stopping;
@@ -30,10 +31,9 @@ use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
-    task::block_in_place,
     time::{Instant, sleep_until},
 };
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 pub use self::cleanup::cleanup;
 use self::{
@@ -384,33 +384,25 @@ fn serve_ztunnel_dump(address: SocketAddr, views: Views, tasks: &Tasks) {
     });
 }
 
-/// Logs `ready` once everything the first configuration asked for is in place.
+/// Logs `ready` once everything the first configuration asked for is in place, and tidies up behind the
+/// start.
 fn announce_ready(tasks: &Tasks, views: Views, node: &str) {
     let node = node.to_owned();
     let drain = tasks.drain();
     tasks.spawn("announce-ready", async move {
-        let wait = async {
+        let work = async {
             while !admin::missing(&views).is_empty() {
                 tokio::time::sleep(READY_INTERVAL).await;
             }
+            info!(node, "ready");
+            memory::give_back_often().await;
         };
-        // Cancel-safe: waiting changes nothing.
+        // Cancel-safe: to wait changes nothing, and to give memory back nothing that anybody sees.
         tokio::select! {
-            () = wait => {
-                info!(node, "ready");
-                give_back();
-            }
+            () = work => {}
             () = drain.requested() => {}
         }
     });
-}
-
-/// What only the start needed is half of what an idle agent weighs.
-fn give_back() {
-    match block_in_place(datapath::give_back) {
-        Ok((before, after)) => debug!(before, after, "bytes of files mapped"),
-        Err(error) => warn!(%error, "the memory of the start stays in use"),
-    }
 }
 
 fn observe_datapath(
