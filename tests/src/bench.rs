@@ -109,6 +109,9 @@ fn bring_up(
         let plane = Plane::up(wanted, &options.agent_flags);
         let wire = wire_check::look(&plane)?;
         progress.say(&format!("{}: wire: {wire}", plane.name));
+        if options.loss > 0.0 && !wanted.one_node {
+            plane.stage.lose(options.loss);
+        }
         Ok((plane, wire))
     })
 }

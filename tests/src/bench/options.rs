@@ -24,6 +24,7 @@ usage: mesh-bench [OPTIONS]
   --fixed-seconds N   length of a sample at a fixed rate [8; quick: 3]
   --peer NAME=PATH    another data plane, brought up by the program PATH; may be given again
   --agent-flag FLAG   a further flag for our agents; may be given again
+  --loss PERCENT      of the packets between the nodes that much is lost, by chance [0]
   --json FILE         everything, with every sample
   --plot FILE         our ratios to the two Envoys, as an SVG
   --quiet-below X     a sample during which others used more of the machine is disturbed [0.1]
@@ -46,6 +47,8 @@ pub struct Options {
     pub(super) budget: Option<Duration>,
     pub(super) quick: bool,
     pub(super) agent_flags: Vec<String>,
+    /// In percent.
+    pub(super) loss: f64,
     pub(super) json: Option<PathBuf>,
     pub(super) plot: Option<PathBuf>,
     /// Say what there is, and measure nothing.
@@ -66,6 +69,7 @@ struct Typed {
     fixed_seconds: Option<u32>,
     budget: Option<u64>,
     quiet_below: Option<f64>,
+    loss: Option<f64>,
     json: Option<PathBuf>,
     plot: Option<PathBuf>,
 }
@@ -91,6 +95,7 @@ impl Options {
             budget: budget.map(Duration::from_secs),
             quick,
             agent_flags: typed.agent_flags,
+            loss: percentage(typed.loss.unwrap_or_default())?,
             json: typed.json,
             plot: typed.plot,
             list: typed.list,
@@ -129,6 +134,7 @@ impl Typed {
                 "--fixed-seconds" => typed.fixed_seconds = Some(number(word, value()?)?),
                 "--budget" => typed.budget = Some(number(word, value()?)?),
                 "--quiet-below" => typed.quiet_below = Some(number(word, value()?)?),
+                "--loss" => typed.loss = Some(number(word, value()?)?),
                 "--json" => typed.json = Some(value()?.into()),
                 "--plot" => typed.plot = Some(value()?.into()),
                 _ => return Err(format!("unknown option {word:?}")),
@@ -148,6 +154,14 @@ fn number<T: std::str::FromStr<Err: std::fmt::Display>>(
 ) -> Result<T, String> {
     text.parse()
         .map_err(|error| format!("{option} {text:?}: {error}"))
+}
+
+fn percentage(number: f64) -> Result<f64, String> {
+    if (0.0..=50.0).contains(&number) {
+        Ok(number)
+    } else {
+        Err(format!("--loss {number}: from 0 to 50"))
+    }
 }
 
 #[cfg(test)]
@@ -209,6 +223,7 @@ mod tests {
         check_refused("--rounds", "--rounds needs a value");
         check_refused("--rounds many", "--rounds \"many\"");
         check_refused("--planes linkerd", "no plane \"linkerd\"");
+        check_refused("--loss 51", "from 0 to 50");
         check_refused("--only h3", "no measure begins with \"h3\"");
         check_refused("--peer nameless", "NAME=PATH");
         check_refused("--peer agent=/x", "is taken");

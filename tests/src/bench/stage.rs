@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::account::with_descendants;
-use crate::{Agent, Lab, Pod, foreign::Server};
+use crate::{Agent, Lab, Pod, command::run_ok, foreign::Server, topology::LINK};
 
 /// The Service, and the host name of every request.
 pub(super) const HOST: &str = "app";
@@ -139,6 +139,21 @@ impl Stage {
     /// The body of a gRPC call, in a file.
     pub(super) fn grpc_body(&self) -> PathBuf {
         self.lab.directory().join("grpc-body")
+    }
+
+    /// From now on `percent` of what one node sends to the other is lost, by chance.
+    ///
+    /// # Panics
+    /// When the system cannot do that.
+    #[track_caller]
+    pub(super) fn lose(&self, percent: f64) {
+        let chance = (percent / 100.0).to_string();
+        for node in [&self.lab.a, &self.lab.b] {
+            let mut iptables = node.netns.command("iptables");
+            iptables.args(["-w", "-t", "raw", "-A", "PREROUTING", "-i", LINK]);
+            iptables.args(["-m", "statistic", "--mode", "random", "--probability"]);
+            run_ok(iptables.args([&chance, "-j", "DROP"]));
+        }
     }
 }
 
