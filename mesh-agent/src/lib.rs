@@ -24,3 +24,8 @@ pub mod proxy;
 pub mod settings;
 pub mod tasks;
 pub mod telemetry;
+
+/// Counts what tests ask of it.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: &stats_alloc::StatsAlloc<std::alloc::System> = &stats_alloc::INSTRUMENTED_SYSTEM;

@@ -4,6 +4,7 @@
 //! programs. VIPs are further addresses of 127.0.0.0/8, so that a listener on the wildcard address
 //! plays the captured pod's.
 
+mod allocations;
 mod authorization;
 mod differential;
 mod http2;

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a request costs in memory: how often the allocator is asked, and how large what waits is.
+//!
+//! The allocator counts for the whole process, so what is counted runs in a process of its own: this
+//! test program again, with one test. Bounds are what is needed today, and a little: who exceeds them has
+//! to say why.
+
+use std::{
+    env,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    process::Command,
+    thread,
+};
+
+use stats_alloc::Region;
+
+use super::mesh::{Mesh, cluster, rule, to};
+use crate::{
+    ALLOCATOR,
+    model::Protocol,
+    proxy::{Http1Engine, http1, inbound, outbound},
+};
+
+const ALONE: &str = "MESH_AGENT_TEST_COUNTS_ALLOCATIONS";
+const REQUEST: &[u8] =
+    b"GET /items/7 HTTP/1.1\r\nHost: shop\r\nUser-Agent: test\r\nAccept: */*\r\n\r\n";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok";
+const WARM_UP: usize = 100;
+const REQUESTS: usize = 1_000;
+
+/// Answers each request that comes; takes no memory meanwhile.
+fn serve(mut stream: &TcpStream) {
+    let mut bytes = [0; 4096];
+    while let Ok(count) = stream.read(&mut bytes) {
+        if count == 0 || stream.write_all(ANSWER).is_err() {
+            return;
+        }
+    }
+}
+
+fn ask(mut stream: &TcpStream, times: usize) {
+    let mut bytes = [0; 4096];
+    for _ in 0..times {
+        stream.write_all(REQUEST).expect("room");
+        let mut length = 0;
+        while !bytes[..length].ends_with(b"\r\n\r\nok") {
+            let count = stream.read(&mut bytes[length..]).expect("an answer");
+            assert!(count > 0, "{}", String::from_utf8_lossy(&bytes[..length]));
+            length += count;
+        }
+    }
+}
+
+/// How often the allocator is asked for one request on a connection that has had many.
+fn count() -> f64 {
+    let app = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = app.local_addr().expect("bound");
+    drop(thread::spawn(move || {
+        app.incoming().flatten().for_each(|stream| serve(&stream));
+    }));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let (mesh, vip) = runtime.block_on(async {
+        let mesh = Mesh::start_with(Http1Engine::Fast);
+        let rules = vec![rule(vec![(1, to(cluster(&[address])))], None)];
+        let vip = mesh
+            .service(1, Protocol::Http, cluster(&[address]), rules)
+            .await;
+        (mesh, vip)
+    });
+    let client = TcpStream::connect(SocketAddr::new(vip.ip(), mesh.port())).expect("captured");
+    ask(&client, WARM_UP);
+    let region = Region::new(ALLOCATOR);
+    ask(&client, REQUESTS);
+    let change = region.change();
+    #[expect(clippy::cast_precision_loss, reason = "few of them")]
+    let per_request = (change.allocations + change.reallocations) as f64 / REQUESTS as f64;
+    per_request
+}
+
+#[test]
+fn a_request_asks_the_allocator_seldom() {
+    if env::var_os(ALONE).is_some() {
+        let asked = count();
+        println!("allocations a request: {asked}");
+        assert!(asked <= 11.0, "{asked} allocations a request");
+        return;
+    }
+    let name = "proxy::tests::allocations::a_request_asks_the_allocator_seldom";
+    let output = Command::new(env::current_exe().expect("this program"))
+        .args(["--exact", name, "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .expect("this program again");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let failed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{failed}");
+    assert!(text.contains("1 passed"), "it did not run:\n{text}");
+}
+
+fn size<A, B, F: Future>(_: fn(A, B) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[track_caller]
+fn check_size(what: &str, size: usize, most: usize) {
+    println!("{what}: {size} bytes");
+    assert!(size <= most, "{what} takes {size} bytes, not {most}");
+}
+
+#[test]
+fn what_waits_for_an_idle_connection_is_small() {
+    check_size("a connection from a pod", size(outbound::serve), 512);
+    check_size("HTTP/1.1 by hand", size(http1::serve), 512);
+    check_size("a connection to a pod", size(inbound::serve), 1_088);
+}
