@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     artefacts, chart,
     command::{self, Steps, cargo, program},
-    kernels, pins,
+    envoy, kernels, pins,
     setup::{self, Lacking, Scope},
 };
 
@@ -41,7 +41,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     };
     match kind {
         "unit" => {
-            setup::ensure(&[Scope::Build])?;
+            setup::ensure(&[Scope::Build, Scope::Benchmark])?;
             unit(filter)
         }
         "netns" => {
@@ -100,7 +100,8 @@ fn unit(filter: Option<&str>) -> Result<()> {
         "--bins",
     ]);
     test.args(["--no-fail-fast", "--"]).args(filter);
-    command::run(&mut test)
+    // What HTTP/1.1 is compared with.
+    command::run(test.env("ENVOY_BIN", envoy::get()?))
 }
 
 /// Builds outside, where cargo's directories are, then goes on inside.

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Version,
+    HeaderValue, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING},
     request,
 };
@@ -197,8 +197,8 @@ async fn handle(
     mut head: request::Parts,
     body: RequestBody,
 ) -> Result<Response<ReplyBody>, ClientLeft> {
-    if head.method == Method::CONNECT {
-        return Ok(refuse(exchange, Outcome::Unsupported));
+    if let Some(what) = http_headers::unsupported(&head) {
+        return Ok(refuse(exchange, Outcome::Unsupported(what)));
     }
     let decided = match &front.inbound {
         Some(inbound) => inbound.decide(&head),
@@ -222,6 +222,7 @@ async fn handle(
     if let Some(rewritten) = rewritten {
         http_headers::rewrite(&mut head, *rewritten);
     }
+    http_headers::use_origin_form(&mut head);
     let switch = http_headers::clean_request(&mut head.headers);
     if let Some(edits) = &edits {
         edits.apply_request(&mut head.headers);

@@ -45,6 +45,35 @@ pub(crate) fn clean_request(headers: &mut HeaderMap) -> bool {
     }
 }
 
+/// What of the request a transparent proxy cannot carry. Reference: RFC 9112 section 6.1 for codings.
+pub(crate) fn unsupported(head: &request::Parts) -> Option<&'static str> {
+    if head.method == Method::CONNECT {
+        return Some("CONNECT is not supported");
+    }
+    let codings = head.headers.get_all(TRANSFER_ENCODING);
+    let is_known = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    (!codings.iter().all(is_known)).then_some("transfer coding is not supported")
+}
+
+/// Makes a target that names an authority, as for a forward proxy, one for the server that has it.
+/// Reference: RFC 9112 section 3.2.2: `Host` follows the target.
+pub(crate) fn use_origin_form(head: &mut request::Parts) {
+    if head.version >= Version::HTTP_2 {
+        return;
+    }
+    let Some(authority) = head.uri.authority() else {
+        return;
+    };
+    // Who asks is nothing that a Host says.
+    let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+    let host = HeaderValue::from_str(host).expect("an authority is visible ASCII");
+    head.headers.insert(HOST, host);
+    head.uri = match head.uri.path_and_query() {
+        Some(target) => Uri::from(target.clone()),
+        None => Uri::from_static("/"),
+    };
+}
+
 /// Gives a request the URL that its route wants the endpoint to see.
 pub(crate) fn rewrite(head: &mut request::Parts, rewritten: Rewritten) {
     let mut parts = std::mem::take(&mut head.uri).into_parts();
@@ -254,6 +283,35 @@ mod tests {
                 head.headers.get(HOST).map(|host| host.as_bytes()),
                 want_host.map(str::as_bytes)
             );
+        }
+    }
+
+    #[test]
+    fn a_target_for_a_forward_proxy_becomes_one_for_the_server() {
+        for (target, want_target, want_host) in [
+            ("/a?b", "/a?b", "was"),
+            ("http://other/a?b", "/a?b", "other"),
+            ("http://me:secret@other:81/", "/", "other:81"),
+            ("http://other", "/", "other"),
+        ] {
+            let request = http::Request::get(target).header(HOST, "was");
+            let (mut head, ()) = request.body(()).unwrap().into_parts();
+            use_origin_form(&mut head);
+            assert_eq!(head.uri.to_string(), want_target);
+            assert_eq!(head.headers[HOST], want_host);
+        }
+    }
+
+    #[test]
+    fn codings_that_nobody_here_knows_are_not_carried() {
+        for (coding, known) in [
+            ("chunked", true),
+            ("Chunked", true),
+            ("gzip, chunked", false),
+        ] {
+            let request = http::Request::post("/").header(TRANSFER_ENCODING, coding);
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            assert_eq!(unsupported(&head).is_none(), known, "{coding}");
         }
     }
 

@@ -48,8 +48,8 @@ pub enum Outcome {
     ClientGone,
     /// What the client sent is not what it should be.
     Malformed(Arc<str>),
-    /// A method that a transparent proxy cannot carry: CONNECT.
-    Unsupported,
+    /// What a transparent proxy cannot carry, in a few words: CONNECT, codings that it does not know.
+    Unsupported(&'static str),
     /// Plaintext to a port that accepts mutual TLS only.
     PolicyDenied,
     /// An AuthorizationPolicy denies it, or none of those that could allow it does.
@@ -83,14 +83,14 @@ impl Outcome {
             Self::StreamRefused(_) | Self::Overflow => 503,
             Self::TimedOut => 504,
             Self::Malformed(_) => 400,
-            Self::Unsupported => 501,
+            Self::Unsupported(_) => 501,
         }
     }
 
     /// Envoy's response flags; `-` for none.
     pub fn flags(&self) -> &'static str {
         match self {
-            Self::Complete | Self::Unsupported | Self::Redirected { .. } => "-",
+            Self::Complete | Self::Unsupported(_) | Self::Redirected { .. } => "-",
             Self::Answered(_) => "-",
             Self::Aborted(_) => "FI",
             Self::Refused(refusal) => refusal.flag.as_str(),
@@ -128,7 +128,7 @@ impl Outcome {
             Self::Overflow => Some("the client has as much under way as it may"),
             Self::TimedOut => Some("route timeout"),
             Self::ClientGone => Some("downstream disconnected"),
-            Self::Unsupported => Some("CONNECT is not supported"),
+            Self::Unsupported(what) => Some(what),
             Self::PolicyDenied => Some("connection closed due to policy rejection"),
             Self::Denied(denial) => Some(denial.as_str()),
             Self::PolicyChanged(why) | Self::DeniedThere(why) => Some(why),
@@ -168,7 +168,7 @@ impl Outcome {
             Self::Overflow => Cow::Owned(format!("{RESET}. reset reason: overflow")),
             Self::TimedOut => Cow::Borrowed("upstream request timeout"),
             Self::Malformed(_) => Cow::Borrowed("Bad Request"),
-            Self::Unsupported => Cow::Borrowed("CONNECT is not supported"),
+            Self::Unsupported(what) => Cow::Borrowed(what),
         }
     }
 }

@@ -11,6 +11,7 @@
 //! - An answer that can be read in two ways: 502 by hand ([`smuggled answers`](super::smuggling));
 //!   hyper takes the reading of its choice, or breaks the client's connection.
 
+mod envoy;
 pub(super) mod script;
 pub(super) mod wire;
 
@@ -41,7 +42,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A proxy with an endpoint that writes down what it is asked.
 pub(super) struct Bench {
     pub(super) mesh: Mesh,
-    vip: SocketAddr,
+    table: Table,
+}
+
+/// An endpoint that writes down what it is asked, and the proxy in front of it.
+struct Table {
+    /// Where clients connect to.
+    through: SocketAddr,
     stage: Arc<Mutex<Stage>>,
 }
 
@@ -73,25 +80,39 @@ impl Bench {
     /// A proxy that serves HTTP/1 by `engine`.
     pub(super) async fn start(engine: Http1Engine) -> Self {
         let mesh = Mesh::start_with(engine);
+        let (mut table, app) = Table::set(&mesh).await;
+        let endpoints = cluster(&[app]);
+        table.through = mesh.service(1, Protocol::Http, endpoints, vec![]).await;
+        Self { mesh, table }
+    }
+
+    /// Plays `script`, and says what was seen.
+    pub(super) async fn play(&self, script: &Script) -> Seen {
+        self.table.play(script).await
+    }
+}
+
+impl Table {
+    /// An endpoint among the tasks of `mesh`, and its address, with nothing in front.
+    async fn set(mesh: &Mesh) -> (Self, SocketAddr) {
         let stage = Arc::<Mutex<Stage>>::default();
         let shared = Arc::clone(&stage);
         let app = mesh
             .app(move |stream| answer_all(stream, Arc::clone(&shared)))
             .await;
-        let endpoints = cluster(&[app]);
-        let vip = mesh.service(1, Protocol::Http, endpoints, vec![]).await;
-        Self { mesh, vip, stage }
+        let through = app;
+        (Self { through, stage }, app)
     }
 
     /// Plays `script`, and says what was seen.
-    pub(super) async fn play(&self, script: &Script) -> Seen {
+    async fn play(&self, script: &Script) -> Seen {
         {
             let mut stage = self.stage.lock().expect("no panic");
             stage.answer.clone_from(&script.answer);
             stage.close = script.endpoint_closes;
             stage.asked.clear();
         }
-        let mut client = connect(self.vip).await;
+        let mut client = connect(self.through).await;
         let (mut reader, mut writer) = client.split();
         let sending = async {
             for piece in &script.pieces {
@@ -123,9 +144,7 @@ impl Bench {
             end,
         }
     }
-}
 
-impl Bench {
     /// What the endpoint was asked, without what was cut short: how much of that it sees, and when,
     /// is chance.
     fn asked(&self) -> Vec<Asked> {
