@@ -44,7 +44,10 @@ pub(super) fn take(plane: &Plane, measure: &Measure, options: &Options) -> Taken
     let seconds = options.seconds;
     let with_memory = measure.key == "h1_c64";
     match measure.load {
-        Load::Idle => Ok((memory_figures(&account::memory(&plane.pids())), 0.0)),
+        Load::Idle => {
+            thread::sleep(REST.saturating_sub(plane.since.elapsed()));
+            Ok((memory_figures(&account::memory(&plane.pids())), 0.0))
+        }
         Load::Http1 { connections } => {
             let command = wrk(plane, connections, seconds, &[], "/");
             requests(plane, command, seconds, with_memory, tool::wrk)
@@ -171,6 +174,9 @@ fn bulk(plane: &Plane, seconds: u32) -> Taken {
     figures.extend([("gbps", found.bits_per_second / 1e9), ("errors", 0.0)]);
     Ok((figures, ran.foreign))
 }
+
+/// How long a plane rests from its start and its first requests before it counts as idle.
+const REST: Duration = Duration::from_secs(10);
 
 /// How long connections idle before memory is looked at.
 const SETTLE: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@
 //! nothing of what is measured. Invariant: what [`Plane::pids`] names is all that works for the
 //! plane outside the kernel.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
 
 use super::{
     account::with_descendants,
@@ -134,6 +134,8 @@ pub(super) struct Plane {
     pub(super) name: String,
     pub(super) wanted: Wanted,
     proxies: Proxies,
+    /// When it was up.
+    pub(super) since: Instant,
     /// Dropped last: its nodes go with it.
     pub(super) stage: Stage,
 }
@@ -158,6 +160,7 @@ impl Plane {
             name: wanted.name(),
             wanted: wanted.clone(),
             proxies,
+            since: Instant::now(),
             stage,
         }
     }
