@@ -40,6 +40,7 @@ mod destination_rule;
 mod dirty;
 mod endpoints;
 mod enrol;
+mod entries;
 mod facts;
 mod filters;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -53,6 +54,7 @@ mod intern;
 mod istio;
 mod load;
 mod loads;
+mod names;
 mod pod;
 mod pods;
 mod policy;
@@ -65,17 +67,20 @@ mod routes;
 mod security;
 mod selection;
 mod service;
+mod service_entry;
 mod services;
 mod slices;
 mod traffic_policy;
 mod treatment;
 mod tree;
 mod virtual_service;
+mod workload_entry;
 
 pub use self::{
     client::{ClientError, client},
     frontier::Frontier,
     index::{Index, IndexSettings},
+    names::resolve as resolve_names,
     object::{Kind, Object, ObjectKey, Revision},
     problem::{Origin, Problem, Report, Severity},
     roots::watch_roots,

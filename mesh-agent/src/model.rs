@@ -29,6 +29,7 @@ pub mod spiffe;
 pub mod text;
 pub mod treatment;
 pub mod upstream;
+pub mod visibility;
 pub mod workload;
 
 pub use self::{
@@ -55,5 +56,6 @@ pub use self::{
     text::TextMatch,
     treatment::{DirectAnswer, Treatment},
     upstream::{Balancer, Limits, UpstreamPolicy, UpstreamUse},
+    visibility::Visibility,
     workload::{Labels, Workload, WorkloadUid},
 };

@@ -17,8 +17,8 @@ use crate::{
     identity::{CertificateAuthority, Identities},
     model::{
         Backend, Cluster, Endpoint, HttpRoutes, HttpRule, InboundPolicy, MtlsMode, ObjectRef,
-        Protocol, Schedule, Service, ServiceName, ServicePort, Snapshot, SpiffeId, Workload,
-        WorkloadUid,
+        Protocol, Schedule, Service, ServiceName, ServicePort, Snapshot, SpiffeId, Visibility,
+        Workload, WorkloadUid,
     },
     proxy::{ProxyView, ThreadView},
     tasks::Tasks,
@@ -275,6 +275,7 @@ fn service(endpoint: &Arc<Workload>) -> Service {
         vips: vec![[10, 96, 0, 7].into()],
         ports: vec![Arc::new(http), Arc::new(tcp)],
         captured: true,
+        visibility: Visibility::Everyone,
     }
 }
 

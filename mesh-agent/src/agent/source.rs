@@ -38,7 +38,8 @@ pub(super) struct Source {
 /// The directory cannot be read or watched; nothing says how to reach the Kubernetes API. That it
 /// does not answer is no error.
 pub(super) async fn start(settings: &RunSettings, tasks: &Tasks) -> anyhow::Result<Source> {
-    let index = Index::new(index_settings(settings));
+    let mut index = Index::new(index_settings(settings));
+    config::resolve_names(&mut index, tasks);
     let (snapshot, report) = (index.subscribe(), index.report());
     let (state, frontier) = match &settings.source.config_dir {
         Some(dir) => {

@@ -16,6 +16,7 @@ use super::{
     dirty::Dirty,
     endpoints::Endpoints,
     enrol::NamespaceFacts,
+    entries::Entries,
     guards::Selected,
     index::{IndexSettings, Shelves},
     pod::PodFacts,
@@ -31,6 +32,7 @@ use crate::model::{Snapshot, SpiffeId, Workload};
 #[derive(Debug)]
 pub(super) struct Joined {
     pods: Pods,
+    entries: Entries,
     endpoints: Endpoints,
     services: Services,
     references: References,
@@ -42,6 +44,7 @@ impl Joined {
     pub(super) fn new(settings: &IndexSettings) -> Self {
         Self {
             pods: Pods::new(&settings.node),
+            entries: Entries::default(),
             endpoints: Endpoints::default(),
             services: Services::default(),
             references: References::default(),
@@ -66,6 +69,7 @@ impl Joined {
         );
         let Self {
             pods,
+            entries,
             endpoints,
             services,
             references,
@@ -73,16 +77,24 @@ impl Joined {
         } = self;
         let touched = pods.update(shelves, settings, &composer, dirty);
         let domain = &settings.cluster_domain;
-        let changed = endpoints.update(shelves, domain, pods, dirty, &touched);
-        services.update(shelves, settings, endpoints, dirty, changed);
+        let hosts = entries.update(shelves, domain, dirty, &touched);
+        let mut changed = endpoints.update(shelves, domain, pods, entries, (dirty, &touched));
+        endpoints.update_entries(shelves, domain, pods, entries, hosts, &mut changed);
+        services.update(shelves, settings, (entries, endpoints), dirty, changed);
         let mut problems: BTreeSet<Problem> = services.problems().cloned().collect();
         let findings = composer.findings.into_iter();
         problems.extend(findings.flat_map(|findings| findings.problems));
+        entries.problems(shelves, &mut problems);
         references.update(shelves, settings, endpoints, pods, dirty, &touched);
         references.check(shelves, pods, &mut problems);
         selected.update(shelves, &settings.root_namespace, pods, dirty, &touched);
         selected.check(shelves, &settings.root_namespace, pods, &mut problems);
         problems.into_iter().collect()
+    }
+
+    /// The names that are to be resolved.
+    pub(super) fn names(&self, shelves: &Shelves) -> BTreeSet<Arc<str>> {
+        self.entries.names(shelves)
     }
 
     /// What there is now. Shares with earlier snapshots what is the same.

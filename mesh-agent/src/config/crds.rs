@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 pub use self::install::{InstallError, Installed, install};
 use super::{
     authorization::AuthorizationPolicySpec,
-    istio::{DestinationRuleSpec, VirtualServiceSpec},
+    istio::{DestinationRuleSpec, ServiceEntrySpec, VirtualServiceSpec, WorkloadEntrySpec},
     security::{PeerAuthenticationSpec, PolicySpec},
 };
 
@@ -41,7 +41,7 @@ struct Shape {
     columns: &'static [(&'static str, &'static str, &'static str)],
 }
 
-const SHAPES: [Shape; 6] = [
+const SHAPES: [Shape; 8] = [
     Shape {
         group: "networking.istio.io",
         kind: "VirtualService",
@@ -65,6 +65,31 @@ const SHAPES: [Shape; 6] = [
         versions: &["v1", "v1beta1", "v1alpha3"],
         spec: spec::<DestinationRuleSpec>,
         columns: &[("Host", "string", ".spec.host"), AGE],
+    },
+    Shape {
+        group: "networking.istio.io",
+        kind: "ServiceEntry",
+        plural: "serviceentries",
+        short: Some("se"),
+        scope: "Namespaced",
+        versions: &["v1", "v1beta1", "v1alpha3"],
+        spec: spec::<ServiceEntrySpec>,
+        columns: &[
+            ("Hosts", "string", ".spec.hosts"),
+            ("Location", "string", ".spec.location"),
+            ("Resolution", "string", ".spec.resolution"),
+            AGE,
+        ],
+    },
+    Shape {
+        group: "networking.istio.io",
+        kind: "WorkloadEntry",
+        plural: "workloadentries",
+        short: Some("we"),
+        scope: "Namespaced",
+        versions: &["v1", "v1beta1", "v1alpha3"],
+        spec: spec::<WorkloadEntrySpec>,
+        columns: &[("Address", "string", ".spec.address"), AGE],
     },
     Shape {
         group: "security.istio.io",

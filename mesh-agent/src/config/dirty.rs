@@ -16,6 +16,11 @@ pub(super) struct Dirty {
     pub(super) pods: HashSet<Name>,
     pub(super) services: HashSet<Name>,
     pub(super) slices: HashSet<Name>,
+    /// ServiceEntries.
+    pub(super) entries: HashSet<Name>,
+    pub(super) workload_entries: HashSet<Name>,
+    /// Names that resolve to other addresses than before.
+    pub(super) names: HashSet<Arc<str>>,
     /// VirtualServices, DestinationRules and routes.
     pub(super) routing: HashSet<(Kind, Name)>,
     /// What decides about all pods of a namespace, or of the mesh.
@@ -39,6 +44,12 @@ impl Dirty {
             Kind::EndpointSlice => {
                 self.slices.insert(name);
             }
+            Kind::ServiceEntry => {
+                self.entries.insert(name);
+            }
+            Kind::WorkloadEntry => {
+                self.workload_entries.insert(name);
+            }
             Kind::VirtualService | Kind::DestinationRule | Kind::HttpRoute | Kind::GrpcRoute => {
                 self.routing.insert((kind, name));
             }
@@ -56,6 +67,8 @@ impl Dirty {
     /// Whether an object changed whose owner is told what became of it, or a Service, on which
     /// that depends.
     pub(super) fn concerns_owners(&self) -> bool {
-        !(self.services.is_empty() && self.routing.is_empty() && self.policies.is_empty())
+        let entries = self.entries.is_empty() && self.workload_entries.is_empty();
+        let others = self.services.is_empty() && self.routing.is_empty();
+        !(entries && others && self.policies.is_empty())
     }
 }

@@ -16,6 +16,7 @@ use std::{
 use super::{
     destination_rule::SubsetFacts,
     dirty::Dirty,
+    entries::{self, Entries},
     facts::{Meta, Name, Shelf},
     index::Shelves,
     loads::Loads,
@@ -112,8 +113,8 @@ impl Endpoints {
         shelves: &Shelves,
         domain: &str,
         pods: &Pods,
-        dirty: &Dirty,
-        touched: &Touched,
+        entries: &Entries,
+        (dirty, touched): (&Dirty, &Touched),
     ) -> BTreeSet<Arc<str>> {
         let mut names = dirty.services.clone();
         self.slices
@@ -130,6 +131,8 @@ impl Endpoints {
                         self.sockets(shelves, facts, &name, &pods.by_address, &selection);
                     self.put(&host, &name, enrolled, sockets)
                 }
+                // Slices may be left of a Service that is gone.
+                None if entries.get(&host).is_some() => true,
                 None => self.remove(&host),
             };
             if !same || dirty.services.contains(&name) {
@@ -137,6 +140,37 @@ impl Endpoints {
             }
         }
         changed
+    }
+
+    /// Takes in hosts of ServiceEntries whose owners or endpoints may be others; adds those that are
+    /// not what they were, or that are gone, to `changed`.
+    pub(super) fn update_entries(
+        &mut self,
+        shelves: &Shelves,
+        domain: &str,
+        pods: &Pods,
+        entries: &Entries,
+        hosts: BTreeSet<Arc<str>>,
+        changed: &mut BTreeSet<Arc<str>>,
+    ) {
+        let selection = Selection::new(pods, &shelves.pods, hosts.len());
+        for host in hosts {
+            let same = match entries.get(&host) {
+                Some(entry) => {
+                    let meta = &entry.facts.meta;
+                    let name = (Arc::clone(&meta.namespace), Arc::clone(&meta.name));
+                    let sockets = entry.sockets(shelves, pods, &selection);
+                    let workloads = sockets.iter().flatten().filter_map(|(_, one)| one.as_ref());
+                    let enrolled = workloads.into_iter().any(|workload| workload.enrolled);
+                    self.put(&host, &name, enrolled, sockets)
+                }
+                None if entries::service_of(shelves, &host, domain).is_some() => true,
+                None => self.remove(&host),
+            };
+            if !same || entries.is_new(&host) {
+                changed.insert(host);
+            }
+        }
     }
 
     /// Adds the Services without slices whose selectors are for pods that changed.
@@ -245,6 +279,7 @@ impl Endpoints {
 /// All Services as the compiler of one of them sees them.
 pub(super) struct Catalog<'a> {
     pub(super) shelf: &'a Shelf<ServiceFacts>,
+    pub(super) entries: &'a Entries,
     pub(super) endpoints: &'a mut Endpoints,
     /// The host names that were asked for, whether there are such Services or not.
     pub(super) used: BTreeSet<Arc<str>>,
@@ -261,6 +296,9 @@ impl<'a> Catalog<'a> {
     /// A Service.
     pub(super) fn service(&mut self, host: &Arc<str>) -> Option<&'a ServiceFacts> {
         self.note(host);
+        if let Some(entry) = self.entries.get(host) {
+            return Some(&entry.facts);
+        }
         let name = &self.endpoints.views.get(host)?.name;
         self.shelf.find(name).map(|(facts, _)| facts)
     }
@@ -283,6 +321,7 @@ impl<'a> Catalog<'a> {
         let Shape { subset, used } = shape;
         let (policy, used) = used.unzip();
         let facts = self.service(hostname)?;
+        let policy = facts.policy(policy);
         let rule = subset.map(|(_, meta)| meta.to_ref("DestinationRule"));
         let subset_name = subset.map(|(subset, _)| Arc::clone(&subset.name));
         let key = ClusterKey {
@@ -310,7 +349,9 @@ impl<'a> Catalog<'a> {
         let last = view.last.get(&key);
         let cluster = match last {
             Some(last)
-                if are_same(&last.endpoints, &endpoints) && same_use(last, policy.as_ref()) =>
+                if are_same(&last.endpoints, &endpoints)
+                    && same_use(last, policy.as_ref())
+                    && same_owner(last, &view.name) =>
             {
                 Arc::clone(last)
             }
@@ -340,6 +381,12 @@ impl<'a> Catalog<'a> {
 fn same_use(cluster: &Cluster, policy: Option<&UpstreamPolicy>) -> bool {
     let used = cluster.upstream.as_ref();
     used.map(|used| &used.policy) == policy
+}
+
+/// Whether a cluster's host still belongs to whom it did: Services and ServiceEntries may have the
+/// same one.
+fn same_owner(cluster: &Cluster, (namespace, name): &Name) -> bool {
+    cluster.service.namespace == *namespace && cluster.service.name == *name
 }
 
 /// Whether the endpoints of two snapshots are the same.

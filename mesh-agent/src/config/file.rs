@@ -143,7 +143,7 @@ struct Follower {
 impl Follower {
     async fn follow(&mut self, mut events: mpsc::UnboundedReceiver<notify::Result<Event>>) {
         loop {
-            settle(&mut events).await;
+            settle(&mut events, &mut self.index).await;
             if let Err(error) = self.read() {
                 tracing::warn!(error = %error, "configuration directory is gone: the last state stays in force");
                 self.index.set_front_end_problems(vec![error.problem()]);
@@ -212,14 +212,18 @@ impl Follower {
     }
 }
 
-/// Waits for a change and for the end of it.
-async fn settle(events: &mut mpsc::UnboundedReceiver<notify::Result<Event>>) {
+/// Waits for a change and for the end of it, or until a name resolves to something new.
+async fn settle(events: &mut mpsc::UnboundedReceiver<notify::Result<Event>>, index: &mut Index) {
     let mut half_written = HashSet::new();
     let sweep = Instant::now() + SWEEP;
     loop {
         // Cancel-safe: receiving from a channel loses nothing.
         let event = tokio::select! {
             event = events.recv() => event,
+            answer = index.next_answer() => {
+                index.resolve(answer);
+                return;
+            }
             () = sleep_until(sweep) => return,
         };
         match event {

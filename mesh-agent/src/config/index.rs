@@ -8,9 +8,14 @@
 //! Invariants: readers see either the whole of a change or nothing of it; what changes nothing
 //! publishes nothing; an object that is rejected keeps its last good state.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::SystemTime,
+};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     authorization_facts::AuthorizationFacts,
@@ -21,14 +26,17 @@ use super::{
     facts::{Change, Findings, Shelf},
     grpc_route, http_route,
     intern::Interner,
+    names::{Answer, Questions},
     object::{Kind, Object, ObjectKey},
     pod::PodFacts,
     policy::{PeerAuthenticationFacts, PolicyFacts},
     problem::{Origin, Problem, Report, Severity, code},
     route::RouteFacts,
     service::{ServiceFacts, SliceFacts},
+    service_entry::ServiceEntryFacts,
     status::{self, ObjectStatus},
     virtual_service::VirtualServiceFacts,
+    workload_entry::WorkloadEntryFacts,
 };
 use crate::model::Snapshot;
 
@@ -68,6 +76,10 @@ pub(super) struct Shelves {
     pub(super) slices: Shelf<SliceFacts>,
     pub(super) virtual_services: Shelf<VirtualServiceFacts>,
     pub(super) destination_rules: Shelf<DestinationRuleFacts>,
+    pub(super) service_entries: Shelf<ServiceEntryFacts>,
+    pub(super) workload_entries: Shelf<WorkloadEntryFacts>,
+    /// What names resolve to, as far as that is known.
+    pub(super) resolved: HashMap<Arc<str>, Vec<IpAddr>>,
     pub(super) peer_authentications: Shelf<PeerAuthenticationFacts>,
     pub(super) authorization_policies: Shelf<AuthorizationFacts>,
     pub(super) policies: Shelf<PolicyFacts>,
@@ -96,6 +108,9 @@ pub struct Index {
     snapshots: watch::Sender<Arc<Snapshot>>,
     reports: watch::Sender<Arc<Report>>,
     statuses: watch::Sender<Arc<Vec<ObjectStatus>>>,
+    /// Names that are to be resolved.
+    names: watch::Sender<Arc<BTreeSet<Arc<str>>>>,
+    answers: Option<mpsc::UnboundedReceiver<Answer>>,
 }
 
 impl Index {
@@ -119,6 +134,8 @@ impl Index {
             snapshots: watch::Sender::new(Arc::new(empty)),
             reports: watch::Sender::new(Arc::default()),
             statuses: watch::Sender::new(Arc::default()),
+            names: watch::Sender::new(Arc::default()),
+            answers: None,
         }
     }
 
@@ -166,6 +183,16 @@ impl Index {
             Object::DestinationRule(object) => {
                 let facts = DestinationRuleFacts::new(&object, domain, &mut findings);
                 shelves.destination_rules.put(facts, findings)
+            }
+            Object::ServiceEntry(object) => {
+                let domain = &settings.trust_domain;
+                let facts = ServiceEntryFacts::new(&object, domain, &mut findings);
+                shelves.service_entries.put(facts, findings)
+            }
+            Object::WorkloadEntry(object) => {
+                let domain = &settings.trust_domain;
+                let facts = WorkloadEntryFacts::new(&object, domain, &mut findings);
+                shelves.workload_entries.put(facts, findings)
             }
             Object::PeerAuthentication(object) => {
                 let root = &settings.root_namespace;
@@ -219,6 +246,8 @@ impl Index {
             Kind::EndpointSlice => shelves.slices.remove(namespace, name),
             Kind::VirtualService => shelves.virtual_services.remove(namespace, name),
             Kind::DestinationRule => shelves.destination_rules.remove(namespace, name),
+            Kind::ServiceEntry => shelves.service_entries.remove(namespace, name),
+            Kind::WorkloadEntry => shelves.workload_entries.remove(namespace, name),
             Kind::PeerAuthentication => shelves.peer_authentications.remove(namespace, name),
             Kind::AuthorizationPolicy => shelves.authorization_policies.remove(namespace, name),
             Kind::Policy => shelves.policies.remove(namespace, name),
@@ -236,6 +265,54 @@ impl Index {
             self.owners_ask |= !key.kind.is_built_in();
         }
         removed
+    }
+
+    /// What is to be resolved, and where the answers go; for the one who asks name servers.
+    pub(super) fn questions(&mut self) -> Questions {
+        let (answers, receiver) = mpsc::unbounded_channel();
+        self.answers = Some(receiver);
+        Questions {
+            names: self.names.subscribe(),
+            answers,
+        }
+    }
+
+    /// What a name resolves to now; comes to nothing if nobody asks name servers. Cancel-safe.
+    pub(super) async fn next_answer(&mut self) -> Answer {
+        let next = match &mut self.answers {
+            Some(answers) => answers.recv().await,
+            None => None,
+        };
+        match next {
+            Some(answer) => answer,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes in what a name resolves to; readers see it after [`publish`](Self::publish).
+    pub(super) fn resolve(&mut self, answer: Answer) {
+        let Answer { name, addresses } = answer;
+        if !self.names.borrow().contains(&name) {
+            return;
+        }
+        if self.shelves.resolved.get(&name) != Some(&addresses) {
+            self.shelves.resolved.insert(Arc::clone(&name), addresses);
+            self.dirty.names.insert(name);
+            self.change = Change::Facts;
+        }
+    }
+
+    /// Says which names are to be resolved, and forgets those that are not any more.
+    fn ask(&mut self) {
+        let names = self.joined.names(&self.shelves);
+        self.shelves.resolved.retain(|name, _| names.contains(name));
+        self.names.send_if_modified(|last| {
+            let differs = **last != names;
+            if differs {
+                *last = Arc::new(names);
+            }
+            differs
+        });
     }
 
     /// Whether anything changed since the last [`publish`](Self::publish).
@@ -276,6 +353,7 @@ impl Index {
             let dirty = std::mem::take(&mut self.dirty);
             self.owners_ask |= dirty.concerns_owners();
             self.between = self.joined.update(&self.shelves, &self.settings, &dirty);
+            self.ask();
             if change == Change::Facts {
                 let snapshot = self.joined.snapshot(self.generation() + 1);
                 self.snapshots.send_replace(Arc::new(snapshot));
@@ -351,6 +429,8 @@ impl Shelves {
             Kind::EndpointSlice => Box::new(self.slices.keys().map(plain)),
             Kind::VirtualService => Box::new(self.virtual_services.keys().map(plain)),
             Kind::DestinationRule => Box::new(self.destination_rules.keys().map(plain)),
+            Kind::ServiceEntry => Box::new(self.service_entries.keys().map(plain)),
+            Kind::WorkloadEntry => Box::new(self.workload_entries.keys().map(plain)),
             Kind::PeerAuthentication => Box::new(self.peer_authentications.keys().map(plain)),
             Kind::AuthorizationPolicy => Box::new(self.authorization_policies.keys().map(plain)),
             Kind::Policy => Box::new(self.policies.keys().map(plain)),
@@ -375,13 +455,15 @@ impl Shelves {
     }
 
     fn problems(&self) -> impl Iterator<Item = &Problem> {
-        let parts: [Box<dyn Iterator<Item = &Problem>>; 13] = [
+        let parts: [Box<dyn Iterator<Item = &Problem>>; 15] = [
             Box::new(self.namespaces.problems()),
             Box::new(self.pods.problems()),
             Box::new(self.services.problems()),
             Box::new(self.slices.problems()),
             Box::new(self.virtual_services.problems()),
             Box::new(self.destination_rules.problems()),
+            Box::new(self.service_entries.problems()),
+            Box::new(self.workload_entries.problems()),
             Box::new(self.peer_authentications.problems()),
             Box::new(self.authorization_policies.problems()),
             Box::new(self.policies.problems()),
@@ -400,6 +482,8 @@ impl Shelves {
             + self.slices.len()
             + self.virtual_services.len()
             + self.destination_rules.len()
+            + self.service_entries.len()
+            + self.workload_entries.len()
             + self.peer_authentications.len()
             + self.authorization_policies.len()
             + self.policies.len()

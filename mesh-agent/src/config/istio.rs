@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `networking.istio.io`: VirtualService and DestinationRule as they are written.
+//! `networking.istio.io`: VirtualService, DestinationRule and entries as they are written.
 //!
 //! Fields of type [`Present`] are known but have no effect yet; `virtual_service.rs` and
 //! `destination_rule.rs` report them. A field that is missing here is unknown to Istio too.
 //! Reference: istio/api `networking/v1alpha3/{virtual_service,destination_rule}.proto`.
 
 mod actions;
+mod entries;
 mod policy;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ pub(super) use self::{
         CorsPolicy, Delegate, DerivePort, DirectResponse, FaultAbort, FaultDelay, FaultInjection,
         HttpRedirect, HttpRewrite, MirrorPolicy, Percent, Retries, UnmatchedPreflights,
     },
+    entries::{EntryPort, Resolution, ServiceEntrySpec, WorkloadEntrySpec},
     policy::{
         ConnectionPool, ConsistentHash, HttpCookie, LoadBalancer, OutlierDetection, Simple,
         TrafficPolicy,

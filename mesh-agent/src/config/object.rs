@@ -19,7 +19,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     gateway::{GrpcRouteSpec, HttpRouteSpec},
-    istio::{DestinationRuleSpec, VirtualServiceSpec},
+    istio::{DestinationRuleSpec, ServiceEntrySpec, VirtualServiceSpec, WorkloadEntrySpec},
     security::{PeerAuthenticationSpec, PolicySpec},
 };
 use crate::model::ObjectRef;
@@ -43,6 +43,10 @@ pub enum Kind {
     VirtualService,
     /// `networking.istio.io DestinationRule`.
     DestinationRule,
+    /// `networking.istio.io ServiceEntry`.
+    ServiceEntry,
+    /// `networking.istio.io WorkloadEntry`.
+    WorkloadEntry,
     /// `security.istio.io PeerAuthentication`.
     PeerAuthentication,
     /// `security.istio.io AuthorizationPolicy`.
@@ -71,10 +75,8 @@ const UNENFORCED: [(&str, &str); 5] = [
 ];
 
 /// Mesh kinds without effect.
-const UNSUPPORTED: [(&str, &str); 16] = [
+const UNSUPPORTED: [(&str, &str); 14] = [
     ("networking.istio.io", "Gateway"),
-    ("networking.istio.io", "ServiceEntry"),
-    ("networking.istio.io", "WorkloadEntry"),
     ("networking.istio.io", "WorkloadGroup"),
     ("networking.istio.io", "Sidecar"),
     ("networking.istio.io", "EnvoyFilter"),
@@ -90,7 +92,7 @@ const UNSUPPORTED: [(&str, &str); 16] = [
     ("gateway.networking.k8s.io", "ListenerSet"),
 ];
 
-const SUPPORTED: [(&str, &[&str], Kind); 14] = [
+const SUPPORTED: [(&str, &[&str], Kind); 16] = [
     ("", &["v1"], Kind::Namespace),
     ("", &["v1"], Kind::Node),
     ("", &["v1"], Kind::ServiceAccount),
@@ -99,6 +101,8 @@ const SUPPORTED: [(&str, &[&str], Kind); 14] = [
     ("discovery.k8s.io", &["v1"], Kind::EndpointSlice),
     ("networking.istio.io", ISTIO_VERSIONS, Kind::VirtualService),
     ("networking.istio.io", ISTIO_VERSIONS, Kind::DestinationRule),
+    ("networking.istio.io", ISTIO_VERSIONS, Kind::ServiceEntry),
+    ("networking.istio.io", ISTIO_VERSIONS, Kind::WorkloadEntry),
     (
         "security.istio.io",
         &["v1", "v1beta1"],
@@ -195,6 +199,8 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
+            Self::ServiceEntry => "ServiceEntry",
+            Self::WorkloadEntry => "WorkloadEntry",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::Policy => "Policy",
@@ -289,6 +295,8 @@ pub enum Object {
     EndpointSlice(Box<EndpointSlice>),
     VirtualService(Box<Resource<VirtualServiceSpec>>),
     DestinationRule(Box<Resource<DestinationRuleSpec>>),
+    ServiceEntry(Box<Resource<ServiceEntrySpec>>),
+    WorkloadEntry(Box<Resource<WorkloadEntrySpec>>),
     PeerAuthentication(Box<Resource<PeerAuthenticationSpec>>),
     /// Its `spec` is read where it is judged, so that one that cannot be read is judged, too.
     AuthorizationPolicy(Box<Resource<serde_json::Value>>),
@@ -339,6 +347,8 @@ impl Object {
             Self::EndpointSlice(object) => (Kind::EndpointSlice, &object.metadata),
             Self::VirtualService(object) => (Kind::VirtualService, &object.metadata),
             Self::DestinationRule(object) => (Kind::DestinationRule, &object.metadata),
+            Self::ServiceEntry(object) => (Kind::ServiceEntry, &object.metadata),
+            Self::WorkloadEntry(object) => (Kind::WorkloadEntry, &object.metadata),
             Self::PeerAuthentication(object) => (Kind::PeerAuthentication, &object.metadata),
             Self::AuthorizationPolicy(object) => (Kind::AuthorizationPolicy, &object.metadata),
             Self::Policy(object) => (Kind::Policy, &object.metadata),

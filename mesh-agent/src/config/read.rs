@@ -296,6 +296,8 @@ fn typed(kind: Kind, key: &ObjectKey, value: Value) -> Result<Object, Vec<Fault>
         Kind::EndpointSlice => Object::EndpointSlice(exact(value)?),
         Kind::VirtualService => Object::VirtualService(exact(value)?),
         Kind::DestinationRule => Object::DestinationRule(exact(value)?),
+        Kind::ServiceEntry => Object::ServiceEntry(exact(value)?),
+        Kind::WorkloadEntry => Object::WorkloadEntry(exact(value)?),
         Kind::PeerAuthentication => Object::PeerAuthentication(exact(spec_or_empty(value))?),
         Kind::AuthorizationPolicy => Object::AuthorizationPolicy(exact(spec_or_empty(value))?),
         Kind::Policy => Object::Policy(exact(spec_or_empty(value))?),

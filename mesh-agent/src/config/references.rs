@@ -45,7 +45,8 @@ impl References {
         dirty: &Dirty,
         touched: &Touched,
     ) {
-        if !dirty.services.is_empty() || !dirty.routing.is_empty() {
+        let hosts = !dirty.services.is_empty() || !dirty.entries.is_empty();
+        if hosts || !dirty.routing.is_empty() {
             self.routing.clear();
             let mut checker = Checker {
                 problems: &mut self.routing,

@@ -2,7 +2,9 @@
 
 //! Host names, visibility and durations, as Istio and the Gateway API write them.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
+
+pub(super) use crate::model::Visibility;
 
 /// Composes the host name of a Service.
 pub(super) fn hostname(namespace: &str, name: &str, domain: &str) -> Arc<str> {
@@ -47,55 +49,6 @@ impl HostPattern {
             Self::Suffix(_, suffix) => hostname.ends_with(&**suffix),
             Self::Exact(host) => **host == *hostname,
         }
-    }
-}
-
-/// Who may use an object (`exportTo`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Visibility {
-    /// Clients in all namespaces.
-    Everyone,
-    /// Clients in these.
-    Namespaces(BTreeSet<Arc<str>>),
-}
-
-impl Visibility {
-    /// Reads `exportTo` of an object in `own`: empty is `*`; `*` or `~` makes the rest irrelevant.
-    pub(super) fn new(export_to: &[String], own: &Arc<str>) -> Self {
-        let has = |wanted: &str| export_to.iter().any(|entry| entry == wanted);
-        if has("~") {
-            return Self::Namespaces(BTreeSet::new());
-        }
-        if export_to.is_empty() || has("*") {
-            return Self::Everyone;
-        }
-        Self::Namespaces(
-            export_to
-                .iter()
-                .map(|entry| match entry.as_str() {
-                    "." => Arc::clone(own),
-                    other => other.into(),
-                })
-                .collect(),
-        )
-    }
-
-    /// Whether clients in `namespace` are among them; `None` is a namespace that nothing names.
-    pub(super) fn allows(&self, namespace: Option<&str>) -> bool {
-        match self {
-            Self::Everyone => true,
-            Self::Namespaces(names) => namespace.is_some_and(|namespace| names.contains(namespace)),
-        }
-    }
-
-    /// The namespaces that are named.
-    pub(super) fn named(&self) -> impl Iterator<Item = &Arc<str>> {
-        match self {
-            Self::Everyone => None,
-            Self::Namespaces(names) => Some(names),
-        }
-        .into_iter()
-        .flatten()
     }
 }
 

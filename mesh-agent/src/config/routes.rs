@@ -159,7 +159,10 @@ impl<'a> Router<'a> {
             found.extend(facts.visibility.named().map(Arc::clone));
             let with_subset = facts.rules.iter().flat_map(|rule| rule.destinations());
             for destination in with_subset.filter(|destination| destination.subset.is_some()) {
-                catalog.note(&destination.host);
+                // Of a host that is not there no rule counts, whoever has one.
+                if catalog.service(&destination.host).is_none() {
+                    continue;
+                }
                 found.extend(
                     self.rules
                         .special_namespaces(&destination.host)

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use k8s_openapi::{
     api::{core::v1 as core, discovery::v1::EndpointSlice},
     apimachinery::pkg::util::intstr::IntOrString,
@@ -16,11 +17,15 @@ use k8s_openapi::{
 use super::{
     facts::{Findings, Meta},
     problem::{Severity, code},
+    resolve::Visibility,
 };
-use crate::model::Protocol;
+use crate::model::{Balancer, Protocol, UpstreamPolicy};
 
 /// The label that says which Service a slice belongs to.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// The annotation that says which namespaces see a Service.
+pub(super) const EXPORT_TO: &str = "networking.istio.io/exportTo";
 
 /// What matters of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +38,19 @@ pub(super) struct ServiceFacts {
     /// Empty if its endpoints are made by others.
     pub(super) selector: BTreeMap<String, String>,
     pub(super) publish_not_ready: bool,
+    /// Whose clients see it.
+    pub(super) visibility: Visibility,
+    /// What only hosts of ServiceEntries have.
+    pub(super) reach: Option<Reach>,
+}
+
+/// How traffic is known to be for a host of a ServiceEntry, and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reach {
+    /// On to where it was sent: there are no endpoints.
+    pub(super) original: bool,
+    /// Besides single addresses.
+    pub(super) ranges: Vec<IpNet>,
 }
 
 /// What matters of a Service's port.
@@ -64,16 +82,6 @@ impl ServiceFacts {
                 "",
             );
         }
-        let annotations = service.metadata.annotations.as_ref();
-        if annotations.is_some_and(|all| all.contains_key("networking.istio.io/exportTo")) {
-            findings.add(
-                Severity::Warning,
-                code::UNSUPPORTED,
-                "metadata.annotations[networking.istio.io/exportTo]",
-                "not supported yet: every namespace sees the Service",
-                "remove the annotation if you can do without",
-            );
-        }
         if spec.traffic_distribution.is_some() {
             findings.add(
                 Severity::Warning,
@@ -83,8 +91,19 @@ impl ServiceFacts {
                 "remove the field if you can do without",
             );
         }
+        let meta = Meta::new(&service.metadata);
+        let annotations = service.metadata.annotations.as_ref();
+        let export_to = annotations.and_then(|all| all.get(EXPORT_TO));
+        let export_to: Vec<String> = export_to
+            .into_iter()
+            .flat_map(|list| list.split(','))
+            .map(|one| one.trim().to_owned())
+            .filter(|one| !one.is_empty())
+            .collect();
         Self {
-            meta: Meta::new(&service.metadata),
+            visibility: Visibility::new(&export_to, &meta.namespace),
+            reach: None,
+            meta,
             vips: vips(spec, findings),
             ports: spec
                 .ports
@@ -94,6 +113,17 @@ impl ServiceFacts {
                 .collect(),
             selector: spec.selector.clone().unwrap_or_default(),
             publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
+        }
+    }
+
+    /// How its endpoints are used, where DestinationRules say `policy`.
+    pub(super) fn policy(&self, policy: Option<UpstreamPolicy>) -> Option<UpstreamPolicy> {
+        match &self.reach {
+            Some(reach) if reach.original => Some(UpstreamPolicy {
+                balancer: Balancer::Original,
+                ..policy.unwrap_or_default()
+            }),
+            _ => policy,
         }
     }
 
@@ -164,7 +194,7 @@ fn port_facts(port: &core::ServicePort, findings: &mut Findings) -> Option<PortF
 }
 
 /// What is spoken: `appProtocol` decides, else the port's name up to the first dash.
-fn protocol(app_protocol: Option<&str>, name: &str) -> Protocol {
+pub(super) fn protocol(app_protocol: Option<&str>, name: &str) -> Protocol {
     let declared = app_protocol.unwrap_or(name).to_ascii_lowercase();
     let short = match declared.strip_prefix("kubernetes.io/") {
         Some(standard) => standard,

@@ -19,6 +19,7 @@ use super::{
     destination_rule::Rules,
     dirty::Dirty,
     endpoints::{Catalog, Endpoints, Family, Shape},
+    entries::Entries,
     facts::Name,
     index::{IndexSettings, Shelves},
     object::Kind,
@@ -66,7 +67,7 @@ impl Services {
         &mut self,
         shelves: &Shelves,
         settings: &IndexSettings,
-        endpoints: &mut Endpoints,
+        (entries, endpoints): (&Entries, &mut Endpoints),
         dirty: &Dirty,
         mut changed: BTreeSet<Arc<str>>,
     ) {
@@ -96,6 +97,7 @@ impl Services {
         );
         let mut catalog = Catalog {
             shelf: &shelves.services,
+            entries,
             endpoints,
             used: BTreeSet::new(),
         };
@@ -255,7 +257,10 @@ fn compile<'a>(
     hosts.remove(hostname);
     Compiled {
         service: Arc::new(Service {
-            captured: catalog.is_enrolled(hostname) || ports.iter().any(routed),
+            captured: facts.reach.is_some()
+                || catalog.is_enrolled(hostname)
+                || ports.iter().any(routed),
+            visibility: facts.visibility.clone(),
             name,
             hostname: Arc::clone(hostname),
             vips: facts.vips.clone(),

@@ -92,6 +92,8 @@ pub(super) fn build(shelves: &Shelves, problems: &[Problem]) -> Vec<ObjectStatus
     judge.routes(Kind::GrpcRoute, &shelves.grpc_routes);
     judge.others(Kind::VirtualService, &shelves.virtual_services);
     judge.others(Kind::DestinationRule, &shelves.destination_rules);
+    judge.others(Kind::ServiceEntry, &shelves.service_entries);
+    judge.others(Kind::WorkloadEntry, &shelves.workload_entries);
     judge.others(Kind::PeerAuthentication, &shelves.peer_authentications);
     judge.others(Kind::AuthorizationPolicy, &shelves.authorization_policies);
     judge.others(Kind::Policy, &shelves.policies);

@@ -4,6 +4,7 @@
 
 mod authorization;
 mod delegates;
+mod entries;
 mod files;
 mod fixture;
 mod grpc_routes;

@@ -239,7 +239,9 @@ impl Server {
 fn served(kind: Kind) -> Option<(&'static str, &'static str)> {
     match kind {
         Kind::HttpRoute | Kind::GrpcRoute => Some(("gateway.networking.k8s.io", "v1")),
-        Kind::VirtualService | Kind::DestinationRule => Some(("networking.istio.io", "v1")),
+        Kind::VirtualService | Kind::DestinationRule | Kind::ServiceEntry | Kind::WorkloadEntry => {
+            Some(("networking.istio.io", "v1"))
+        }
         Kind::PeerAuthentication
         | Kind::AuthorizationPolicy
         | Kind::Unenforced("RequestAuthentication") => Some(("security.istio.io", "v1")),

@@ -127,7 +127,7 @@ fn of_workload(workload: &Workload) -> Vec<(Endpoint, MeshEntry)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{InboundPolicy, SpiffeId};
+    use crate::model::{InboundPolicy, SpiffeId, Visibility};
 
     fn workload(name: &str, address: &str, enrolled: bool) -> Workload {
         Workload {
@@ -158,6 +158,7 @@ mod tests {
             vips: vec![vip.parse().unwrap()],
             ports: Vec::new(),
             captured,
+            visibility: Visibility::Everyone,
         }
     }
 

@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{balance::EndpointLoad, route::HttpRoutes, upstream::UpstreamUse, workload::Workload};
+use super::{
+    balance::EndpointLoad, route::HttpRoutes, upstream::UpstreamUse, visibility::Visibility,
+    workload::Workload,
+};
 
 /// A Service's namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -104,6 +107,8 @@ pub struct Service {
     pub ports: Vec<Arc<ServicePort>>,
     /// Whether connections to its VIPs are captured: a route is attached, or an endpoint is enrolled.
     pub captured: bool,
+    /// Whose clients see it; to others its VIPs are addresses like any other.
+    pub visibility: Visibility,
 }
 
 /// The endpoints of a Service port, or of a subset of it.

@@ -45,9 +45,19 @@ pub enum Destination {
 }
 
 impl Snapshot {
-    /// What `orig_dst` is.
-    pub fn destination(&self, orig_dst: SocketAddr) -> Destination {
-        if let Some((service, port)) = self.by_vip.get(&orig_dst) {
+    /// The Service port that `orig_dst` is to clients in `namespace`.
+    pub fn service(
+        &self,
+        orig_dst: SocketAddr,
+        namespace: &str,
+    ) -> Option<&(Arc<Service>, Arc<ServicePort>)> {
+        let found = self.by_vip.get(&orig_dst)?;
+        found.0.visibility.allows(Some(namespace)).then_some(found)
+    }
+
+    /// What `orig_dst` is to clients in `namespace`.
+    pub fn destination(&self, orig_dst: SocketAddr, namespace: &str) -> Destination {
+        if let Some((service, port)) = self.service(orig_dst, namespace) {
             return Destination::Service(Arc::clone(service), Arc::clone(port));
         }
         match self.by_address.get(&orig_dst.ip()) {

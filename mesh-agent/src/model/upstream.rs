@@ -6,13 +6,14 @@
 //! Knows nothing of requests but their key. A cluster without this takes the less loaded of two
 //! endpoints and knows no limit. Reference: Istio `DestinationRule.trafficPolicy`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     balance::Position,
     hashing::{HashPolicy, Table},
     outlier::{Conduct, Outlier},
     service::{Cluster, Endpoint},
+    workload::Workload,
 };
 
 /// How endpoints are used.
@@ -38,6 +39,8 @@ pub enum Balancer {
     Random,
     /// The one that the request's key belongs to.
     Hash(HashPolicy),
+    /// Where the connection was opened to, whoever is there: see [`Cluster::original`].
+    Original,
 }
 
 /// How much the requests of one client workload may take at a time; no limit if `None`.
@@ -73,7 +76,10 @@ impl UpstreamUse {
     pub fn new(policy: UpstreamPolicy, turn: Position, endpoints: &[Endpoint]) -> Self {
         let table = match &policy.balancer {
             Balancer::Hash(hash) => Some(Table::new(hash.table, endpoints)),
-            Balancer::LeastRequest | Balancer::RoundRobin | Balancer::Random => None,
+            Balancer::LeastRequest
+            | Balancer::RoundRobin
+            | Balancer::Random
+            | Balancer::Original => None,
         };
         Self {
             policy,
@@ -88,8 +94,26 @@ impl Cluster {
     pub fn hash(&self) -> Option<&HashPolicy> {
         match &self.upstream.as_ref()?.policy.balancer {
             Balancer::Hash(hash) => Some(hash),
-            Balancer::LeastRequest | Balancer::RoundRobin | Balancer::Random => None,
+            Balancer::LeastRequest
+            | Balancer::RoundRobin
+            | Balancer::Random
+            | Balancer::Original => None,
         }
+    }
+
+    /// Where a connection that was opened to `address` goes on, if that is where it was opened to;
+    /// `workload` is who has the address.
+    pub fn original(
+        &self,
+        address: SocketAddr,
+        workload: impl FnOnce() -> Option<Arc<Workload>>,
+    ) -> Option<Endpoint> {
+        let upstream = self.upstream.as_ref()?;
+        (upstream.policy.balancer == Balancer::Original).then(|| Endpoint {
+            address,
+            workload: workload(),
+            load: Arc::default(),
+        })
     }
 
     /// The limits of each client.
@@ -135,7 +159,9 @@ impl Cluster {
         }
         match &upstream.policy.balancer {
             Balancer::RoundRobin => left.get(upstream.turn.next(left.len())).copied(),
-            Balancer::Random | Balancer::Hash(_) => left.get(random(left.len())).copied(),
+            Balancer::Random | Balancer::Hash(_) | Balancer::Original => {
+                left.get(random(left.len())).copied()
+            }
             Balancer::LeastRequest => {
                 let first = random(left.len());
                 let second = (first + 1 + random(left.len() - 1)) % left.len();

@@ -10,6 +10,21 @@ use super::{policy::InboundPolicy, spiffe::SpiffeId};
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkloadUid(pub Arc<str>);
 
+/// Begins what stands in for a UID where there is no pod.
+const NO_POD: &str = "WorkloadEntry ";
+
+impl WorkloadUid {
+    /// What stands in for a UID of a workload that is no pod.
+    pub fn of_entry(namespace: &str, name: &str) -> Self {
+        Self(format!("{NO_POD}{namespace}/{name}").into())
+    }
+
+    /// Whether it is a pod's.
+    pub fn is_pods(&self) -> bool {
+        !self.0.starts_with(NO_POD)
+    }
+}
+
 impl fmt::Display for WorkloadUid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

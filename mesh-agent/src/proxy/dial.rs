@@ -48,7 +48,12 @@ pub(crate) async fn cluster(
     let key = key(connection, cluster);
     while tried.len() < MAX_TRIES {
         let random = |n| fastrand::usize(..n);
-        let Some(endpoint) = cluster.choose(key, usage::uptime(), random, &tried) else {
+        let original = original(connection, cluster);
+        let chosen = match &original {
+            Some(endpoint) => Some(endpoint).filter(|endpoint| !tried.contains(&endpoint.address)),
+            None => cluster.choose(key, usage::uptime(), random, &tried),
+        };
+        let Some(endpoint) = chosen else {
             break;
         };
         let load = endpoint.load.begin();
@@ -90,6 +95,15 @@ pub(crate) async fn cluster(
         }
     }
     Err(failure)
+}
+
+/// The endpoint of a cluster that has none of its own: where the connection was opened to.
+pub(crate) fn original(connection: &Connection, cluster: &Cluster) -> Option<Endpoint> {
+    let to = connection.orig_dst;
+    cluster.original(to, || {
+        let snapshot = connection.thread.snapshot();
+        snapshot.by_address.get(&to.ip()).cloned()
+    })
 }
 
 /// What bytes are sent by, where endpoints are found by key: nothing but their source is known.

@@ -84,7 +84,8 @@ impl Front {
     /// The Service port as it is now; `None` if there is none any more.
     pub(crate) fn port(&self) -> Option<Arc<ServicePort>> {
         let snapshot = self.connection.thread.snapshot();
-        let (_, port) = snapshot.by_vip.get(&self.connection.orig_dst)?;
+        let namespace = &self.connection.pod.workload.namespace;
+        let (_, port) = snapshot.service(self.connection.orig_dst, namespace)?;
         Some(Arc::clone(port))
     }
 

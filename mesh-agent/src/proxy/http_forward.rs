@@ -141,6 +141,13 @@ impl<'a> Tries<'a> {
             return None;
         }
         let cluster = self.cluster;
+        if let Some(endpoint) = dial::original(&self.front.connection, cluster) {
+            let fresh = !self.tried.contains(&endpoint.address);
+            return fresh.then(|| {
+                exchange.try_endpoint(&endpoint);
+                endpoint
+            });
+        }
         let pick = |avoid: &[SocketAddr]| match cluster.upstream {
             None => cluster.pick(|n| fastrand::usize(..n), avoid),
             Some(_) => {

@@ -98,7 +98,7 @@ impl Identity {
     }
 
     fn is_gone(&self, snapshot: &Snapshot) -> bool {
-        let known = |uid| snapshot.workloads.contains_key(uid);
+        let known = |uid: &WorkloadUid| snapshot.workloads.contains_key(uid) || !uid.is_pods();
         self.uid.as_ref().is_some_and(|uid| !known(uid))
     }
 }

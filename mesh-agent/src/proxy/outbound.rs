@@ -54,10 +54,11 @@ impl Reached {
 
 /// Serves a connection from the pod's application to its end.
 pub(crate) async fn serve(connection: Rc<Connection>, stream: ClientStream) {
+    let namespace = &connection.pod.workload.namespace;
     let destination = connection
         .thread
         .snapshot()
-        .destination(connection.orig_dst);
+        .destination(connection.orig_dst, namespace);
     // Each in memory of its own, so that none holds as much as the largest of them.
     match destination {
         Destination::Service(service, port) => match port.protocol {

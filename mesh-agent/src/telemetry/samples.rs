@@ -5,7 +5,9 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::record::{ConnectionRecord, Flow, Reporter, RequestRecord};
-use crate::model::{InboundPolicy, Service, ServiceName, SpiffeId, Workload, WorkloadUid};
+use crate::model::{
+    InboundPolicy, Service, ServiceName, SpiffeId, Visibility, Workload, WorkloadUid,
+};
 
 /// Two workloads and a Service.
 pub(super) struct Sample {
@@ -33,6 +35,7 @@ impl Sample {
                 vips: Vec::new(),
                 ports: Vec::new(),
                 captured: true,
+                visibility: Visibility::Everyone,
             },
         }
     }

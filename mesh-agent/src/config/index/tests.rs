@@ -99,6 +99,12 @@ impl Pair {
     }
 
     fn change(&mut self, chance: &mut Chance) -> String {
+        if chance.is_one_of(8) {
+            let (name, addresses) = chance.answer();
+            let text = format!("--- {name} resolves to {addresses:?}");
+            self.index.resolve(Answer { name, addresses });
+            return text;
+        }
         let (key, text) = chance.object();
         if chance.is_one_of(4) {
             self.index.delete(&key);
@@ -153,6 +159,10 @@ impl Pair {
         all.pods.extend(gone.pods.iter().cloned());
         all.services.extend(gone.services.iter().cloned());
         all.slices.extend(gone.slices.iter().cloned());
+        all.entries.extend(gone.entries.iter().cloned());
+        let workloads = gone.workload_entries.iter().cloned();
+        all.workload_entries.extend(workloads);
+        all.names.extend(gone.names.iter().cloned());
         all.routing.extend(gone.routing.iter().cloned());
         all.policies.extend(gone.policies.iter().cloned());
         all.namespaces.extend(gone.namespaces.iter().cloned());
@@ -245,6 +255,7 @@ fn run(seed: u64, changes: usize) {
         for (kind, name) in named(&gone) {
             pair.index.dirty.note(kind, &name.0, &name.1);
         }
+        pair.index.dirty.names.extend(gone.names.iter().cloned());
         pair.check(&gone, &history);
     }
 }
@@ -254,6 +265,9 @@ fn named(dirty: &Dirty) -> Vec<(Kind, crate::config::facts::Name)> {
     let mut all: Vec<_> = dirty.pods.iter().map(of(Kind::Pod)).collect();
     all.extend(dirty.services.iter().map(of(Kind::Service)));
     all.extend(dirty.slices.iter().map(of(Kind::EndpointSlice)));
+    all.extend(dirty.entries.iter().map(of(Kind::ServiceEntry)));
+    let workloads = dirty.workload_entries.iter();
+    all.extend(workloads.map(of(Kind::WorkloadEntry)));
     all.extend(dirty.routing.iter().cloned());
     all.extend(dirty.policies.iter().cloned());
     let namespaces = dirty.namespaces.iter();

@@ -151,6 +151,12 @@ impl Collector {
                     }
                     None => return,
                 },
+                answer = self.parts.index.next_answer() => {
+                    self.parts.index.resolve(answer);
+                    if self.published {
+                        self.publish();
+                    }
+                }
                 () = sleep_until(disk), if waits_for_disk => {
                     self.publish();
                 }

@@ -10,13 +10,12 @@
 use super::super::object::Kind;
 
 /// Kinds without effect that are reported all the same.
-const EXPECTED: [&str; 6] = [
+const EXPECTED: [&str; 5] = [
     "GRPCRoute",
     "TCPRoute",
     "TLSRoute",
     "UDPRoute",
     "BackendTLSPolicy",
-    "ServiceEntry",
 ];
 
 /// One kind that is read if the server has it.

@@ -16,7 +16,7 @@ use serde::de::{
 };
 use serde_json::{Map, Value};
 
-use super::super::{authorization_facts, enrol, object::Kind, pod};
+use super::super::{authorization_facts, enrol, object::Kind, pod, service};
 
 /// What is kept of a JSON value.
 #[derive(Clone, Copy, Debug)]
@@ -131,10 +131,7 @@ const SERVICE: Mask = Only(&[
             ("uid", All),
             ("resourceVersion", All),
             ("creationTimestamp", All),
-            (
-                "annotations",
-                Only(&[("networking.istio.io/exportTo", All)]),
-            ),
+            ("annotations", Only(&[(service::EXPORT_TO, All)])),
         ]),
     ),
     ("spec", All),

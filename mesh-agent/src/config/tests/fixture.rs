@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::{
     config::{
         Index, IndexSettings, Object, ObjectKey, Problem, kube,
+        names::Answer,
         read::{self, Entry, Format},
     },
     model::{Client, Decision, MtlsMode, RequestHead, Service, ServiceName, Snapshot, Workload},
@@ -111,6 +112,15 @@ impl Mesh {
         }
         self.index.set_front_end_problems(self.broken.clone());
         self.index.publish();
+        self.check_pruned();
+    }
+
+    /// What a name resolves to.
+    pub(super) fn answer(&mut self, answer: Answer) {
+        for index in [&mut self.index, &mut self.pruned] {
+            index.resolve(answer.clone());
+            index.publish();
+        }
         self.check_pruned();
     }
 

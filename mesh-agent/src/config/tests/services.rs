@@ -99,7 +99,7 @@ ports: [{name: http, port: 9000}, {name: other, port: 1}, {name: http, port: 2, 
 fn an_address_and_port_of_a_service_is_found() {
     let mesh = Mesh::new(&(service("web", "10.0.0.1") + &pod("a", "10.1.0.1", "app: web")));
     let snapshot = mesh.snapshot();
-    let at = |port| snapshot.destination(SocketAddr::from(([10, 0, 0, 1], port)));
+    let at = |port| snapshot.destination(SocketAddr::from(([10, 0, 0, 1], port)), "default");
     assert!(
         matches!(at(80), Destination::Service(service, port) if &*service.hostname == "web.default.svc.cluster.local" && port.number == 80)
     );

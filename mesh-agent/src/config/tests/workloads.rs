@@ -65,7 +65,7 @@ fn a_pod_that_has_ended_is_gone() {
         let mesh = Mesh::new(&(namespace(ENROLLED) + &ended + &pod("zz-new", "10.1.0.1", "")));
         let snapshot = mesh.snapshot();
         assert_eq!(snapshot.workloads.len(), 1);
-        let owner = snapshot.destination(SocketAddr::from(([10, 1, 0, 1], 1)));
+        let owner = snapshot.destination(SocketAddr::from(([10, 1, 0, 1], 1)), "default");
         assert!(matches!(owner, Destination::Workload(workload) if &*workload.name == "zz-new"));
         mesh.check_problems(&[]);
     }

@@ -20,7 +20,7 @@ use crate::{
     model::{
         Backend, Cluster, Endpoint, EndpointLoad, HttpRoutes, HttpRule, ObjectRef, Position,
         Protocol, Refusal, Schedule, Service, ServiceName, ServicePort, Snapshot, SpiffeId,
-        Workload, WorkloadUid,
+        Visibility, Workload, WorkloadUid,
     },
     proxy::{Http1Engine, Proxy, ProxySettings, Shared},
     tasks::Tasks,
@@ -210,6 +210,7 @@ impl Mesh {
             vips: vec![vip.ip()],
             ports: vec![Arc::clone(&port)],
             captured: true,
+            visibility: Visibility::Everyone,
         });
         {
             let mut state = self.state.lock().expect("no panic");

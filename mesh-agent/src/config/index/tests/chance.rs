@@ -31,7 +31,7 @@ impl Chance {
 
     /// An object in some state.
     pub(super) fn object(&mut self) -> (ObjectKey, String) {
-        match self.below(27) {
+        match self.below(32) {
             0..6 => self.pod(),
             6..9 => self.service(),
             9..12 => self.slice(),
@@ -42,6 +42,8 @@ impl Chance {
             20 | 21 => self.route(),
             22 => self.mesh_policy(),
             23..26 => self.authorization(),
+            26..29 => self.service_entry(),
+            29 | 30 => self.workload_entry(),
             _ => self.namespace(),
         }
     }
@@ -78,7 +80,10 @@ impl Chance {
         let version = match key.kind {
             Kind::Pod | Kind::Service | Kind::Namespace => "v1",
             Kind::EndpointSlice => "discovery.k8s.io/v1",
-            Kind::VirtualService | Kind::DestinationRule => "networking.istio.io/v1",
+            Kind::VirtualService
+            | Kind::DestinationRule
+            | Kind::ServiceEntry
+            | Kind::WorkloadEntry => "networking.istio.io/v1",
             Kind::PeerAuthentication | Kind::AuthorizationPolicy => "security.istio.io/v1",
             Kind::Policy | Kind::MeshPolicy => "authentication.istio.io/v1alpha1",
             _ => "gateway.networking.k8s.io/v1",
@@ -180,8 +185,10 @@ impl Chance {
 
     fn host(&mut self) -> String {
         let namespace = self.of(&["a", "b"]);
-        match self.below(8) {
+        match self.below(10) {
             0 => "'*'".to_owned(),
+            8 => format!("e{}.example", self.below(3)),
+            9 => "'*.example'".to_owned(),
             1 => format!("'*.{namespace}.svc.cluster.local'"),
             2 | 3 => format!("s{}.{namespace}.svc.cluster.local", self.below(4)),
             _ => format!("s{}", self.below(4)),
@@ -204,7 +211,10 @@ impl Chance {
         for _ in 0..1 + self.below(2) {
             let mut route = Vec::new();
             for _ in 0..1 + self.below(2) {
-                let host = format!("s{}", self.below(4));
+                let host = match self.below(4) {
+                    0 => format!("e{}.example", self.below(3)),
+                    _ => format!("s{}", self.below(4)),
+                };
                 let subset = self.of(&["", ", subset: v1", ", subset: v2"]);
                 let port = self.of(&["", "", ", port: {number: 81}"]);
                 let weight = 10 * (1 + self.below(3));
@@ -323,6 +333,65 @@ impl Chance {
             self.below(3)
         );
         (key, text)
+    }
+
+    fn service_entry(&mut self) -> (ObjectKey, String) {
+        let (key, text) = self.name(Kind::ServiceEntry, "n", 4);
+        let first = self.below(3);
+        let host = match self.below(5) {
+            0 => format!("s{first}.a.svc.cluster.local"),
+            1 => format!("e{first}.example, e{}.example", (first + 1) % 3),
+            2 => "'*.example'".to_owned(),
+            _ => format!("e{first}.example"),
+        };
+        let address = self.of(&["", "10.0.0.1", "10.0.0.9", "10.9.0.0/16"]);
+        let endpoint = self.below(6);
+        let resolution = match self.below(6) {
+            0 => "STATIC",
+            1 | 2 if !host.contains('*') && !address.contains('/') => "DNS",
+            3 => &format!(
+                "STATIC, endpoints: [{{address: 10.1.0.{endpoint}, labels: {{version: v1}}}}]"
+            ),
+            4 if !address.contains('/') => {
+                "DNS, endpoints: [{address: e1.example}, {address: 10.1.0.1}]"
+            }
+            5 => &format!(
+                "STATIC, workloadSelector: {{labels: {{{}}}}}",
+                self.labels()
+            ),
+            _ => "NONE",
+        };
+        let protocol = self.of(&["HTTP", "TCP", "TLS"]);
+        let port = self.of(&["80", "80, targetPort: 8080"]);
+        let export = self.export();
+        let text = format!(
+            "{text}}}\nspec: {{{export}hosts: [{host}], addresses: [{address}], resolution: {resolution}, \
+             ports: [{{number: {port}, name: web, protocol: {protocol}}}]}}\n"
+        );
+        (key, text)
+    }
+
+    fn workload_entry(&mut self) -> (ObjectKey, String) {
+        let (key, text) = self.name(Kind::WorkloadEntry, "w", 3);
+        let address = match self.below(3) {
+            0 => format!("e{}.example", self.below(3)),
+            _ => format!("10.1.0.{}", self.below(8)),
+        };
+        let (labels, account) = (self.labels(), self.of(&["", "serviceAccount: vm, "]));
+        let text = format!(
+            "{text}}}\nspec: {{address: {address}, {account}labels: {{{labels}}}, ports: {{web: 8081}}}}\n"
+        );
+        (key, text)
+    }
+
+    /// What a name resolves to.
+    pub(super) fn answer(&mut self) -> (std::sync::Arc<str>, Vec<std::net::IpAddr>) {
+        let name = format!("e{}.example", self.below(3)).into();
+        let addresses = (0..1 + self.below(2)).map(|_| [10, 1, 0, self.0.u8(0..8)].into());
+        let mut addresses: Vec<_> = addresses.collect();
+        addresses.sort();
+        addresses.dedup();
+        (name, addresses)
     }
 
     fn namespace(&mut self) -> (ObjectKey, String) {

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What matters of a WorkloadEntry, which is also what matters of an endpoint of a ServiceEntry.
+//!
+//! Knows nothing of who selects it. Invariant: an endpoint that asks for the mesh's own TLS is marked
+//! as such, because only an enrolled pod can be talked to in that way: nothing of it is sent in plaintext.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use super::{
+    facts::{Findings, Meta},
+    istio::WorkloadEntrySpec,
+    object::Resource,
+    problem::{Severity, code},
+};
+use crate::model::{InboundPolicy, SpiffeId, Workload, WorkloadUid};
+
+/// Labels that say that what is at the address expects the mesh's TLS.
+const MESH_TLS: [(&str, &str); 2] = [
+    ("security.istio.io/tlsMode", "istio"),
+    ("networking.istio.io/tunnel", "http"),
+];
+
+/// What matters of a WorkloadEntry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WorkloadEntryFacts {
+    pub(super) meta: Meta,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) endpoint: EntryEndpoint,
+}
+
+/// One place that traffic can go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct EntryEndpoint {
+    pub(super) place: Place,
+    /// By the name of the ServiceEntry's port.
+    ports: BTreeMap<String, u16>,
+    /// Who is there, if something is known of him.
+    workload: Option<Arc<Workload>>,
+    wants_mesh_tls: bool,
+}
+
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Address(IpAddr),
+    /// A host name, to be resolved.
+    Name(Arc<str>),
+}
+
+impl WorkloadEntryFacts {
+    pub(super) fn new(
+        object: &Resource<WorkloadEntrySpec>,
+        trust_domain: &str,
+        findings: &mut Findings,
+    ) -> Self {
+        let meta = Meta::new(&object.metadata);
+        // Those of the object itself count, too.
+        let mut spec = object.spec.clone();
+        for (key, value) in object.metadata.labels.iter().flatten() {
+            let label = spec.labels.entry(key.clone());
+            label.or_insert_with(|| value.clone());
+        }
+        let name = (&*meta.namespace, &*meta.name);
+        let endpoint = EntryEndpoint::new(&spec, name, trust_domain, "spec", findings);
+        Self {
+            endpoint,
+            labels: spec.labels,
+            meta,
+        }
+    }
+}
+
+impl EntryEndpoint {
+    /// Reads what stands at `path` of an object in `namespace`.
+    pub(super) fn new(
+        spec: &WorkloadEntrySpec,
+        (namespace, name): (&str, &str),
+        trust_domain: &str,
+        path: &str,
+        findings: &mut Findings,
+    ) -> Self {
+        let place = match spec.address.parse::<IpAddr>() {
+            Ok(address) => Place::Address(address),
+            Err(_) => Place::Name(spec.address.to_ascii_lowercase().into()),
+        };
+        if spec.address.is_empty() || spec.address.starts_with("unix:") {
+            let text = format!(
+                "{:?} is neither an IP address nor a host name",
+                spec.address
+            );
+            findings.reject(format!("{path}.address"), text, "write one of them");
+        }
+        let unsupported = [
+            (
+                "network",
+                !spec.network.is_empty(),
+                "it is reached directly",
+            ),
+            (
+                "locality",
+                !spec.locality.is_empty(),
+                "endpoints near and far are used alike",
+            ),
+            (
+                "weight",
+                spec.weight.is_some_and(|weight| weight > 1),
+                "endpoints have the same share",
+            ),
+        ];
+        for (field, is_written, what) in unsupported {
+            if is_written {
+                findings.add(
+                    Severity::Warning,
+                    code::UNSUPPORTED,
+                    format!("{path}.{field}"),
+                    format!("not supported yet: {what}"),
+                    "remove the field if you can do without",
+                );
+            }
+        }
+        let labelled = |(key, value): &(&str, &str)| {
+            let found = spec.labels.get(*key);
+            found.is_some_and(|found| found == value)
+        };
+        let wants_mesh_tls = MESH_TLS.iter().any(labelled);
+        if wants_mesh_tls {
+            findings.add(
+                Severity::Warning,
+                code::UNSUPPORTED,
+                format!("{path}.labels"),
+                "not supported yet: only enrolled pods are reached by the mesh's TLS; unless it is one, \
+                 the endpoint is left out",
+                "enrol the pod at the address, or remove the label if plaintext will do",
+            );
+        }
+        Self {
+            workload: workload(spec, &place, (namespace, name), trust_domain),
+            place,
+            ports: spec.ports.clone(),
+            wants_mesh_tls,
+        }
+    }
+
+    /// The endpoint at `address` for the port called `port`, which is `number` unless it says
+    /// otherwise; `pod` is who has the address. `None` if it must not be used.
+    pub(super) fn at(
+        &self,
+        address: IpAddr,
+        (port, number): (&str, u16),
+        pod: Option<&Arc<Workload>>,
+    ) -> Option<(SocketAddr, Option<Arc<Workload>>)> {
+        if self.wants_mesh_tls && !pod.is_some_and(|pod| pod.enrolled) {
+            return None;
+        }
+        let number = self.ports.get(port).copied().unwrap_or(number);
+        let workload = pod.or(self.workload.as_ref()).map(Arc::clone);
+        Some((SocketAddr::new(address, number), workload))
+    }
+}
+
+/// A workload that is no pod of the cluster; `None` if nothing is said of it but where it is.
+fn workload(
+    spec: &WorkloadEntrySpec,
+    place: &Place,
+    (namespace, name): (&str, &str),
+    trust_domain: &str,
+) -> Option<Arc<Workload>> {
+    if spec.labels.is_empty() && spec.service_account.is_empty() {
+        return None;
+    }
+    let label = |keys: &[&str]| {
+        let found = keys.iter().find_map(|key| spec.labels.get(*key));
+        found.map(|value| Arc::from(value.as_str()))
+    };
+    let account = match spec.service_account.as_str() {
+        "" => "default",
+        account => account,
+    };
+    Some(Arc::new(Workload {
+        uid: WorkloadUid::of_entry(namespace, name),
+        name: name.into(),
+        namespace: namespace.into(),
+        identity: SpiffeId::new(trust_domain, namespace, account),
+        node: Arc::from(""),
+        addresses: match place {
+            Place::Address(address) => vec![*address],
+            Place::Name(_) => Vec::new(),
+        },
+        labels: Arc::new(spec.labels.clone()),
+        owner: name.into(),
+        canonical_service: label(&[
+            "service.istio.io/canonical-name",
+            "app.kubernetes.io/name",
+            "app",
+        ])
+        .unwrap_or_else(|| name.into()),
+        canonical_revision: label(&[
+            "service.istio.io/canonical-revision",
+            "app.kubernetes.io/version",
+            "version",
+        ])
+        .unwrap_or_else(|| "latest".into()),
+        enrolled: false,
+        netns: None,
+        host_network: false,
+        ready: true,
+        probe_ports: Vec::new(),
+        close_existing_after: None,
+        inbound: InboundPolicy::default(),
+    }))
+}
