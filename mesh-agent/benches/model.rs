@@ -91,6 +91,7 @@ fn port(condition: impl Fn(usize) -> HttpMatch) -> ServicePort {
         cluster: Arc::clone(&cluster),
         subsets: Vec::new(),
         consumer_routes: Vec::new(),
+        opaque: Default::default(),
         routes: Some(Arc::new(HttpRoutes {
             rules: (0..RULES).map(rule).collect(),
             origin: origin(),

@@ -15,6 +15,7 @@ mod dump;
 pub mod fuzzing;
 mod gauges;
 mod hand_over;
+mod opaque;
 mod pods;
 mod readiness;
 mod routing;

@@ -19,6 +19,11 @@ pub const TARGETS: &[(&str, Target, &[&[u8]])] = &[
         &[b"GET / HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
     ),
     (
+        "client_hello",
+        proxy::fuzzing::client_hello,
+        &[proxy::fuzzing::HELLO_SEED],
+    ),
+    (
         "mux_frames",
         proxy::fuzzing::mux_frames,
         proxy::fuzzing::MUX_SEEDS,

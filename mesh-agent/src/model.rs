@@ -14,6 +14,7 @@ pub mod edits;
 pub mod fault;
 pub mod hashing;
 pub mod mirror;
+pub mod opaque;
 pub mod outlier;
 pub mod path;
 pub mod policy;
@@ -41,6 +42,10 @@ pub use self::{
     fault::{AbortStatus, Fault, Injected},
     hashing::{HashPolicy, Key},
     mirror::Mirror,
+    opaque::{
+        NamePattern, OpaqueBackend, OpaqueDecision, OpaqueMatch, OpaquePort, OpaqueRoutes,
+        OpaqueRule, Opening,
+    },
     outlier::{Conduct, Outlier},
     path::PathMatch,
     policy::{InboundPolicy, MtlsMode},

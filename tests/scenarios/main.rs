@@ -25,6 +25,7 @@ mod interop;
 mod lifecycle;
 mod mesh;
 mod mtls;
+mod opaque;
 mod programs;
 mod protocols;
 mod reload;

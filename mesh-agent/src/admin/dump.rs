@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::pods;
+use super::{opaque, pods};
 use crate::{
     config::{Problem, Report},
     model::{
@@ -93,6 +93,7 @@ fn port(port: &ServicePort) -> Value {
         "subsets": port.subsets.iter().map(|it| cluster(it)).collect::<Vec<_>>(),
         "routes": port.routes.as_ref().map(|it| routes(it)),
         "consumerRoutes": consumers.collect::<Vec<_>>(),
+        "opaque": opaque::dump(port),
     })
 }
 
@@ -102,6 +103,7 @@ fn protocol(protocol: Protocol) -> &'static str {
         Protocol::Http2 => "HTTP2",
         Protocol::Grpc => "GRPC",
         Protocol::Tcp => "TCP",
+        Protocol::Tls => "TLS",
         Protocol::Sniff => "by the first bytes",
     }
 }

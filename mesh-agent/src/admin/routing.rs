@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value, json};
 
-use super::pods;
+use super::{opaque, pods};
 use crate::model::{
     Backend, Cluster, HttpRoutes, HttpRule, ObjectRef, Protocol, Service, ServicePort, Snapshot,
     Workload,
@@ -38,15 +38,19 @@ pub(super) fn listeners(snapshot: &Snapshot, pod: &Workload, port: Option<u16>) 
     let mut rows = Vec::new();
     for (service, port) in ports(snapshot, port) {
         let route = format!("Route: {}", route_name(service, port));
-        let cluster = format!("Cluster: {}", port.cluster.istio_name());
         let http = "Trans: raw_buffer; App: HTTP";
-        let chains: &[(&str, &String)] = match port.protocol {
-            Protocol::Http | Protocol::Http2 | Protocol::Grpc => &[(http, &route)],
-            Protocol::Tcp => &[("ALL", &cluster)],
-            Protocol::Sniff => &[(http, &route), ("ALL", &cluster)],
-        };
+        let mut chains = Vec::new();
+        if !port.is_opaque_for(pod) {
+            chains.push((http.to_owned(), route));
+        }
+        if matches!(
+            port.protocol,
+            Protocol::Sniff | Protocol::Tcp | Protocol::Tls
+        ) {
+            chains.extend(opaque::chains(port, pod));
+        }
         for address in &service.vips {
-            for (condition, destination) in chains {
+            for (condition, destination) in &chains {
                 rows.push(json!({
                     "address": address,
                     "port": port.number,
@@ -159,6 +163,7 @@ fn reachable<'a>(
             .into_iter()
             .chain(&port.subsets)
             .chain(backends)
+            .chain(opaque::clusters(port, pod))
         {
             if only.is_none_or(|only| only == cluster.port) {
                 let subset = cluster.subset.as_deref().unwrap_or_default();
@@ -174,7 +179,7 @@ fn reachable<'a>(
 pub(super) fn routes(snapshot: &Snapshot, pod: &Workload, port: Option<u16>) -> Vec<Value> {
     ports(snapshot, port)
         .into_iter()
-        .filter(|(_, port)| port.protocol != Protocol::Tcp)
+        .filter(|(_, port)| !port.is_opaque_for(pod))
         .flat_map(|(service, port)| {
             let name = route_name(service, port);
             match port.routes_for(&pod.namespace) {

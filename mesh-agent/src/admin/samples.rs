@@ -17,8 +17,8 @@ use crate::{
     identity::{CertificateAuthority, Identities},
     model::{
         Backend, Cluster, Endpoint, HttpRoutes, HttpRule, InboundPolicy, MtlsMode, ObjectRef,
-        Protocol, Schedule, Service, ServiceName, ServicePort, Snapshot, SpiffeId, Visibility,
-        Workload, WorkloadUid,
+        OpaquePort, Protocol, Schedule, Service, ServiceName, ServicePort, Snapshot, SpiffeId,
+        Visibility, Workload, WorkloadUid,
     },
     proxy::{ProxyView, ThreadView},
     tasks::Tasks,
@@ -255,6 +255,7 @@ fn service(endpoint: &Arc<Workload>) -> Service {
         cluster: cluster(80, None),
         subsets: vec![v2],
         consumer_routes: Vec::new(),
+        opaque: OpaquePort::default(),
         routes: Some(Arc::new(HttpRoutes {
             rules: vec![rule].into(),
             origin: object("VirtualService", "recommendations"),
@@ -267,6 +268,7 @@ fn service(endpoint: &Arc<Workload>) -> Service {
         cluster: cluster(3306, None),
         subsets: Vec::new(),
         consumer_routes: Vec::new(),
+        opaque: OpaquePort::default(),
         routes: None,
     };
     Service {

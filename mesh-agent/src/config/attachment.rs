@@ -5,13 +5,13 @@
 //! Reference: GEP-1294: an address of the Service's own, and a port, or all of them.
 
 use super::{
-    route::ParentFacts,
+    route::{ParentFacts, RouteKind},
     service::{PortFacts, ServiceFacts},
 };
 use crate::model::Protocol;
 
 /// What to do about a parent that a route cannot be attached to.
-pub(super) const FIX: &str = "name a Service with a ClusterIP, and one of its HTTP ports";
+pub(super) const FIX: &str = "name a Service with a ClusterIP, and one of its ports for that";
 
 /// Whether `parent` names `port` of its Service, perhaps among others.
 pub(super) fn names(parent: &ParentFacts, port: &PortFacts) -> bool {
@@ -24,6 +24,7 @@ pub(super) fn names(parent: &ParentFacts, port: &PortFacts) -> bool {
 
 /// The ports at which a route is attached to `parent`, which is `service`; at least one, else why.
 pub(super) fn ports<'s>(
+    kind: RouteKind,
     parent: &ParentFacts,
     service: Option<&'s ServiceFacts>,
 ) -> Result<Vec<&'s PortFacts>, String> {
@@ -39,12 +40,14 @@ pub(super) fn ports<'s>(
             "Service {name} has no such TCP port: the route is not attached"
         ));
     }
-    let ports: Vec<&PortFacts> = named()
-        .filter(|port| port.protocol != Protocol::Tcp)
-        .collect();
+    let ports: Vec<&PortFacts> = named().filter(|port| suits(kind, port.protocol)).collect();
     if ports.is_empty() {
+        let protocol = match kind.is_opaque() {
+            true => "HTTP",
+            false => "another protocol than HTTP",
+        };
         return Err(format!(
-            "Service {name} declares another protocol than HTTP there: the route is not attached"
+            "Service {name} declares {protocol} there: the route is not attached"
         ));
     }
     if service.vips.is_empty() {
@@ -53,4 +56,13 @@ pub(super) fn ports<'s>(
         ));
     }
     Ok(ports)
+}
+
+/// Whether routes of `kind` decide about a port where this is spoken.
+pub(super) fn suits(kind: RouteKind, protocol: Protocol) -> bool {
+    match protocol {
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => !kind.is_opaque(),
+        Protocol::Tcp | Protocol::Tls => kind.is_opaque(),
+        Protocol::Sniff => true,
+    }
 }

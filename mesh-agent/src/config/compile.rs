@@ -52,8 +52,15 @@ pub(super) struct Compiler<'r, 'a> {
     pub(super) place: &'r Place,
     pub(super) origin: ObjectRef,
     pub(super) read_at: &'r Origin,
-    /// Whether copies are meant, for messages.
-    pub(super) copying: bool,
+    pub(super) sharing: Sharing,
+}
+
+/// What backends get a share of, for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    Requests,
+    Copies,
+    Connections,
 }
 
 impl Compiler<'_, '_> {
@@ -82,13 +89,13 @@ impl Compiler<'_, '_> {
             Action::Delegate(_) => (Vec::new(), Vec::new()),
             Action::Refuse(reason) => refused(500, reason, &rule.name),
         };
-        self.copying = true;
+        self.sharing = Sharing::Copies;
         let mirrors = rule.mirrors.iter().filter_map(|(one, share)| {
             let backend = self.destination(one, meta, &rule.name);
             mirror(backend, *share)
         });
         let mirrors = mirrors.collect();
-        self.copying = false;
+        self.sharing = Sharing::Requests;
         let treatment = treatment(&rule.treatment, mirrors);
         let of = (rule.index, &rule.name, rule.timeout);
         Some(self.rule(of, matches, drawn, treatment))
@@ -119,13 +126,13 @@ impl Compiler<'_, '_> {
             let compile = |one| self.backend(one, &rule.name, status);
             (all.map(compile).collect(), weights)
         };
-        self.copying = true;
+        self.sharing = Sharing::Copies;
         let mirrors = rule.mirrors.iter().filter_map(|(one, share)| {
             let backend = self.backend(one, &rule.name, status);
             mirror(backend, *share)
         });
         let mirrors = mirrors.collect();
-        self.copying = false;
+        self.sharing = Sharing::Requests;
         let treatment = treatment(&rule.treatment, mirrors);
         let of = (index, &rule.name, rule.timeout);
         self.rule(of, Vec::new(), drawn, treatment)
@@ -138,32 +145,35 @@ impl Compiler<'_, '_> {
         (backends, weights): (Vec<Backend>, Vec<u32>),
         treatment: Option<Arc<Treatment>>,
     ) -> HttpRule {
-        let key = PositionKey {
-            origin: self.origin.clone(),
-            rule: index,
-            place: self.place.clone(),
-        };
-        let position = match self.router.last.0.get(&key) {
-            Some((same, position)) if *same == weights => position.clone(),
-            _ => Position::default(),
-        };
-        self.router
-            .positions
-            .0
-            .insert(key, (weights.clone(), position.clone()));
         HttpRule {
             name: Arc::clone(name),
             origin: self.origin.clone(),
             matches,
             backends,
-            schedule: Schedule::new(&weights, position),
+            schedule: self.schedule(index, &weights),
             weights,
             timeout,
             treatment,
         }
     }
 
-    fn destination(
+    /// The schedule of a rule, which goes on where that of the last snapshot was.
+    pub(super) fn schedule(&mut self, rule: usize, weights: &[u32]) -> Schedule {
+        let key = PositionKey {
+            origin: self.origin.clone(),
+            rule,
+            place: self.place.clone(),
+        };
+        let position = match self.router.last.0.get(&key) {
+            Some((same, position)) if *same == weights => position.clone(),
+            _ => Position::default(),
+        };
+        let kept = (weights.to_vec(), position.clone());
+        self.router.positions.0.insert(key, kept);
+        Schedule::new(weights, position)
+    }
+
+    pub(super) fn destination(
         &mut self,
         destination: &DestinationFacts,
         meta: &Meta,
@@ -226,7 +236,12 @@ impl Compiler<'_, '_> {
         }
     }
 
-    fn backend(&mut self, backend: &BackendFacts, rule: &Arc<str>, status: u16) -> Backend {
+    pub(super) fn backend(
+        &mut self,
+        backend: &BackendFacts,
+        rule: &Arc<str>,
+        status: u16,
+    ) -> Backend {
         let (service, port) = match &backend.target {
             Ok(target) => target,
             Err(reason) => {
@@ -279,9 +294,10 @@ impl Compiler<'_, '_> {
         rule: &Arc<str>,
     ) -> Backend {
         let refusal = self.refusal(status, &field, text, rule);
-        let consequence = match self.copying {
-            true => "no request is copied there".to_owned(),
-            false => format!("its share of requests is answered with {status} NC"),
+        let consequence = match self.sharing {
+            Sharing::Copies => "no request is copied there".to_owned(),
+            Sharing::Requests => format!("its share of requests is answered with {status} NC"),
+            Sharing::Connections => "its share of connections is reset with NC".to_owned(),
         };
         self.router.problems.insert(Problem {
             severity: Severity::Error,

@@ -50,7 +50,12 @@ impl Dirty {
             Kind::WorkloadEntry => {
                 self.workload_entries.insert(name);
             }
-            Kind::VirtualService | Kind::DestinationRule | Kind::HttpRoute | Kind::GrpcRoute => {
+            Kind::VirtualService
+            | Kind::DestinationRule
+            | Kind::HttpRoute
+            | Kind::GrpcRoute
+            | Kind::TcpRoute
+            | Kind::TlsRoute => {
                 self.routing.insert((kind, name));
             }
             Kind::PeerAuthentication

@@ -34,6 +34,39 @@ pub struct GrpcRouteSpec {
     pub use_default_gateways: Present,
 }
 
+/// `TCPRoute.spec`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TcpRouteSpec {
+    #[serde(deserialize_with = "null_default")]
+    pub parent_refs: Vec<ParentRef>,
+    #[serde(deserialize_with = "null_default")]
+    pub rules: Vec<OpaqueRule>,
+    pub use_default_gateways: Present,
+}
+
+/// `TLSRoute.spec`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TlsRouteSpec {
+    #[serde(deserialize_with = "null_default")]
+    pub parent_refs: Vec<ParentRef>,
+    #[serde(deserialize_with = "null_default")]
+    pub hostnames: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
+    pub rules: Vec<OpaqueRule>,
+    pub use_default_gateways: Present,
+}
+
+/// One rule of a TCPRoute or TLSRoute.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OpaqueRule {
+    pub name: Option<String>,
+    #[serde(deserialize_with = "null_default")]
+    pub backend_refs: Vec<BackendRef>,
+}
+
 /// What a route is attached to.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -37,6 +37,7 @@ pub(super) fn read(object: &Resource<GrpcRouteSpec>, findings: &mut Findings) ->
     RouteFacts {
         kind: RouteKind::Grpc,
         parents,
+        names: Vec::new(),
         rules: rules.collect(),
         meta,
     }

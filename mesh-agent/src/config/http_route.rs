@@ -40,6 +40,7 @@ pub(super) fn read(object: &Resource<HttpRouteSpec>, findings: &mut Findings) ->
     RouteFacts {
         kind: RouteKind::Http,
         parents,
+        names: Vec::new(),
         rules: rules.collect(),
         meta,
     }

@@ -28,6 +28,7 @@ use super::{
     intern::Interner,
     names::{Answer, Questions},
     object::{Kind, Object, ObjectKey},
+    opaque_route,
     pod::PodFacts,
     policy::{PeerAuthenticationFacts, PolicyFacts},
     problem::{Origin, Problem, Report, Severity, code},
@@ -86,6 +87,8 @@ pub(super) struct Shelves {
     pub(super) mesh_policies: Shelf<PolicyFacts>,
     pub(super) http_routes: Shelf<RouteFacts>,
     pub(super) grpc_routes: Shelf<RouteFacts>,
+    pub(super) tcp_routes: Shelf<RouteFacts>,
+    pub(super) tls_routes: Shelf<RouteFacts>,
     /// Kinds of which only the existence counts.
     pub(super) others: Shelf<Kind>,
 }
@@ -221,6 +224,14 @@ impl Index {
                 let facts = grpc_route::read(&object, &mut findings);
                 shelves.grpc_routes.put(facts, findings)
             }
+            Object::TcpRoute(object) => {
+                let facts = opaque_route::tcp(&object, &mut findings);
+                shelves.tcp_routes.put(facts, findings)
+            }
+            Object::TlsRoute(object) => {
+                let facts = opaque_route::tls(&object, &mut findings);
+                shelves.tls_routes.put(facts, findings)
+            }
             Object::Node(_) | Object::ServiceAccount(_) | Object::Inert(..) => {
                 inert(key.kind, &mut findings);
                 shelves.put_other(key, findings)
@@ -254,6 +265,8 @@ impl Index {
             Kind::MeshPolicy => shelves.mesh_policies.remove(namespace, name),
             Kind::HttpRoute => shelves.http_routes.remove(namespace, name),
             Kind::GrpcRoute => shelves.grpc_routes.remove(namespace, name),
+            Kind::TcpRoute => shelves.tcp_routes.remove(namespace, name),
+            Kind::TlsRoute => shelves.tls_routes.remove(namespace, name),
             Kind::Node | Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => {
                 let (namespace, name) = other_place(key);
                 shelves.others.remove(&namespace, &name)
@@ -417,6 +430,13 @@ impl Index {
 }
 
 impl Shelves {
+    /// The Gateway API's routes, of all kinds.
+    pub(super) fn routes(&self) -> impl Iterator<Item = (&RouteFacts, &Origin)> {
+        let http = self.http_routes.iter().chain(self.grpc_routes.iter());
+        http.chain(self.tcp_routes.iter())
+            .chain(self.tls_routes.iter())
+    }
+
     /// Namespace and name of all objects of a kind.
     fn names(&self, kind: Kind) -> Box<dyn Iterator<Item = (&str, &str)> + '_> {
         fn plain<'a>((namespace, name): (&'a Arc<str>, &'a Arc<str>)) -> (&'a str, &'a str) {
@@ -437,6 +457,8 @@ impl Shelves {
             Kind::MeshPolicy => Box::new(self.mesh_policies.keys().map(plain)),
             Kind::HttpRoute => Box::new(self.http_routes.keys().map(plain)),
             Kind::GrpcRoute => Box::new(self.grpc_routes.keys().map(plain)),
+            Kind::TcpRoute => Box::new(self.tcp_routes.keys().map(plain)),
+            Kind::TlsRoute => Box::new(self.tls_routes.keys().map(plain)),
             Kind::Node | Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => {
                 let others = self.others.keys();
                 Box::new(others.filter_map(move |(namespace, name)| {
@@ -455,7 +477,7 @@ impl Shelves {
     }
 
     fn problems(&self) -> impl Iterator<Item = &Problem> {
-        let parts: [Box<dyn Iterator<Item = &Problem>>; 15] = [
+        let parts: [Box<dyn Iterator<Item = &Problem>>; 17] = [
             Box::new(self.namespaces.problems()),
             Box::new(self.pods.problems()),
             Box::new(self.services.problems()),
@@ -470,6 +492,8 @@ impl Shelves {
             Box::new(self.mesh_policies.problems()),
             Box::new(self.http_routes.problems()),
             Box::new(self.grpc_routes.problems()),
+            Box::new(self.tcp_routes.problems()),
+            Box::new(self.tls_routes.problems()),
             Box::new(self.others.problems()),
         ];
         parts.into_iter().flatten()
@@ -490,6 +514,8 @@ impl Shelves {
             + self.mesh_policies.len()
             + self.http_routes.len()
             + self.grpc_routes.len()
+            + self.tcp_routes.len()
+            + self.tls_routes.len()
             + self.others.len()
     }
 }

@@ -8,6 +8,7 @@
 
 mod actions;
 mod entries;
+mod opaque;
 mod policy;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub(super) use self::{
         HttpRedirect, HttpRewrite, MirrorPolicy, Percent, Retries, UnmatchedPreflights,
     },
     entries::{EntryPort, Resolution, ServiceEntrySpec, WorkloadEntrySpec},
+    opaque::{RouteDestination, TcpRoute, TlsRoute},
     policy::{
         ConnectionPool, ConsistentHash, HttpCookie, LoadBalancer, OutlierDetection, Simple,
         TrafficPolicy,
@@ -38,8 +40,10 @@ pub struct VirtualServiceSpec {
     pub gateways: Vec<String>,
     #[serde(deserialize_with = "null_default")]
     pub http: Vec<HttpRoute>,
-    pub tls: Present,
-    pub tcp: Present,
+    #[serde(deserialize_with = "null_default")]
+    pub tls: Vec<TlsRoute>,
+    #[serde(deserialize_with = "null_default")]
+    pub tcp: Vec<TcpRoute>,
     #[serde(deserialize_with = "null_default")]
     pub export_to: Vec<String>,
 }

@@ -18,7 +18,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    gateway::{GrpcRouteSpec, HttpRouteSpec},
+    gateway::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec, TlsRouteSpec},
     istio::{DestinationRuleSpec, ServiceEntrySpec, VirtualServiceSpec, WorkloadEntrySpec},
     security::{PeerAuthenticationSpec, PolicySpec},
 };
@@ -59,6 +59,10 @@ pub enum Kind {
     HttpRoute,
     /// `gateway.networking.k8s.io GRPCRoute`.
     GrpcRoute,
+    /// `gateway.networking.k8s.io TCPRoute`.
+    TcpRoute,
+    /// `gateway.networking.k8s.io TLSRoute`.
+    TlsRoute,
     /// A security policy that is not enforced yet: an error as long as it exists.
     Unenforced(&'static str),
     /// A mesh kind that has no effect yet.
@@ -75,7 +79,7 @@ const UNENFORCED: [(&str, &str); 5] = [
 ];
 
 /// Mesh kinds without effect.
-const UNSUPPORTED: [(&str, &str); 14] = [
+const UNSUPPORTED: [(&str, &str); 12] = [
     ("networking.istio.io", "Gateway"),
     ("networking.istio.io", "WorkloadGroup"),
     ("networking.istio.io", "Sidecar"),
@@ -85,14 +89,12 @@ const UNSUPPORTED: [(&str, &str); 14] = [
     ("extensions.istio.io", "WasmPlugin"),
     ("gateway.networking.k8s.io", "Gateway"),
     ("gateway.networking.k8s.io", "GatewayClass"),
-    ("gateway.networking.k8s.io", "TLSRoute"),
-    ("gateway.networking.k8s.io", "TCPRoute"),
     ("gateway.networking.k8s.io", "UDPRoute"),
     ("gateway.networking.k8s.io", "BackendTLSPolicy"),
     ("gateway.networking.k8s.io", "ListenerSet"),
 ];
 
-const SUPPORTED: [(&str, &[&str], Kind); 16] = [
+const SUPPORTED: [(&str, &[&str], Kind); 18] = [
     ("", &["v1"], Kind::Namespace),
     ("", &["v1"], Kind::Node),
     ("", &["v1"], Kind::ServiceAccount),
@@ -121,6 +123,16 @@ const SUPPORTED: [(&str, &[&str], Kind); 16] = [
         Kind::HttpRoute,
     ),
     ("gateway.networking.k8s.io", &["v1"], Kind::GrpcRoute),
+    (
+        "gateway.networking.k8s.io",
+        &["v1", "v1alpha2"],
+        Kind::TcpRoute,
+    ),
+    (
+        "gateway.networking.k8s.io",
+        &["v1", "v1alpha3", "v1alpha2"],
+        Kind::TlsRoute,
+    ),
 ];
 
 const ISTIO_VERSIONS: &[&str] = &["v1", "v1beta1", "v1alpha3"];
@@ -207,6 +219,8 @@ impl Kind {
             Self::MeshPolicy => "MeshPolicy",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
             Self::Unenforced(name) | Self::Unsupported(name) => name,
         }
     }
@@ -304,6 +318,8 @@ pub enum Object {
     MeshPolicy(Box<Resource<PolicySpec>>),
     HttpRoute(Box<Resource<HttpRouteSpec>>),
     GrpcRoute(Box<Resource<GrpcRouteSpec>>),
+    TcpRoute(Box<Resource<TcpRouteSpec>>),
+    TlsRoute(Box<Resource<TlsRouteSpec>>),
     /// A kind that is known but has no effect; only its name and metadata count.
     Inert(ObjectKey, Box<ObjectMeta>),
 }
@@ -355,6 +371,8 @@ impl Object {
             Self::MeshPolicy(object) => (Kind::MeshPolicy, &object.metadata),
             Self::HttpRoute(object) => (Kind::HttpRoute, &object.metadata),
             Self::GrpcRoute(object) => (Kind::GrpcRoute, &object.metadata),
+            Self::TcpRoute(object) => (Kind::TcpRoute, &object.metadata),
+            Self::TlsRoute(object) => (Kind::TlsRoute, &object.metadata),
             Self::Inert(key, metadata) => (key.kind, metadata),
         }
     }

@@ -304,6 +304,8 @@ fn typed(kind: Kind, key: &ObjectKey, value: Value) -> Result<Object, Vec<Fault>
         Kind::MeshPolicy => Object::MeshPolicy(exact(spec_or_empty(value))?),
         Kind::HttpRoute => Object::HttpRoute(exact(value)?),
         Kind::GrpcRoute => Object::GrpcRoute(exact(value)?),
+        Kind::TcpRoute => Object::TcpRoute(exact(value)?),
+        Kind::TlsRoute => Object::TlsRoute(exact(value)?),
         Kind::Unenforced(_) | Kind::Unsupported(_) => {
             // Only its name counts, but that must be well formed.
             let object = exact::<Resource<super::object::Present>>(spec_or_empty(value))?;
@@ -314,10 +316,8 @@ fn typed(kind: Kind, key: &ObjectKey, value: Value) -> Result<Object, Vec<Fault>
 
 /// Deserializes what is known of `value`.
 fn known<T: DeserializeOwned>(value: Value) -> Result<Box<T>, Vec<Fault>> {
-    let object = serde_path_to_error::deserialize(value);
-    object
-        .map(Box::new)
-        .map_err(|error| vec![malformed(&error)])
+    let object = serde_path_to_error::deserialize(value).map(Box::new);
+    object.map_err(|error| vec![malformed(&error)])
 }
 
 fn malformed(error: &serde_path_to_error::Error<serde_json::Error>) -> Fault {

@@ -192,7 +192,8 @@ impl Checker<'_> {
                 let elders = claims.entry(host).or_default();
                 let elder = elders
                     .iter()
-                    .find(|elder| overlap(&elder.visibility, &facts.visibility));
+                    .find(|elder| overlap(&elder.visibility, &facts.visibility))
+                    .filter(|elder| meet(elder, facts));
                 if let Some(elder) = elder.filter(|elder| elder.meta != facts.meta) {
                     let winner = elder.meta.to_ref("VirtualService");
                     let text = format!(
@@ -219,12 +220,11 @@ impl Checker<'_> {
 
     /// Parents of routes that do not exist, or that no captured connection names.
     fn parents(&mut self, shelves: &Shelves) {
-        let routes = shelves.http_routes.iter().chain(shelves.grpc_routes.iter());
-        for (route, origin) in routes {
+        for (route, origin) in shelves.routes() {
             for parent in &route.parents {
                 let name = &parent.service;
                 let service = shelves.services.get(&name.namespace, &name.name);
-                if let Err(text) = attachment::ports(parent, service) {
+                if let Err(text) = attachment::ports(route.kind, parent, service) {
                     self.add(
                         Severity::Error,
                         code::REFERENCE,
@@ -338,6 +338,16 @@ impl Checker<'_> {
             }
         }
     }
+}
+
+/// Whether both have rules for HTTP, or for bytes.
+fn meet(one: &VirtualServiceFacts, other: &VirtualServiceFacts) -> bool {
+    let both = |has: fn(&VirtualServiceFacts) -> bool| has(one) && has(other);
+    let idle = |facts: &VirtualServiceFacts| facts.rules.is_empty() && facts.opaque.is_empty();
+    both(|facts| !facts.rules.is_empty())
+        || both(|facts| !facts.opaque.is_empty())
+        || idle(one)
+        || idle(other)
 }
 
 fn overlap(one: &Visibility, other: &Visibility) -> bool {

@@ -19,13 +19,15 @@ use super::{
     treatment::TreatmentFacts,
 };
 use crate::model::{
-    HeaderEdits, HttpMatch, ServiceName, Share, TextMatch, UrlRewrite, path::PathRank,
+    HeaderEdits, HttpMatch, NamePattern, ServiceName, Share, TextMatch, UrlRewrite, path::PathRank,
     text::FullRegex,
 };
 
 /// Which kind of route it is. The greater wins where both are attached to one port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum RouteKind {
+    Tcp,
+    Tls,
     Http,
     Grpc,
 }
@@ -33,17 +35,38 @@ pub(super) enum RouteKind {
 impl RouteKind {
     pub(super) fn as_str(self) -> &'static str {
         match self {
+            Self::Tcp => "TCPRoute",
+            Self::Tls => "TLSRoute",
             Self::Http => "HTTPRoute",
             Self::Grpc => "GRPCRoute",
         }
     }
 
-    /// How requests are answered that a route has no usable backend for.
+    /// Whether it is about connections, whatever is said on them.
+    pub(super) fn is_opaque(self) -> bool {
+        match self {
+            Self::Tcp | Self::Tls => true,
+            Self::Http | Self::Grpc => false,
+        }
+    }
+
+    /// How requests are answered that a route has no usable backend for; connections are reset.
     pub(super) fn broken_status(self) -> u16 {
         match self {
             Self::Http => 500,
             // UNAVAILABLE.
-            Self::Grpc => 503,
+            Self::Tcp | Self::Tls | Self::Grpc => 503,
+        }
+    }
+
+    /// What becomes of a broken backend's share.
+    pub(super) fn loss(self) -> String {
+        match self {
+            Self::Tcp | Self::Tls => "its share of connections is reset".to_owned(),
+            Self::Http | Self::Grpc => {
+                let status = self.broken_status();
+                format!("its share of requests is answered with {status}")
+            }
         }
     }
 }
@@ -54,6 +77,8 @@ pub(super) struct RouteFacts {
     pub(super) kind: RouteKind,
     pub(super) meta: Meta,
     pub(super) parents: Vec<ParentFacts>,
+    /// The server names that a TLSRoute is about; none for other kinds.
+    pub(super) names: Vec<NamePattern>,
     pub(super) rules: Vec<RouteRuleFacts>,
 }
 
@@ -74,7 +99,7 @@ pub(super) struct ParentFacts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RouteRuleFacts {
     pub(super) name: Arc<str>,
-    /// At least one.
+    /// At least one, unless the route is about connections.
     pub(super) matches: Vec<(Precedence, HttpMatch)>,
     pub(super) backends: Vec<BackendFacts>,
     /// Where clients are sent instead of a backend.
@@ -268,12 +293,12 @@ impl RuleReader<'_> {
         if let Err(reason @ (Unusable::Kind(_) | Unusable::NoPort)) = &target
             && weight > 0
         {
-            let (reason, status) = (reason.text(), self.kind.broken_status());
+            let (reason, loss) = (reason.text(), self.kind.loss());
             self.findings.add(
                 Severity::Error,
                 code::REFERENCE,
                 &field,
-                format!("{reason}: its share of requests is answered with {status}"),
+                format!("{reason}: {loss}"),
                 "name a Service and its port",
             );
         }

@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     attachment,
-    compile::{Compiler, Place, Positions},
+    compile::{Compiler, Place, Positions, Sharing},
     delegate::Whole,
     destination_rule::Rules,
     endpoints::Catalog,
@@ -29,7 +29,7 @@ use crate::model::{HttpRoutes, HttpRule, ObjectRef, ServiceName};
 
 /// Compiles rules.
 pub(super) struct Router<'a> {
-    virtual_services: VirtualServices<'a>,
+    pub(super) virtual_services: VirtualServices<'a>,
     routes: HashMap<&'a ServiceName, Vec<Attached<'a>>>,
     /// The DestinationRules, by client.
     pub(super) rules: Rules<'a>,
@@ -43,10 +43,10 @@ pub(super) struct Router<'a> {
 
 /// A route at one of its parents.
 #[derive(Clone, Copy)]
-struct Attached<'a> {
-    route: &'a RouteFacts,
-    parent: &'a ParentFacts,
-    origin: &'a Origin,
+pub(super) struct Attached<'a> {
+    pub(super) route: &'a RouteFacts,
+    pub(super) parent: &'a ParentFacts,
+    pub(super) origin: &'a Origin,
 }
 
 impl Attached<'_> {
@@ -54,13 +54,13 @@ impl Attached<'_> {
         attachment::names(self.parent, port)
     }
 
-    fn origin(&self) -> ObjectRef {
+    pub(super) fn origin(&self) -> ObjectRef {
         self.route.meta.to_ref(self.route.kind.as_str())
     }
 }
 
 /// VirtualServices by host.
-struct VirtualServices<'a> {
+pub(super) struct VirtualServices<'a> {
     exact: HashMap<Arc<str>, Vec<(&'a VirtualServiceFacts, &'a Origin)>>,
     /// The most specific first.
     wild: Vec<(&'a HostPattern, &'a VirtualServiceFacts, &'a Origin)>,
@@ -71,7 +71,9 @@ impl<'a> VirtualServices<'a> {
         let mut sorted: Vec<(&VirtualServiceFacts, &Origin)> = all
             .iter()
             .map(|(facts, origin)| (&**facts, *origin))
-            .filter(|(facts, _)| facts.in_mesh && !facts.rules.is_empty())
+            .filter(|(facts, _)| {
+                facts.in_mesh && !(facts.rules.is_empty() && facts.opaque.is_empty())
+            })
             .collect();
         sorted.sort_by_key(|(facts, _)| facts.meta.seniority());
         let mut found = Self {
@@ -99,7 +101,10 @@ impl<'a> VirtualServices<'a> {
     }
 
     /// All that are about `hostname`, the one that decides first.
-    fn about(&self, hostname: &str) -> impl Iterator<Item = (&'a VirtualServiceFacts, &'a Origin)> {
+    pub(super) fn about(
+        &self,
+        hostname: &str,
+    ) -> impl Iterator<Item = (&'a VirtualServiceFacts, &'a Origin)> {
         let exact = self.exact.get(hostname).into_iter().flatten().copied();
         let wild = self
             .wild
@@ -157,7 +162,9 @@ impl<'a> Router<'a> {
         found.extend(self.rules.special_policies(hostname).map(Arc::clone));
         for (facts, _) in self.virtual_services.about(hostname) {
             found.extend(facts.visibility.named().map(Arc::clone));
-            let with_subset = facts.rules.iter().flat_map(|rule| rule.destinations());
+            let of_rules = facts.rules.iter().flat_map(|rule| rule.destinations());
+            let of_bytes = facts.opaque.iter().flat_map(|rule| &rule.destinations);
+            let with_subset = of_rules.chain(of_bytes);
             for destination in with_subset.filter(|destination| destination.subset.is_some()) {
                 // Of a host that is not there no rule counts, whoever has one.
                 if catalog.service(&destination.host).is_none() {
@@ -183,7 +190,9 @@ impl<'a> Router<'a> {
     ) -> Option<HttpRoutes> {
         let candidates = self.virtual_services.about(&place.hostname);
         let visible = candidates
-            .filter(|(facts, _)| facts.visibility.allows(place.client.as_deref()))
+            .filter(|(facts, _)| {
+                !facts.rules.is_empty() && facts.visibility.allows(place.client.as_deref())
+            })
             .collect::<Vec<_>>();
         let virtual_service = visible.first().copied();
         let mut attached = self.attached(service, port, place.client.as_deref());
@@ -201,6 +210,10 @@ impl<'a> Router<'a> {
                 let object = facts.meta.to_ref("VirtualService");
                 self.warn(object, origin, "spec.hosts", text.clone());
             }
+            // It decides about HTTP, too, as about all other bytes.
+            if winner.is_opaque() {
+                return None;
+            }
             let overruled: Vec<Attached<'_>> = overruled;
             for one in overruled {
                 self.warn(one.origin(), one.origin, &one.parent.field, text.clone());
@@ -214,7 +227,7 @@ impl<'a> Router<'a> {
             place,
             origin: facts.meta.to_ref("VirtualService"),
             read_at: origin,
-            copying: false,
+            sharing: Sharing::Requests,
         };
         let rules: Vec<HttpRule> = facts
             .rules
@@ -228,7 +241,7 @@ impl<'a> Router<'a> {
     }
 
     /// The routes that are attached to a port: those of the client's namespace, else the Service's.
-    fn attached(
+    pub(super) fn attached(
         &self,
         service: &ServiceName,
         port: &PortFacts,
@@ -238,7 +251,9 @@ impl<'a> Router<'a> {
             let all = self.routes.get(service).into_iter().flatten();
             let mut found: Vec<Attached<'a>> = all
                 .filter(|attached| {
-                    *attached.route.meta.namespace == *namespace && attached.is_at(port)
+                    *attached.route.meta.namespace == *namespace
+                        && attached.is_at(port)
+                        && attachment::suits(attached.route.kind, port.protocol)
                 })
                 .copied()
                 .collect();
@@ -270,7 +285,7 @@ impl<'a> Router<'a> {
                 place,
                 origin: one.origin(),
                 read_at: one.origin,
-                copying: false,
+                sharing: Sharing::Requests,
             };
             for (index, rule) in one.route.rules.iter().enumerate() {
                 let compiled = compiler.gateway(index, rule, kind);
@@ -296,7 +311,7 @@ impl<'a> Router<'a> {
         }
     }
 
-    fn warn(&mut self, object: ObjectRef, origin: &Origin, field: &str, text: String) {
+    pub(super) fn warn(&mut self, object: ObjectRef, origin: &Origin, field: &str, text: String) {
         self.problems.insert(Problem {
             severity: Severity::Warning,
             code: code::OVERRULED,

@@ -205,7 +205,8 @@ pub(super) fn protocol(app_protocol: Option<&str>, name: &str) -> Protocol {
         "http" | "grpc-web" | "ws" => Protocol::Http,
         "http2" | "h2c" => Protocol::Http2,
         "grpc" => Protocol::Grpc,
-        "tcp" | "tls" | "https" | "wss" | "mysql" | "mongo" | "redis" => Protocol::Tcp,
+        "tcp" | "mysql" | "mongo" | "redis" => Protocol::Tcp,
+        "tls" | "https" | "wss" => Protocol::Tls,
         _ => Protocol::Sniff,
     }
 }
@@ -311,14 +312,14 @@ mod tests {
         check(None, "http2-api", Protocol::Http2);
         check(None, "grpc", Protocol::Grpc);
         check(None, "grpc-web-x", Protocol::Http);
-        check(None, "https", Protocol::Tcp);
+        check(None, "https", Protocol::Tls);
         check(None, "mysql", Protocol::Tcp);
         check(None, "", Protocol::Sniff);
         check(None, "web", Protocol::Sniff);
         check(Some("http"), "tcp", Protocol::Http);
         check(Some("kubernetes.io/h2c"), "http", Protocol::Http2);
         check(Some("kubernetes.io/ws"), "", Protocol::Http);
-        check(Some("kubernetes.io/wss"), "", Protocol::Tcp);
+        check(Some("kubernetes.io/wss"), "", Protocol::Tls);
         check(Some("example.com/own"), "http", Protocol::Sniff);
     }
 }

@@ -23,14 +23,14 @@ use super::{
     facts::Name,
     index::{IndexSettings, Shelves},
     object::Kind,
-    problem::{Origin, Problem, Severity, code},
+    problem::Problem,
     resolve::{self, HostPattern},
     routes::Router,
     service::{PortFacts, ServiceFacts},
 };
 use crate::model::{
-    Backend, Cluster, HttpRoutes, HttpRule, ObjectRef, Position, Protocol, Schedule, Service,
-    ServiceName, ServicePort, SharedMap,
+    Backend, Cluster, HttpRoutes, HttpRule, ObjectRef, Position, Schedule, Service, ServiceName,
+    ServicePort, SharedMap,
 };
 
 /// All compiled Services.
@@ -88,7 +88,7 @@ impl Services {
         endpoints.renew(&changed);
         let mut router = Router::new(
             &whole,
-            shelves.http_routes.iter().chain(shelves.grpc_routes.iter()),
+            shelves.routes(),
             Rules::new(
                 shelves.destination_rules.iter().map(|(rule, _)| rule),
                 &settings.root_namespace,
@@ -205,6 +205,8 @@ fn about(shelves: &Shelves, domain: &str, (kind, name): &(Kind, Name)) -> Vec<Ho
             return found.map_or_else(Vec::new, |(facts, _)| vec![facts.host.clone()]);
         }
         Kind::GrpcRoute => &shelves.grpc_routes,
+        Kind::TcpRoute => &shelves.tcp_routes,
+        Kind::TlsRoute => &shelves.tls_routes,
         _ => &shelves.http_routes,
     };
     let parents = routes.find(name).into_iter();
@@ -239,6 +241,7 @@ fn compile<'a>(
         }
         by_family.push((family, ports));
     }
+    router.report_unsuited(hostname, facts);
     let mut sockets = BTreeMap::new();
     for vip in &facts.vips {
         let of_family = by_family.iter().find(|(family, _)| family.includes(*vip));
@@ -251,7 +254,8 @@ fn compile<'a>(
     let ports = first.map(|(_, ports)| ports).unwrap_or_default();
     let routed = |port: &Arc<ServicePort>| {
         let used = port.cluster.upstream.is_some();
-        used || port.routes.is_some() || !port.consumer_routes.is_empty()
+        let routed = port.routes.is_some() || port.opaque.all().next().is_some();
+        used || routed || !port.consumer_routes.is_empty()
     };
     let mut hosts = std::mem::take(&mut catalog.used);
     hosts.remove(hostname);
@@ -274,12 +278,12 @@ fn compile<'a>(
 }
 
 /// Makes the ports of one Service for one address family.
-struct PortMaker<'r, 'a> {
-    catalog: &'r mut Catalog<'a>,
-    router: &'r mut Router<'a>,
-    name: &'r ServiceName,
-    hostname: &'r Arc<str>,
-    family: Family,
+pub(super) struct PortMaker<'r, 'a> {
+    pub(super) catalog: &'r mut Catalog<'a>,
+    pub(super) router: &'r mut Router<'a>,
+    pub(super) name: &'r ServiceName,
+    pub(super) hostname: &'r Arc<str>,
+    pub(super) family: Family,
 }
 
 impl PortMaker<'_, '_> {
@@ -287,7 +291,7 @@ impl PortMaker<'_, '_> {
         let (hostname, family) = (self.hostname, self.family);
         let cluster = self.whole(port, None)?;
         let (mut consumer_routes, mut routes) = (Vec::new(), None);
-        if port.protocol != Protocol::Tcp {
+        if !port.protocol.is_opaque() {
             let mut place = Place {
                 hostname: Arc::clone(hostname),
                 port: port.number,
@@ -305,9 +309,7 @@ impl PortMaker<'_, '_> {
                 consumer_routes.extend(own.map(|own| (Arc::clone(namespace), Arc::new(own))));
             }
         }
-        if port.protocol == Protocol::Tcp {
-            self.report_unlike(port, special, &cluster);
-        }
+        let opaque = self.opaque(port, special, &cluster);
         Some(ServicePort {
             number: port.number,
             name: Arc::clone(&port.name),
@@ -316,46 +318,17 @@ impl PortMaker<'_, '_> {
             subsets: self.subsets(port),
             consumer_routes,
             routes,
+            opaque,
         })
     }
 
     /// All endpoints of `port`, as clients in `client` use them.
-    fn whole(&mut self, port: &PortFacts, client: Option<&str>) -> Option<Arc<Cluster>> {
+    pub(super) fn whole(&mut self, port: &PortFacts, client: Option<&str>) -> Option<Arc<Cluster>> {
         let at = (&**self.hostname, &*self.name.namespace);
         let used = self.router.rules.upstream(client, at, port.number);
         let shape = Shape { subset: None, used };
         self.catalog
             .cluster(self.hostname, port.number, self.family, shape)
-    }
-
-    /// Reports rules of client namespaces that would count at a port that carries bytes, and do not.
-    fn report_unlike(
-        &mut self,
-        port: &PortFacts,
-        special: &BTreeSet<Arc<str>>,
-        general: &Arc<Cluster>,
-    ) {
-        for namespace in special {
-            let Some(cluster) = self.whole(port, Some(namespace)) else {
-                continue;
-            };
-            if Arc::ptr_eq(&cluster, general) {
-                continue;
-            }
-            self.router.problems.insert(Problem {
-                severity: Severity::Warning,
-                code: code::UNSUPPORTED,
-                object: cluster.rule.clone().or_else(|| general.rule.clone()),
-                origin: Origin::default(),
-                field: "spec.trafficPolicy".to_owned(),
-                text: format!(
-                    "not supported yet: at port {} of {}, which carries bytes, clients in namespace \
-                     {namespace} get what everybody gets",
-                    port.number, self.name
-                ),
-                fix: "put the rule into the Service's namespace, for everybody".to_owned(),
-            });
-        }
     }
 
     /// What decides for clients in `namespace` without a route, if they use the endpoints in another

@@ -84,12 +84,14 @@ pub(super) fn build(shelves: &Shelves, problems: &[Problem]) -> Vec<ObjectStatus
     let mut judge = Judge {
         shelves,
         problems: by_object,
-        grpc: HashMap::new(),
+        winners: HashMap::new(),
         statuses: Vec::new(),
     };
-    judge.grpc = judge.grpc_ports();
+    judge.winners = judge.winners();
     judge.routes(Kind::HttpRoute, &shelves.http_routes);
     judge.routes(Kind::GrpcRoute, &shelves.grpc_routes);
+    judge.routes(Kind::TcpRoute, &shelves.tcp_routes);
+    judge.routes(Kind::TlsRoute, &shelves.tls_routes);
     judge.others(Kind::VirtualService, &shelves.virtual_services);
     judge.others(Kind::DestinationRule, &shelves.destination_rules);
     judge.others(Kind::ServiceEntry, &shelves.service_entries);
@@ -108,30 +110,34 @@ type RoutedPort<'a> = (&'a ServiceName, u16, &'a str);
 struct Judge<'a> {
     shelves: &'a Shelves,
     problems: HashMap<&'a ObjectRef, Vec<&'a Problem>>,
-    /// Where a GRPCRoute decides.
-    grpc: HashMap<RoutedPort<'a>, &'a RouteFacts>,
+    /// Which route decides where several kinds, or several TCPRoutes, are attached.
+    winners: HashMap<RoutedPort<'a>, &'a RouteFacts>,
     statuses: Vec<ObjectStatus>,
 }
 
 impl<'a> Judge<'a> {
-    fn grpc_ports(&self) -> HashMap<RoutedPort<'a>, &'a RouteFacts> {
-        let mut found = HashMap::new();
-        for (route, _) in self.shelves.grpc_routes.iter() {
+    fn winners(&self) -> HashMap<RoutedPort<'a>, &'a RouteFacts> {
+        let mut found: HashMap<RoutedPort<'a>, &'a RouteFacts> = HashMap::new();
+        for (route, _) in self.shelves.routes() {
             for parent in &route.parents {
-                let ports = self.ports(parent).unwrap_or_default();
+                let ports = self.ports(route.kind, parent).unwrap_or_default();
                 for port in ports {
                     let place = (&parent.service, port, &*route.meta.namespace);
-                    found.entry(place).or_insert(route);
+                    let winner = found.entry(place).or_insert(route);
+                    let elder = route.meta.seniority() < winner.meta.seniority();
+                    if route.kind > winner.kind || (route.kind == winner.kind && elder) {
+                        *winner = route;
+                    }
                 }
             }
         }
         found
     }
 
-    fn ports(&self, parent: &ParentFacts) -> Result<Vec<u16>, String> {
+    fn ports(&self, kind: RouteKind, parent: &ParentFacts) -> Result<Vec<u16>, String> {
         let ServiceName { namespace, name } = &parent.service;
         let service = self.shelves.services.get(namespace, name);
-        let ports = attachment::ports(parent, service)?;
+        let ports = attachment::ports(kind, parent, service)?;
         Ok(ports.iter().map(|port| port.number).collect())
     }
 
@@ -198,7 +204,7 @@ impl<'a> Judge<'a> {
 
     fn accepted(&self, route: &'a RouteFacts, parent: &'a ParentFacts) -> Condition {
         let no = |reason, text| condition("Accepted", false, reason, text);
-        let ports = match self.ports(parent) {
+        let ports = match self.ports(route.kind, parent) {
             Ok(ports) => ports,
             Err(text) => {
                 let text = format!("{}: {text}; fix: {}", parent.field, attachment::FIX);
@@ -211,8 +217,10 @@ impl<'a> Judge<'a> {
         }
         let winner = |port: &u16| {
             let place = (&parent.service, *port, &*route.meta.namespace);
-            let grpc = self.grpc.get(&place).copied();
-            grpc.filter(|_| route.kind == RouteKind::Http)
+            let winner = self.winners.get(&place).copied();
+            // Routes of one kind share a port, but for TCPRoutes: nothing tells their connections apart.
+            let alone = route.kind == RouteKind::Tcp;
+            winner.filter(|one| one.kind > route.kind || (alone && one.meta != route.meta))
         };
         let in_force: Vec<String> = ports
             .iter()

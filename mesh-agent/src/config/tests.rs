@@ -10,6 +10,7 @@ mod fixture;
 mod grpc_routes;
 mod http_routes;
 mod manifests;
+mod opaque_routes;
 mod policies;
 mod property;
 mod routes;

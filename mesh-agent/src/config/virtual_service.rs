@@ -14,6 +14,7 @@ use super::{
     headers,
     istio::{self, HttpRoute, HttpRouteDestination, Percent, VirtualServiceSpec},
     object::Resource,
+    opaque::{self, OpaqueRuleFacts},
     problem::{Severity, code},
     resolve::{self, HostPattern, Visibility},
     treatment::{self, TreatmentFacts},
@@ -30,6 +31,8 @@ pub(super) struct VirtualServiceFacts {
     /// Whether it is about traffic inside the mesh, not only about gateways.
     pub(super) in_mesh: bool,
     pub(super) rules: Vec<RuleFacts>,
+    /// Those of `tls`, then those of `tcp`.
+    pub(super) opaque: Vec<OpaqueRuleFacts>,
     /// What it offers to others that leave rules to it, as it is written; nothing if it has hosts.
     pub(super) offered: Vec<HttpRoute>,
 }
@@ -108,11 +111,6 @@ impl VirtualServiceFacts {
                 findings.reject(field, text, "write its rules here");
             }
         }
-        findings.unsupported(
-            "spec",
-            &[("tls", spec.tls), ("tcp", spec.tcp)],
-            "connections that are not HTTP go to all endpoints of the Service",
-        );
         let in_mesh = spec.gateways.is_empty() || spec.gateways.iter().any(|name| name == "mesh");
         let qualify = |host: &String| resolve::qualify(host, &meta.namespace, domain);
         let rules = spec.http.iter().enumerate();
@@ -129,6 +127,7 @@ impl VirtualServiceFacts {
             visibility: Visibility::new(&spec.export_to, &meta.namespace),
             in_mesh,
             rules,
+            opaque: opaque::read(spec, &meta, domain, findings),
             offered,
             meta,
         }
@@ -413,21 +412,31 @@ impl RuleReader<'_> {
         destinations.collect()
     }
 
-    /// A destination without what is done to requests on the way.
     fn destination(&mut self, written: &istio::Destination, field: String) -> DestinationFacts {
-        if written.host.is_empty() {
-            let path = format!("{field}.host");
-            self.findings.reject(path, "must be set", "name a Service");
-        }
-        let subset = written.subset.as_deref().filter(|name| !name.is_empty());
-        DestinationFacts {
-            host: resolve::qualify(&written.host, &self.meta.namespace, self.domain),
-            subset: subset.map(Into::into),
-            port: written.port.as_ref().map(|port| port.number),
-            weight: 1,
-            edits: None,
-            rewrite: None,
-            field,
-        }
+        destination(written, field, self.meta, self.domain, self.findings)
+    }
+}
+
+/// A destination without what is done to requests on the way.
+pub(super) fn destination(
+    written: &istio::Destination,
+    field: String,
+    meta: &Meta,
+    domain: &str,
+    findings: &mut Findings,
+) -> DestinationFacts {
+    if written.host.is_empty() {
+        let path = format!("{field}.host");
+        findings.reject(path, "must be set", "name a Service");
+    }
+    let subset = written.subset.as_deref().filter(|name| !name.is_empty());
+    DestinationFacts {
+        host: resolve::qualify(&written.host, &meta.namespace, domain),
+        subset: subset.map(Into::into),
+        port: written.port.as_ref().map(|port| port.number),
+        weight: 1,
+        edits: None,
+        rewrite: None,
+        field,
     }
 }

@@ -222,30 +222,39 @@ async fn change(objects: &impl Objects, key: &ObjectKey, want: &Want) -> Result<
 struct Server(Client);
 
 impl Server {
-    fn api(&self, key: &ObjectKey) -> Option<Api<DynamicObject>> {
-        let (group, version) = served(key.kind)?;
+    /// The object in each version that may be served.
+    fn apis(&self, key: &ObjectKey) -> impl Iterator<Item = Api<DynamicObject>> {
+        let (group, versions) = served(key.kind).unwrap_or_default();
+        versions
+            .iter()
+            .map(move |version| self.api(key, group, version))
+    }
+
+    fn api(&self, key: &ObjectKey, group: &str, version: &str) -> Api<DynamicObject> {
         let kind = GroupVersionKind::gvk(group, version, key.kind.as_str());
         let plural = plural(key.kind.as_str());
         let resource = ApiResource::from_gvk_with_plural(&kind, &plural);
-        Some(if key.namespace.is_empty() {
+        if key.namespace.is_empty() {
             Api::all_with(self.0.clone(), &resource)
         } else {
             Api::namespaced_with(self.0.clone(), &key.namespace, &resource)
-        })
+        }
     }
 }
 
-/// Where a kind with a status is served.
-fn served(kind: Kind) -> Option<(&'static str, &'static str)> {
+/// Where a kind with a status is served: in one of these versions, best first.
+fn served(kind: Kind) -> Option<(&'static str, &'static [&'static str])> {
     match kind {
-        Kind::HttpRoute | Kind::GrpcRoute => Some(("gateway.networking.k8s.io", "v1")),
+        Kind::HttpRoute | Kind::GrpcRoute => Some(("gateway.networking.k8s.io", &["v1"])),
+        Kind::TcpRoute => Some(("gateway.networking.k8s.io", &["v1", "v1alpha2"])),
+        Kind::TlsRoute => Some(("gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"])),
         Kind::VirtualService | Kind::DestinationRule | Kind::ServiceEntry | Kind::WorkloadEntry => {
-            Some(("networking.istio.io", "v1"))
+            Some(("networking.istio.io", &["v1"]))
         }
         Kind::PeerAuthentication
         | Kind::AuthorizationPolicy
-        | Kind::Unenforced("RequestAuthentication") => Some(("security.istio.io", "v1")),
-        Kind::Policy | Kind::MeshPolicy => Some(("authentication.istio.io", "v1alpha1")),
+        | Kind::Unenforced("RequestAuthentication") => Some(("security.istio.io", &["v1"])),
+        Kind::Policy | Kind::MeshPolicy => Some(("authentication.istio.io", &["v1alpha1"])),
         Kind::Namespace
         | Kind::Node
         | Kind::ServiceAccount
@@ -268,10 +277,17 @@ fn plural(kind: &str) -> String {
 
 impl Objects for Server {
     async fn read(&self, key: &ObjectKey) -> Result<Value, WriteError> {
-        let api = self.api(key).ok_or(WriteError::Missing)?;
-        let object = in_time(api.get(&key.name)).await?;
-        serde_json::to_value(object)
-            .map_err(|error| WriteError::Api(kube::Error::SerdeError(error)))
+        for api in self.apis(key) {
+            match in_time(api.get(&key.name)).await {
+                // Gone, or not served in this version.
+                Err(WriteError::Missing) => {}
+                read => {
+                    return serde_json::to_value(read?)
+                        .map_err(|error| WriteError::Api(kube::Error::SerdeError(error)));
+                }
+            }
+        }
+        Err(WriteError::Missing)
     }
 
     async fn change(
@@ -280,15 +296,19 @@ impl Objects for Server {
         version: &str,
         status: Value,
     ) -> Result<(), WriteError> {
-        let api = self.api(key).ok_or(WriteError::Missing)?;
         let patch = json!({ "metadata": { "resourceVersion": version }, "status": status });
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
             ..PatchParams::default()
         };
         let patch = Patch::Merge(patch);
-        in_time(api.patch_status(&key.name, &params, &patch)).await?;
-        Ok(())
+        for api in self.apis(key) {
+            match in_time(api.patch_status(&key.name, &params, &patch)).await {
+                Err(WriteError::Missing) => {}
+                changed => return changed.map(drop),
+            }
+        }
+        Err(WriteError::Missing)
     }
 }
 

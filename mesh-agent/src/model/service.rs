@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    balance::EndpointLoad, route::HttpRoutes, upstream::UpstreamUse, visibility::Visibility,
-    workload::Workload,
+    balance::EndpointLoad, opaque::OpaquePort, route::HttpRoutes, upstream::UpstreamUse,
+    visibility::Visibility, workload::Workload,
 };
 
 /// A Service's namespace and name.
@@ -68,8 +68,10 @@ pub enum Protocol {
     Http2,
     /// gRPC over HTTP/2.
     Grpc,
-    /// Opaque bytes (`tcp`, `tls`, `https`, `mysql`, ...).
+    /// Opaque bytes (`tcp`, `mysql`, ...).
     Tcp,
+    /// The application's own TLS (`tls`, `https`): opaque bytes, but for what the client says first.
+    Tls,
     /// Not declared: decided by the first bytes, without delaying a server that speaks first.
     Sniff,
 }
@@ -92,6 +94,8 @@ pub struct ServicePort {
     pub consumer_routes: Vec<(Arc<str>, Arc<HttpRoutes>)>,
     /// HTTP routes for every other client, if any are attached.
     pub routes: Option<Arc<HttpRoutes>>,
+    /// Routes for what is carried as bytes.
+    pub opaque: OpaquePort,
 }
 
 /// A Service.

@@ -7,6 +7,7 @@ use tokio::io::AsyncWriteExt;
 pub use super::mux::fuzzing::{MUX_SEEDS, count_frames, mux_frames, mux_session};
 use super::{
     hbone::{self, HboneLimits},
+    hello::{self, Hello},
     sniff::{self, First},
 };
 use crate::model::SpiffeId;
@@ -27,6 +28,31 @@ pub fn sniff(bytes: &[u8]) {
         verdict = now;
     }
     assert!(bytes.len() < sniff::ENOUGH || verdict != First::Undecided);
+}
+
+/// A ClientHello with a server name.
+pub const HELLO_SEED: &[u8] = b"\x16\x03\x01\0\x3b\x01\0\0\x37\x03\x03\
+    \x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\
+    \x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\
+    \0\0\x02\x13\x01\x01\0\0\x0c\0\0\0\x08\0\x06\0\0\x03a.b";
+
+/// A verdict is never taken back, there always is one in the end, and a name is one that a rule could
+/// have.
+pub fn client_hello(bytes: &[u8]) {
+    let whole = hello::hello(bytes);
+    assert!(bytes.len() < hello::ENOUGH || whole != Hello::Undecided);
+    if let Hello::Tls(Some(name)) = &whole {
+        let plain = |byte: u8| byte.is_ascii_graphic() && !byte.is_ascii_uppercase();
+        assert!(!name.is_empty() && name.bytes().all(plain), "{name:?}");
+    }
+    // Of a large input only some beginnings: all of them would take too long.
+    for end in (0..bytes.len()).step_by(bytes.len() / 64 + 1) {
+        let now = hello::hello(&bytes[..end]);
+        assert!(
+            now == Hello::Undecided || now == whole,
+            "{now:?} became {whole:?}"
+        );
+    }
 }
 
 /// What comes over a tunnel once TLS is there: nothing panics, and it comes to an end.

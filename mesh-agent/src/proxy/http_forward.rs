@@ -90,7 +90,7 @@ async fn run(
     let declared = front.port().map(|port| port.protocol);
     let http2 = match declared {
         Some(Protocol::Http2 | Protocol::Grpc) => !switch,
-        Some(Protocol::Http | Protocol::Tcp | Protocol::Sniff) | None => {
+        Some(Protocol::Http | Protocol::Tcp | Protocol::Tls | Protocol::Sniff) | None => {
             exchange.version == Version::HTTP_2
         }
     };

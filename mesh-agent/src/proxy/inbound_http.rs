@@ -38,7 +38,7 @@ const READ_AHEAD: usize = 4096;
 
 /// How long a client may take to show that it speaks HTTP: longer than connections wait in a pool for
 /// their first request.
-const FIRST_BYTES: Duration = Duration::from_secs(75);
+pub(super) const FIRST_BYTES: Duration = Duration::from_secs(75);
 
 /// The policies' side of a front whose requests are for a pod of this node.
 pub(crate) struct Inbound {

@@ -4,7 +4,8 @@
 //! there as requests or as bytes.
 //!
 //! Knows nothing of capture: the local address of the accepted socket is the original
-//! destination. Invariant: a server that speaks first is never kept waiting for its client.
+//! destination. Invariant: a server that speaks first is never kept waiting for its client, unless
+//! rules at its port ask for the name that a TLS client says first.
 
 use std::{io, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
@@ -17,18 +18,20 @@ use super::{
     connection::{Connection, Ended, Ends, finish},
     copy::{Abort, Carried, copy},
     dial::{self, Dialed},
+    hello::Hello,
     http,
+    opening::{self, Said},
     sniff::{self, First},
     stream::{self, Prefixed, Upstream},
     usage::Admission,
 };
 use crate::{
-    model::{Destination, Endpoint, LoadGuard, Protocol, Service, ServicePort},
+    model::{Cluster, Destination, Endpoint, LoadGuard, Protocol, Service, ServicePort},
     telemetry::Reporter,
 };
 
 /// Room for what is read ahead to tell protocols apart: most requests fit, so that nothing is copied.
-const READ_AHEAD: usize = 4096;
+pub(super) const READ_AHEAD: usize = 4096;
 
 /// How long a client may take to show that it speaks HTTP when no endpoint could be reached.
 const FAILED_WAIT: Duration = Duration::from_secs(1);
@@ -62,9 +65,14 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: ClientStream) {
     // Each in memory of its own, so that none holds as much as the largest of them.
     match destination {
         Destination::Service(service, port) => match port.protocol {
-            Protocol::Tcp => Box::pin(to_service(&connection, stream, service, &port)).await,
+            Protocol::Tcp | Protocol::Tls => {
+                Box::pin(to_service(&connection, stream, service, &port)).await;
+            }
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
                 Box::pin(declared_http(connection, stream, service)).await;
+            }
+            Protocol::Sniff if port.is_opaque_for(&connection.workload()) => {
+                Box::pin(to_service(&connection, stream, service, &port)).await;
             }
             Protocol::Sniff => Box::pin(undeclared(connection, stream, service, port)).await,
         },
@@ -108,12 +116,17 @@ async fn to_address(connection: &Rc<Connection>, stream: ClientStream) {
 /// Opaque bytes to an endpoint of the Service port.
 async fn to_service(
     connection: &Rc<Connection>,
-    stream: ClientStream,
+    mut stream: ClientStream,
     service: Arc<Service>,
     port: &ServicePort,
 ) {
-    let reached = reach(connection, &service, port).await;
-    let client = Prefixed::new(Bytes::new(), stream);
+    let mut ahead = BytesMut::new();
+    let cluster = Box::pin(opening::cluster(connection, port, &mut stream, &mut ahead)).await;
+    let reached = match cluster {
+        Ok(cluster) => reach(connection, &service, &cluster).await,
+        Err(outcome) => Err(outcome),
+    };
+    let client = Prefixed::new(ahead.freeze(), stream);
     opaque(connection, client, service, reached, Bytes::new()).await;
 }
 
@@ -142,8 +155,11 @@ async fn declared_http(
 }
 
 /// Reads what tells protocols apart; takes no memory before something has come. Cancel-safe.
-async fn read_ahead(stream: &mut ClientStream, ahead: &mut BytesMut) -> io::Result<usize> {
-    if ahead.capacity() == 0 {
+pub(super) async fn read_ahead(
+    stream: &mut ClientStream,
+    ahead: &mut BytesMut,
+) -> io::Result<usize> {
+    if ahead.capacity() == ahead.len() {
         stream.readable().await?;
         ahead.reserve(READ_AHEAD);
     }
@@ -158,9 +174,21 @@ async fn undeclared(
     port: Arc<ServicePort>,
 ) {
     let (mut ahead, mut back) = (BytesMut::new(), BytesMut::new());
+    if opening::is_awaited(&connection, &port) {
+        let said = Box::pin(opening::read(&mut stream, &mut ahead, true)).await;
+        return spoken(
+            connection,
+            Prefixed::new(ahead.freeze(), stream),
+            service,
+            &port,
+            said,
+        )
+        .await;
+    }
+    let cluster = opening::decide(&connection, &port, &Hello::Other);
     let mut reached: Option<Result<Reached, Outcome>> = None;
     let first = {
-        let mut dialing = pin!(reach(&connection, &service, &port));
+        let mut dialing = pin!(reach_decided(&connection, &service, &cluster));
         loop {
             // Cancel-safe: a read takes nothing unless it completes, and the dial is kept.
             tokio::select! {
@@ -179,7 +207,10 @@ async fn undeclared(
     let client = Prefixed::new(ahead.freeze(), stream);
     if first != First::Opaque {
         if let (First::Http1, true, Some(Ok(reached))) = (first, back.is_empty(), reached) {
-            reached.keep(&connection);
+            // Another cluster's may be used in another way.
+            if cluster.is_ok_and(|cluster| Arc::ptr_eq(&cluster, &port.cluster)) {
+                reached.keep(&connection);
+            }
         }
         // It would be held as long as the connection lives.
         drop(back);
@@ -188,9 +219,28 @@ async fn undeclared(
     }
     let reached = match reached {
         Some(reached) => reached,
-        None => reach(&connection, &service, &port).await,
+        None => reach_decided(&connection, &service, &cluster).await,
     };
     opaque(&connection, client, service, reached, back.freeze()).await;
+}
+
+/// No protocol declared, but it takes the client's first bytes, which are `said`, to find the upstream.
+async fn spoken(
+    connection: Rc<Connection>,
+    client: Prefixed<ClientStream>,
+    service: Arc<Service>,
+    port: &ServicePort,
+    said: Result<Said, Outcome>,
+) {
+    let reached = match said {
+        Ok(Said::Http(version)) => return http::serve(connection, client, service, version).await,
+        Ok(Said::Bytes(hello)) => {
+            let cluster = opening::decide(&connection, port, &hello);
+            reach_decided(&connection, &service, &cluster).await
+        }
+        Err(outcome) => Err(outcome),
+    };
+    opaque(&connection, client, service, reached, Bytes::new()).await;
 }
 
 /// Resolves when the upstream has sent something or ended; or, if it could not be reached, when
@@ -208,18 +258,30 @@ async fn server_speaks(reached: &mut Option<Result<Reached, Outcome>>, back: &mu
     }
 }
 
-/// Connects to an endpoint of the Service port.
+/// Connects to an endpoint of what was decided for.
+async fn reach_decided(
+    connection: &Rc<Connection>,
+    service: &Arc<Service>,
+    decided: &Result<Arc<Cluster>, Outcome>,
+) -> Result<Reached, Outcome> {
+    match decided {
+        Ok(cluster) => reach(connection, service, cluster).await,
+        Err(outcome) => Err(outcome.clone()),
+    }
+}
+
+/// Connects to an endpoint of the cluster.
 async fn reach(
     connection: &Rc<Connection>,
     service: &Arc<Service>,
-    port: &ServicePort,
+    cluster: &Cluster,
 ) -> Result<Reached, Outcome> {
     let Dialed {
         upstream,
         endpoint,
         load,
         admission,
-    } = Box::pin(dial::cluster(connection, service, &port.cluster)).await?;
+    } = Box::pin(dial::cluster(connection, service, cluster)).await?;
     let ends = Ends {
         mutual_tls: upstream.is_mutual(),
         destination: endpoint.workload.clone(),

@@ -11,6 +11,7 @@ mod http2;
 mod limits;
 mod local;
 mod mesh;
+mod opaque;
 mod smuggling;
 mod tcp;
 mod treated;

@@ -227,6 +227,10 @@ fn draw(snapshot: &Snapshot, count: usize) {
             for routes in port.routes.iter().chain(special) {
                 draw_routes(routes, count + nth);
             }
+            let rules = port.opaque.all().flat_map(|routes| &routes.rules);
+            for rule in rules.filter(|_| count.is_multiple_of(2)) {
+                let _index = rule.schedule.next();
+            }
             if let Some(endpoint) = port.cluster.endpoints.first() {
                 std::mem::forget(endpoint.load.begin());
             }

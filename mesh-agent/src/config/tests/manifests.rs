@@ -174,14 +174,14 @@ fn kinds_without_bearing_are_noted_and_policies_that_are_not_enforced_are_errors
     };
     let text = inert("security.istio.io/v1", "RequestAuthentication")
         + &inert("networking.istio.io/v1", "EnvoyFilter")
-        + &inert("gateway.networking.k8s.io/v1", "TCPRoute")
+        + &inert("gateway.networking.k8s.io/v1", "UDPRoute")
         + "---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: x}\n"
         + &pod("web", "10.1.0.1", "");
     let mesh = Mesh::new(&text);
     mesh.check_problems(&[
         "Error [MESH0003] (RequestAuthentication default/x test.yaml:2) not enforced yet: what it forbids is allowed",
         "Warning [MESH0003] (EnvoyFilter default/x test.yaml:7) not supported yet",
-        "Warning [MESH0003] (TCPRoute default/x test.yaml:12) not supported yet",
+        "Warning [MESH0003] (UDPRoute default/x test.yaml:12) not supported yet",
     ]);
 }
 

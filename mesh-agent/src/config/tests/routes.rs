@@ -315,16 +315,15 @@ fn subsets_of_several_rules_for_one_host_are_united_and_the_oldest_wins() {
 #[test]
 fn fields_without_effect_are_reported_by_name() {
     let spec = format!(
-        "hosts: [web], tcp: [], http: [{{retries: {{attempts: 3, retryRemoteLocalities: true}}, {}}}]",
+        "hosts: [web], http: [{{retries: {{attempts: 3, retryRemoteLocalities: true}}, {}}}]",
         to("v1")
     );
     let rule = destination_rule(
         "name: web",
-        "host: web, trafficPolicy: {loadBalancer: {simple: PASSTHROUGH}, tunnel: {}, tls: {mode: SIMPLE}}, subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]",
+        "host: web, trafficPolicy: {loadBalancer: {simple: PASSTHROUGH}, tunnel: {}, tls: {mode: MUTUAL}}, subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]",
     );
     let mesh = Mesh::new(&(virtual_service("name: web", &spec) + &rule + &canary("web")));
     mesh.check_problems(&[
-        "spec.tcp",
         "spec.http[0].retries.retryRemoteLocalities",
         "spec.trafficPolicy.loadBalancer.simple",
         "spec.trafficPolicy.tunnel",

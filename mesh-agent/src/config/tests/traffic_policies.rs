@@ -308,14 +308,3 @@ fn a_position_in_the_round_goes_on_over_snapshots() {
     }
     assert_eq!(counts.into_values().collect::<Vec<_>>(), [5, 5]);
 }
-
-#[test]
-fn a_policy_that_cannot_count_at_a_port_that_carries_bytes_is_reported() {
-    let spec =
-        "host: web.default.svc.cluster.local, trafficPolicy: {loadBalancer: {simple: RANDOM}}";
-    let tcp = web().replace("name: http,", "name: tcp-x,");
-    let mesh = Mesh::new(&(destination_rule("name: own, namespace: shop", spec) + &tcp));
-    mesh.check_problems(&["not supported yet: at port 80 of default/web"]);
-    let mesh = Mesh::new(&(destination_rule("name: all", spec) + &tcp));
-    mesh.check_problems(&[]);
-}

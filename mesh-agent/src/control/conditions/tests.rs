@@ -180,6 +180,8 @@ fn every_kind_with_a_status_has_its_plural() {
     for (kind, want) in [
         (Kind::HttpRoute, "httproutes"),
         (Kind::GrpcRoute, "grpcroutes"),
+        (Kind::TcpRoute, "tcproutes"),
+        (Kind::TlsRoute, "tlsroutes"),
         (Kind::Policy, "policies"),
         (Kind::MeshPolicy, "meshpolicies"),
         (Kind::AuthorizationPolicy, "authorizationpolicies"),

@@ -85,6 +85,7 @@ fn port(rules: Option<Vec<HttpRule>>) -> ServicePort {
         cluster: cluster(""),
         subsets: Vec::new(),
         consumer_routes: Vec::new(),
+        opaque: Default::default(),
         routes: rules.map(|rules| {
             Arc::new(HttpRoutes {
                 rules: rules.into(),

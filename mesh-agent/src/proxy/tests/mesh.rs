@@ -18,9 +18,9 @@ use crate::{
     datapath::{Connector, Netns, PodSockets},
     identity::{Alpn, CertificateAuthority, Identities},
     model::{
-        Backend, Cluster, Endpoint, EndpointLoad, HttpRoutes, HttpRule, ObjectRef, Position,
-        Protocol, Refusal, Schedule, Service, ServiceName, ServicePort, Snapshot, SpiffeId,
-        Visibility, Workload, WorkloadUid,
+        Backend, Cluster, Endpoint, EndpointLoad, HttpRoutes, HttpRule, ObjectRef, OpaqueBackend,
+        OpaqueMatch, OpaquePort, OpaqueRoutes, OpaqueRule, Position, Protocol, Refusal, Schedule,
+        Service, ServiceName, ServicePort, Snapshot, SpiffeId, Visibility, Workload, WorkloadUid,
     },
     proxy::{Http1Engine, Proxy, ProxySettings, Shared},
     tasks::Tasks,
@@ -103,6 +103,22 @@ pub(super) fn rule(backends: Vec<(u32, Backend)>, timeout: Option<Duration>) -> 
         weights,
         timeout,
         treatment: None,
+    }
+}
+
+/// A rule for the connections that meet one of `matches`.
+pub(super) fn opaque_rule(
+    matches: Vec<OpaqueMatch>,
+    backends: Vec<(u32, OpaqueBackend)>,
+) -> OpaqueRule {
+    let (weights, backends): (Vec<u32>, Vec<OpaqueBackend>) = backends.into_iter().unzip();
+    OpaqueRule {
+        name: "rule".into(),
+        origin: origin(),
+        matches,
+        schedule: Schedule::new(&weights, Position::default()),
+        backends,
+        weights,
     }
 }
 
@@ -189,21 +205,57 @@ impl Mesh {
         cluster: Arc<Cluster>,
         rules: Vec<HttpRule>,
     ) -> SocketAddr {
-        let vip = SocketAddr::from((Ipv4Addr::new(127, 0, 7, number), self.port));
-        let port = Arc::new(ServicePort {
+        let port = ServicePort {
             number: 80,
             name: "".into(),
             protocol,
             cluster,
             subsets: Vec::new(),
             consumer_routes: Vec::new(),
+            opaque: OpaquePort::default(),
             routes: (!rules.is_empty()).then(|| {
                 Arc::new(HttpRoutes {
                     rules: rules.into(),
                     origin: origin(),
                 })
             }),
-        });
+        };
+        self.port_of(number, port).await
+    }
+
+    /// The same whose bytes these rules decide about.
+    pub(super) async fn opaque_service(
+        &self,
+        number: u8,
+        protocol: Protocol,
+        cluster: Arc<Cluster>,
+        rules: Vec<OpaqueRule>,
+    ) -> SocketAddr {
+        let routes = OpaqueRoutes {
+            rules,
+            otherwise: Arc::clone(&cluster),
+            whole: false,
+            origin: origin(),
+        };
+        let port = ServicePort {
+            number: 80,
+            name: "".into(),
+            protocol,
+            cluster,
+            subsets: Vec::new(),
+            consumer_routes: Vec::new(),
+            routes: None,
+            opaque: OpaquePort {
+                consumers: Vec::new(),
+                routes: Some(Arc::new(routes)),
+            },
+        };
+        self.port_of(number, port).await
+    }
+
+    async fn port_of(&self, number: u8, port: ServicePort) -> SocketAddr {
+        let vip = SocketAddr::from((Ipv4Addr::new(127, 0, 7, number), self.port));
+        let port = Arc::new(port);
         let service = Arc::new(Service {
             name: ServiceName::new("default", "shop"),
             hostname: "shop.default.svc.cluster.local".into(),

@@ -148,7 +148,7 @@ impl Chance {
             _ => format!("clusterIP: 10.0.0.{address}"),
         };
         let target = self.of(&["8080", "8081", "web"]);
-        let name = self.of(&["http", "tcp", "web"]);
+        let name = self.of(&["http", "tcp", "tls", "web"]);
         let second = match self.below(3) {
             0 => ", {name: http-two, port: 81, targetPort: 8080}",
             _ => "",
@@ -242,11 +242,32 @@ impl Chance {
         } else {
             format!("hosts: [{}], ", self.host())
         };
+        let bytes = match hosts.as_str() {
+            "" => String::new(),
+            _ => self.rules_for_bytes(),
+        };
         let text = format!(
-            "{text}}}\nspec: {{{export}{hosts}http: [{}]}}\n",
+            "{text}}}\nspec: {{{export}{hosts}{bytes}http: [{}]}}\n",
             rules.join(", ")
         );
         (key, text)
+    }
+
+    fn rules_for_bytes(&mut self) -> String {
+        let (one, other) = (self.below(4), self.below(4));
+        let subset = self.of(&["", ", subset: v1"]);
+        let condition = self.of(&[
+            "",
+            "match: [{port: 81}], ",
+            "match: [{sourceNamespace: b}], ",
+        ]);
+        match self.below(3) {
+            0 => format!(
+                "tcp: [{{{condition}route: [{{destination: {{host: s{one}{subset}}}, weight: 1}}, \
+                 {{destination: {{host: s{other}}}, weight: 2}}]}}], "
+            ),
+            _ => String::new(),
+        }
     }
 
     fn destination_rule(&mut self) -> (ObjectKey, String) {
@@ -263,6 +284,8 @@ impl Chance {
             "",
             "",
             "trafficPolicy: {loadBalancer: {simple: RANDOM}}, ",
+            "trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}, ",
+            "trafficPolicy: {tls: {mode: SIMPLE}, portLevelSettings: [{port: {number: 81}, tls: {mode: DISABLE}}]}, ",
             "trafficPolicy: {connectionPool: {http: {http2MaxRequests: 5}}}, ",
         ]);
         let text = format!(
@@ -315,8 +338,10 @@ impl Chance {
     }
 
     fn route(&mut self) -> (ObjectKey, String) {
-        let kind = match self.below(3) {
-            0 => Kind::GrpcRoute,
+        let kind = match self.below(5) {
+            0 => Kind::TcpRoute,
+            1 => Kind::TlsRoute,
+            2 => Kind::GrpcRoute,
             _ => Kind::HttpRoute,
         };
         let (key, text) = self.name(kind, "r", 2);
