@@ -128,6 +128,11 @@ impl OpaquePort {
             .or(self.routes.as_ref())
     }
 
+    /// Whether every connection goes to the Service.
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_none() && self.consumers.is_empty()
+    }
+
     /// All rules, whoever they are for.
     pub fn all(&self) -> impl Iterator<Item = &Arc<OpaqueRoutes>> {
         let consumers = self.consumers.iter().map(|(_, routes)| routes);
@@ -159,7 +164,7 @@ impl ServicePort {
         match self.opaque.routes_for(&client.workload.namespace) {
             Some(routes) => {
                 // A port that is declared to be for TLS has no other clients.
-                let tls_only = self.protocol != Protocol::Sniff;
+                let tls_only = routes.whole || self.protocol != Protocol::Sniff;
                 routes.decide(client, destination, opening, tls_only)
             }
             None => OpaqueDecision::Forward(Arc::clone(&self.cluster)),

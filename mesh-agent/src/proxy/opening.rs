@@ -45,8 +45,16 @@ pub(crate) async fn cluster(
     }
 }
 
+/// Whether what HTTP clients say is carried as bytes, too, though no protocol is declared.
+pub(crate) fn takes_all(connection: &Connection, port: &ServicePort) -> bool {
+    !port.opaque.is_empty() && port.is_opaque_for(&connection.workload())
+}
+
 /// Whether it takes the client's first bytes to decide.
 pub(crate) fn is_awaited(connection: &Connection, port: &ServicePort) -> bool {
+    if port.opaque.is_empty() {
+        return false;
+    }
     let workload = connection.workload();
     port.awaits_hello(&Client {
         workload: &workload,
@@ -64,6 +72,9 @@ pub(crate) fn decide(
         Hello::Tls(name) => Opening::Tls(name.as_deref()),
         Hello::Broken(why) => return Err(Outcome::Malformed((*why).into())),
     };
+    if port.opaque.is_empty() {
+        return Ok(Arc::clone(&port.cluster));
+    }
     let workload = connection.workload();
     let client = Client {
         workload: &workload,

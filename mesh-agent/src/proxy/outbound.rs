@@ -71,7 +71,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: ClientStream) {
             Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
                 Box::pin(declared_http(connection, stream, service)).await;
             }
-            Protocol::Sniff if port.is_opaque_for(&connection.workload()) => {
+            Protocol::Sniff if opening::takes_all(&connection, &port) => {
                 Box::pin(to_service(&connection, stream, service, &port)).await;
             }
             Protocol::Sniff => Box::pin(undeclared(connection, stream, service, port)).await,

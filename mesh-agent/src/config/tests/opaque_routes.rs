@@ -320,9 +320,12 @@ fn tls_routes_share_a_port_by_name_and_beat_tcp_routes() {
 
 #[test]
 fn a_tls_route_without_host_names_takes_all_tls() {
-    let mesh = with_port("https", &route("TLSRoute", "name: web", &weighted(0, 1)));
-    check(&mesh, "client", Opening::Tls(None), TO_V2);
-    check(&mesh, "client", asking("any"), TO_V2);
+    for port in ["https", "web", "tcp"] {
+        let mesh = with_port(port, &route("TLSRoute", "name: web", &weighted(0, 1)));
+        check(&mesh, "client", Opening::Tls(None), TO_V2);
+        check(&mesh, "client", asking("any"), TO_V2);
+        check(&mesh, "client", NOT_TLS, "NR");
+    }
 }
 
 #[test]
