@@ -33,6 +33,7 @@ mod base64;
 mod build;
 mod claims;
 mod client;
+mod client_tls;
 mod compile;
 mod condition;
 mod delegate;

@@ -18,7 +18,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider, pki_types::CertificateDer};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, ServerName},
+};
 use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -29,6 +33,7 @@ pub mod fuzzing;
 mod issue;
 mod keep;
 mod lasting;
+mod origination;
 mod remote;
 mod roots;
 mod rotate;
@@ -41,14 +46,18 @@ pub use self::{
     ca::{AuthorityError, CertificateAuthority},
     issue::{Answer, Authority, Chain, IssueError},
     keep::Keep,
+    origination::OriginationError,
     remote::{RemoteAuthority, RemoteError, RemoteSettings},
     roots::{RootView, RootsError, fingerprint, parse_roots},
     signer::{RootPem, SignError, Signer, SignerPem, certificate_facts},
     tls::Alpn,
     verify::{PeerError, peer, refusal},
 };
-use self::{issue::Issued, trust::Trust};
-use crate::{model::SpiffeId, tasks::Tasks};
+use self::{issue::Issued, origination::Originations, trust::Trust};
+use crate::{
+    model::{Origination, SpiffeId},
+    tasks::Tasks,
+};
 
 /// Why there is no TLS for an identity, or none with a peer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -117,6 +126,7 @@ pub struct Identities(Arc<Shared>);
 struct Shared {
     wanted: watch::Sender<BTreeSet<SpiffeId>>,
     core: Arc<Core>,
+    originations: Originations,
 }
 
 /// What the rotation and the readers share.
@@ -200,7 +210,11 @@ impl Identities {
         let wanted = watch::Sender::new(BTreeSet::new());
         let rotation = rotate::run(Arc::clone(&core), wanted.subscribe(), tasks.drain());
         tasks.spawn("rotate certificates", rotation);
-        Self(Arc::new(Shared { wanted, core }))
+        Self(Arc::new(Shared {
+            wanted,
+            core,
+            originations: Originations::default(),
+        }))
     }
 
     /// Sets the identities in use here: missing ones are issued at once, others forgotten.
@@ -228,6 +242,19 @@ impl Identities {
             // Whoever asks for the certificate next learns that there is none.
             tokio::time::timeout(patience, self.ready(id)).await.ok();
         }
+    }
+
+    /// TLS as it is `wanted` towards a server that is no peer, offering one application protocol or
+    /// none, and the name to ask for. Shows none of the identities.
+    ///
+    /// # Errors
+    /// If there are no roots, or a name is none.
+    pub fn originate(
+        &self,
+        wanted: &Origination,
+        alpn: Option<&'static str>,
+    ) -> Result<(TlsConnector, ServerName<'static>), OriginationError> {
+        self.0.originations.connector(wanted, alpn)
     }
 
     /// TLS as `source` to a peer that must be one of `expected`.

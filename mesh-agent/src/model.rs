@@ -8,6 +8,7 @@
 
 pub mod authorization;
 pub mod balance;
+pub mod client_tls;
 pub mod condition;
 pub mod cors;
 pub mod edits;
@@ -36,6 +37,7 @@ pub mod workload;
 pub use self::{
     authorization::{Authorization, Verdict},
     balance::{EndpointLoad, LoadGuard, Position, Schedule},
+    client_tls::{ClientTls, Origination, Roots},
     condition::HttpMatch,
     cors::{Cors, CorsDecision},
     edits::{HeaderEdit, HeaderEdits},

@@ -6,11 +6,12 @@ use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
     net::Shutdown,
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use mesh_tests::{
-    App,
+    App, Pod,
     app::{Habit, habit},
     client, wait,
 };
@@ -170,4 +171,104 @@ fn tls_goes_by_the_name_that_is_asked_for_and_arrives_unchanged() {
         let had = had(&apps);
         if had == [2, 1] { Ok(()) } else { Err(had) }
     });
+}
+
+/// A server in a pod outside of the mesh that speaks TLS as `bank.example.com`, and turns lines around.
+struct Bank {
+    server: Child,
+    /// Who has signed it.
+    roots: String,
+}
+
+impl Bank {
+    #[track_caller]
+    fn start(mesh: &Mesh, pod: &Pod) -> Self {
+        let file = |name: &str| {
+            let path = mesh.lab.directory().join(name);
+            path.to_str().expect("a path in UTF-8").to_owned()
+        };
+        let (key, roots) = (file("bank-key.pem"), file("bank.pem"));
+        let of_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        let of_name = "-days 2 -subj /CN=bank -addext basicConstraints=critical,CA:FALSE \
+                       -addext subjectAltName=DNS:bank.example.com";
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-keyout", &key, "-out", &roots])
+            .args(of_key.split_whitespace())
+            .args(of_name.split_whitespace())
+            .stderr(Stdio::null())
+            .status();
+        assert!(made.expect("openssl is there").success(), "no certificate");
+        let server = pod
+            .command("openssl")
+            .args(["s_server", "-accept", "9443", "-rev", "-quiet"])
+            .args(["-key", &key, "-cert", &roots])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let server = server.expect("openssl is there");
+        Self { server, roots }
+    }
+}
+
+impl Drop for Bank {
+    fn drop(&mut self) {
+        self.server.kill().ok();
+        self.server.wait().ok();
+    }
+}
+
+/// What the bank answers to a line.
+#[track_caller]
+fn ask(mesh: &Mesh) -> std::io::Result<String> {
+    let address = mesh.service("bank", 443);
+    mesh.client.run(|| {
+        let mut stream = client::connect(&address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.write_all(b"money\n")?;
+        let mut heard = [0; 6];
+        stream.read_exact(&mut heard)?;
+        Ok(String::from_utf8_lossy(&heard).into_owned())
+    })
+}
+
+#[test]
+fn tls_that_a_rule_asks_for_is_spoken_or_nothing_is_said() {
+    let mesh = Mesh::with("opaque bank", &["--access-log", "json"], "");
+    let pod = mesh.lab.pod("bank").on_b().outside();
+    let pod = pod.label("app", "bank").start();
+    let bank = Bank::start(&mesh, &pod);
+    mesh.lab
+        .service("bank")
+        .selector(&[("app", "bank")])
+        .port("tcp", 443, 9443)
+        .create();
+    let rule = |tls: &str| {
+        mesh.apply(&format!(
+            "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: bank, namespace: default}}
+spec: {{host: bank, trafficPolicy: {{tls: {{{tls}}}}}}}
+"
+        ));
+    };
+    let roots = format!("caCertificates: {}", bank.roots);
+    rule(&format!("mode: SIMPLE, sni: bank.example.com, {roots}"));
+    wait::until("the bank to answer", wait::PATIENCE, || match ask(&mesh) {
+        Ok(answer) if answer == "yenom\n" => Ok(()),
+        other => Err(other),
+    });
+    // Whoever else it is, or if it cannot be told, nothing is said.
+    for tls in [
+        format!("mode: SIMPLE, sni: elsewhere.example.com, {roots}"),
+        "mode: SIMPLE, sni: bank.example.com, caCertificates: /nonexistent".to_owned(),
+        "mode: ISTIO_MUTUAL".to_owned(),
+        "mode: MUTUAL, credentialName: bank".to_owned(),
+    ] {
+        rule(&tls);
+        ask(&mesh).expect_err(&tls);
+        mesh.a.wait_log("TLS: ");
+    }
+    mesh.a.wait_log("\"UF\"");
 }

@@ -229,6 +229,7 @@ fn service(endpoint: &Arc<Workload>) -> Service {
             vec![Endpoint {
                 address: ([10, 1, 2, 4], 8080).into(),
                 workload: Some(Arc::clone(endpoint)),
+                tls: None,
                 load: Arc::default(),
             }],
         ))
@@ -267,9 +268,8 @@ fn service(endpoint: &Arc<Workload>) -> Service {
         protocol: Protocol::Tcp,
         cluster: cluster(3306, None),
         subsets: Vec::new(),
-        consumer_routes: Vec::new(),
-        opaque: OpaquePort::default(),
         routes: None,
+        ..http.clone()
     };
     Service {
         name,

@@ -27,7 +27,8 @@ use super::{
     slices::{self, Slices},
 };
 use crate::model::{
-    Cluster, Endpoint, ObjectRef, ServiceName, SharedMap, UpstreamPolicy, UpstreamUse, Workload,
+    ClientTls, Cluster, Endpoint, ObjectRef, ServiceName, SharedMap, UpstreamPolicy, UpstreamUse,
+    Workload,
 };
 
 /// Which endpoints a client of a VIP can use.
@@ -345,7 +346,15 @@ impl<'a> Catalog<'a> {
                 })
         };
         let endpoints = view.endpoints.get(position)?.iter().filter(belongs);
-        let endpoints: Vec<Endpoint> = endpoints.cloned().collect();
+        let mut policy = policy.unwrap_or_default();
+        let tls = policy.tls.take();
+        let endpoints: Vec<Endpoint> = endpoints
+            .map(|endpoint| secured(endpoint, tls.as_deref(), hostname))
+            .collect();
+        // Requests to endpoints with TLS of their own take the way that knows policies.
+        let shaped = policy != UpstreamPolicy::default()
+            || endpoints.iter().any(|endpoint| endpoint.tls.is_some());
+        let policy = shaped.then_some(policy);
         let last = view.last.get(&key);
         let cluster = match last {
             Some(last)
@@ -377,6 +386,17 @@ impl<'a> Catalog<'a> {
     }
 }
 
+/// The endpoint, with the TLS that a rule asks for towards it.
+fn secured(endpoint: &Endpoint, tls: Option<&ClientTls>, hostname: &Arc<str>) -> Endpoint {
+    let workload = endpoint.workload.as_ref();
+    let enrolled = workload.is_some_and(|workload| workload.enrolled);
+    let tls = tls.and_then(|tls| tls.towards(hostname, enrolled));
+    Endpoint {
+        tls: tls.map(Arc::new),
+        ..endpoint.clone()
+    }
+}
+
 /// Whether a cluster's endpoints are used by this policy.
 fn same_use(cluster: &Cluster, policy: Option<&UpstreamPolicy>) -> bool {
     let used = cluster.upstream.as_ref();
@@ -394,6 +414,7 @@ fn are_same(one: &[Endpoint], other: &[Endpoint]) -> bool {
     let same = |(a, b): (&Endpoint, &Endpoint)| {
         a.address == b.address
             && Arc::ptr_eq(&a.load, &b.load)
+            && a.tls == b.tls
             && match (&a.workload, &b.workload) {
                 (Some(a), Some(b)) => Arc::ptr_eq(a, b),
                 (None, None) => true,

@@ -186,12 +186,13 @@ pub struct ClientTls {
     pub mode: Option<ClientTlsMode>,
     pub client_certificate: Present,
     pub private_key: Present,
-    pub ca_certificates: Present,
+    pub ca_certificates: Option<String>,
     pub ca_crl: Present,
     pub credential_name: Present,
-    pub subject_alt_names: Present,
-    pub sni: Present,
-    pub insecure_skip_verify: Present,
+    #[serde(deserialize_with = "null_default")]
+    pub subject_alt_names: Vec<String>,
+    pub sni: Option<String>,
+    pub insecure_skip_verify: Option<bool>,
 }
 
 /// `tls.mode`.

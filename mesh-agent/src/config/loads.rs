@@ -30,6 +30,7 @@ impl Loads {
                 address,
                 load: Arc::clone(load),
                 workload,
+                tls: None,
             }
         };
         sockets.into_iter().map(endpoint).collect()

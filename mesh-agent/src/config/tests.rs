@@ -3,6 +3,7 @@
 //! Manifests in, decisions and problems out.
 
 mod authorization;
+mod client_tls;
 mod delegates;
 mod entries;
 mod files;

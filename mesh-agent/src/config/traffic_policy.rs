@@ -6,18 +6,16 @@
 //! settings of a port. Reference: Istio `pilot/pkg/networking/core/cluster_traffic_policy.go`,
 //! `pilot/pkg/networking/util` (`MergeSubsetTrafficPolicy`, `GetPortLevelTrafficPolicy`).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    balancer,
+    balancer, client_tls,
     facts::Findings,
-    istio::{
-        ClientTls, ClientTlsMode, ConnectionPool, LoadBalancer, OutlierDetection, TrafficPolicy,
-    },
+    istio::{self, ConnectionPool, LoadBalancer, OutlierDetection, TrafficPolicy},
     problem::{Severity, code},
     resolve,
 };
-use crate::model::{Balancer, Limits, Outlier, UpstreamPolicy};
+use crate::model::{Balancer, ClientTls, Limits, Outlier, UpstreamPolicy};
 
 /// A policy, and those of single ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +30,8 @@ struct Parts {
     balancer: Option<Balancer>,
     limits: Option<Limits>,
     outlier: Option<Outlier>,
+    /// `Some(None)` is none by will.
+    tls: Option<Option<Arc<ClientTls>>>,
 }
 
 impl PolicyFacts {
@@ -61,6 +61,7 @@ pub(super) fn effective(
             .unwrap_or_default(),
         limits: own.limits.or(general.limits).unwrap_or_default(),
         outlier: own.outlier.or(general.outlier),
+        tls: own.tls.as_ref().or(general.tls.as_ref()).cloned().flatten(),
     };
     (policy != UpstreamPolicy::default()).then_some(policy)
 }
@@ -85,8 +86,8 @@ pub(super) fn read(policy: &TrafficPolicy, path: &str, findings: &mut Findings) 
             balancer: reader.balancer(of_port.load_balancer.as_ref()),
             limits: reader.limits(of_port.connection_pool.as_ref()),
             outlier: reader.outlier(of_port.outlier_detection.as_ref()),
+            tls: reader.tls(of_port.tls.as_ref()),
         };
-        reader.tls(of_port.tls.as_ref());
         ports.push((port.number, parts));
     }
     let mut reader = Reader {
@@ -97,8 +98,8 @@ pub(super) fn read(policy: &TrafficPolicy, path: &str, findings: &mut Findings) 
         balancer: reader.balancer(policy.load_balancer.as_ref()),
         limits: reader.limits(policy.connection_pool.as_ref()),
         outlier: reader.outlier(policy.outlier_detection.as_ref()),
+        tls: reader.tls(policy.tls.as_ref()),
     };
-    reader.tls(policy.tls.as_ref());
     PolicyFacts { parts, ports }
 }
 
@@ -214,19 +215,8 @@ impl Reader<'_> {
         })
     }
 
-    /// TLS between enrolled pods is mutual whatever is written.
-    fn tls(&mut self, written: Option<&ClientTls>) {
-        let mode = written.and_then(|tls| tls.mode);
-        if matches!(mode, Some(ClientTlsMode::Simple | ClientTlsMode::Mutual)) {
-            self.findings.add(
-                Severity::Error,
-                code::UNSUPPORTED,
-                format!("{}.tls.mode", self.path),
-                "not supported yet: TLS is not originated for the application; between enrolled \
-                 pods traffic is mutual TLS in any mode",
-                "use ISTIO_MUTUAL or DISABLE inside the mesh",
-            );
-        }
+    fn tls(&mut self, written: Option<&istio::ClientTls>) -> Option<Option<Arc<ClientTls>>> {
+        client_tls::read(written, &format!("{}.tls", self.path), self.findings)
     }
 
     fn duration(&mut self, text: &str, field: &str) -> Option<Duration> {

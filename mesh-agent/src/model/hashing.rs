@@ -247,6 +247,7 @@ mod tests {
         let endpoint = |last| Endpoint {
             address: ([10, 0, 0, last], 80).into(),
             workload: None,
+            tls: None,
             load: Arc::default(),
         };
         (1..=count).map(endpoint).collect()

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    balance::EndpointLoad, opaque::OpaquePort, route::HttpRoutes, upstream::UpstreamUse,
-    visibility::Visibility, workload::Workload,
+    balance::EndpointLoad, client_tls::ClientTls, opaque::OpaquePort, route::HttpRoutes,
+    upstream::UpstreamUse, visibility::Visibility, workload::Workload,
 };
 
 /// A Service's namespace and name.
@@ -180,4 +180,6 @@ pub struct Endpoint {
     pub workload: Option<Arc<Workload>>,
     /// What this node has under way there; the same value in every snapshot.
     pub load: Arc<EndpointLoad>,
+    /// TLS besides the mesh's own, if a DestinationRule asks for it.
+    pub tls: Option<Arc<ClientTls>>,
 }

@@ -10,6 +10,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     balance::Position,
+    client_tls::ClientTls,
     hashing::{HashPolicy, Table},
     outlier::{Conduct, Outlier},
     service::{Cluster, Endpoint},
@@ -25,6 +26,8 @@ pub struct UpstreamPolicy {
     pub limits: Limits,
     /// Which endpoints are left out, if any are.
     pub outlier: Option<Outlier>,
+    /// TLS towards them besides the mesh's own; what each endpoint has is what counts.
+    pub tls: Option<Arc<ClientTls>>,
 }
 
 /// Which endpoint is next.

@@ -6,7 +6,7 @@
 //! Knows nothing of what is sent over them. Invariant: an endpoint is tried at most once per call,
 //! and what it has under way is counted from before it is tried.
 
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderMap, StatusCode, Uri};
 
@@ -21,8 +21,11 @@ use super::{
 pub(crate) use crate::telemetry::chain;
 use crate::{
     datapath::Leg,
-    model::{Cluster, Conduct, Endpoint, Key, LoadGuard, Service, Workload},
+    model::{ClientTls, Cluster, Conduct, Endpoint, Key, LoadGuard, Service, Workload},
 };
+
+/// How long a server may take to agree on TLS.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// How many endpoints are tried before giving up.
 pub(crate) const MAX_TRIES: usize = 3;
@@ -57,12 +60,7 @@ pub(crate) async fn cluster(
             break;
         };
         let load = endpoint.load.begin();
-        let to = address(
-            connection,
-            Some(service),
-            endpoint.address,
-            endpoint.workload.as_ref(),
-        );
+        let to = self::endpoint(connection, Some(service), endpoint, None);
         let dialed = match cluster.limits().connect_timeout {
             None => to.await,
             // Cancel-safe: what is given up is the attempt to connect.
@@ -113,6 +111,40 @@ fn key(connection: &Connection, cluster: &Cluster) -> Option<u64> {
         Key::Is(key) => Some(key),
         Key::Wanted | Key::None => None,
     }
+}
+
+/// Connects to an endpoint, with the TLS that a rule asks for towards it, which offers `alpn`.
+pub(crate) async fn endpoint(
+    connection: &Rc<Connection>,
+    service: Option<&Service>,
+    endpoint: &Endpoint,
+    alpn: Option<&'static str>,
+) -> Result<Upstream, Outcome> {
+    let to = (endpoint.address, endpoint.workload.as_ref());
+    let Some(tls) = endpoint.tls.as_deref() else {
+        return address(connection, service, to.0, to.1).await;
+    };
+    let wanted = match tls {
+        ClientTls::Originate(wanted) => wanted,
+        ClientTls::Refused(why) => return Err(refused(to.0, why)),
+        // What it means for an endpoint was decided when the cluster was made.
+        ClientTls::Mesh => return Err(refused(to.0, "the mesh's TLS is not spoken there")),
+    };
+    let connector = connection.thread.shared.identities.originate(wanted, alpn);
+    // Before connecting: without TLS there is nothing to connect for.
+    let (connector, name) = connector.map_err(|error| refused(to.0, &chain(&error)))?;
+    let upstream = address(connection, service, to.0, to.1).await?;
+    let shaking = connector.connect(name, Box::new(upstream));
+    // Cancel-safe: what is given up is the attempt to connect.
+    match tokio::time::timeout(HANDSHAKE, Box::pin(shaking)).await {
+        Ok(Ok(stream)) => Ok(Upstream::Originated(Box::new(stream))),
+        Ok(Err(error)) => Err(refused(to.0, &chain(&error))),
+        Err(_elapsed) => Err(refused(to.0, "the handshake took too long")),
+    }
+}
+
+fn refused(address: SocketAddr, why: &str) -> Outcome {
+    Outcome::ConnectFailed(format!("{address}: TLS: {why}").into())
 }
 
 /// Connects to `address` on behalf of the connection's pod; says why if that fails: it could not be

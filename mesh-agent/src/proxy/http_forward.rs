@@ -299,7 +299,7 @@ impl<'a> Tries<'a> {
     }
 
     async fn open(&self, endpoint: &Endpoint) -> Result<Http1, Outcome> {
-        let upstream = self.dial(endpoint).await?;
+        let upstream = self.dial(endpoint, "http/1.1").await?;
         self.front.pool.admit(endpoint);
         http_upstream::http1(&self.front.connection.thread.shared.tasks, upstream)
             .await
@@ -314,7 +314,7 @@ impl<'a> Tries<'a> {
         if let Some(sender) = pool.http2(endpoint) {
             return Ok(sender);
         }
-        let upstream = self.dial(endpoint).await?;
+        let upstream = self.dial(endpoint, "h2").await?;
         let tasks = &self.front.connection.thread.shared.tasks;
         let sender = http_upstream::http2(tasks, upstream)
             .await
@@ -323,7 +323,7 @@ impl<'a> Tries<'a> {
         Ok(sender)
     }
 
-    async fn dial(&self, endpoint: &Endpoint) -> Result<Upstream, Outcome> {
+    async fn dial(&self, endpoint: &Endpoint, alpn: &'static str) -> Result<Upstream, Outcome> {
         if let Some(inbound) = &self.front.inbound {
             let connected = inbound.connect().await.map(Upstream::Plain);
             return connected.map_err(|error| {
@@ -332,8 +332,7 @@ impl<'a> Tries<'a> {
             });
         }
         let (connection, service) = (&self.front.connection, self.front.service.as_deref());
-        let workload = endpoint.workload.as_ref();
-        let dialing = dial::address(connection, service, endpoint.address, workload);
+        let dialing = dial::endpoint(connection, service, endpoint, Some(alpn));
         match self.cluster.limits().connect_timeout {
             None => dialing.await,
             // Cancel-safe: what is given up is the attempt to connect.

@@ -5,7 +5,8 @@
 //! HTTP/1.1 connections are idle while they are here, taken out for one exchange, newest first; one
 //! HTTP/2 connection per endpoint takes any number. An endpoint is its address and the pod behind
 //! it, so an address used again by another pod never gets an old connection. A plain stream can be
-//! taken by hand or by hyper; what hyper has had in hand stays hyper's.
+//! taken by hand or by hyper; what hyper has had in hand stays hyper's. TLS that a rule asks for is
+//! part of who an endpoint is.
 //!
 //! Knows nothing of routes. Invariant: no connection in the pool belongs to a pod that the
 //! snapshot no longer has.
@@ -31,7 +32,7 @@ use super::{
     stream::{self, Upstream},
 };
 use crate::{
-    model::{Endpoint, Snapshot, WorkloadUid},
+    model::{ClientTls, Endpoint, Snapshot, WorkloadUid},
     tasks::Tasks,
 };
 
@@ -73,6 +74,7 @@ struct Slot {
 pub(crate) struct Identity {
     uid: Option<WorkloadUid>,
     enrolled: bool,
+    tls: Option<Arc<ClientTls>>,
 }
 
 impl Identity {
@@ -82,10 +84,14 @@ impl Identity {
         Self {
             uid: workload.map(|workload| workload.uid.clone()),
             enrolled: workload.is_some_and(|workload| workload.enrolled),
+            tls: endpoint.tls.clone(),
         }
     }
 
     fn is(&self, endpoint: &Endpoint) -> bool {
+        if self.tls != endpoint.tls {
+            return false;
+        }
         match (&self.uid, &endpoint.workload) {
             (None, None) => true,
             (Some(uid), Some(workload)) => {

@@ -15,6 +15,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_rustls::client::TlsStream;
 
 use super::{
     copy::Abort, local::LocalStream, pipe::PipeEnd, tunnel::TunnelStream, tunnel_link::Going,
@@ -38,6 +39,8 @@ pub enum Upstream {
     Local(LocalStream),
     /// To an application of this node whose policies look at requests.
     Piped(PipeEnd),
+    /// TLS towards the application, over one of the others.
+    Originated(Box<TlsStream<Box<Upstream>>>),
 }
 
 /// A stream with bytes in front that were read from it before.
@@ -73,13 +76,15 @@ impl Upstream {
         match self {
             Self::Plain(_) => false,
             Self::Tunnel(_) | Self::Local(_) | Self::Piped(_) => true,
+            Self::Originated(stream) => stream.get_ref().0.is_mutual(),
         }
     }
 
     /// From now on it carries the bytes of one connection to its end.
     pub(crate) fn carry_bytes(&mut self) {
         match self {
-            Self::Plain(_) | Self::Local(_) | Self::Piped(_) => {}
+            // What TLS was begun on stays where it is.
+            Self::Plain(_) | Self::Local(_) | Self::Piped(_) | Self::Originated(_) => {}
             Self::Tunnel(stream) => stream.may_move(),
         }
     }
@@ -89,6 +94,7 @@ impl Upstream {
         match self {
             Self::Plain(_) | Self::Local(_) | Self::Piped(_) => Going::default(),
             Self::Tunnel(stream) => stream.going(),
+            Self::Originated(stream) => stream.get_ref().0.going(),
         }
     }
 }
@@ -125,6 +131,7 @@ impl Abort for Upstream {
             Self::Tunnel(stream) => stream.abort(),
             Self::Local(stream) => stream.abort(),
             Self::Piped(stream) => stream.abort(),
+            Self::Originated(stream) => stream.into_inner().0.abort(),
         }
     }
 }
@@ -190,6 +197,7 @@ impl AsyncRead for Upstream {
             Self::Tunnel(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Local(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Piped(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Originated(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -205,6 +213,7 @@ impl AsyncWrite for Upstream {
             Self::Tunnel(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Local(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Piped(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Originated(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -214,6 +223,7 @@ impl AsyncWrite for Upstream {
             Self::Tunnel(stream) => Pin::new(stream).poll_flush(context),
             Self::Local(stream) => Pin::new(stream).poll_flush(context),
             Self::Piped(stream) => Pin::new(stream).poll_flush(context),
+            Self::Originated(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
@@ -223,6 +233,7 @@ impl AsyncWrite for Upstream {
             Self::Tunnel(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Local(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Piped(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Originated(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 
@@ -236,6 +247,7 @@ impl AsyncWrite for Upstream {
             Self::Tunnel(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Self::Local(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Self::Piped(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Originated(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         }
     }
 
@@ -245,6 +257,7 @@ impl AsyncWrite for Upstream {
             Self::Tunnel(stream) => stream.is_write_vectored(),
             Self::Local(stream) => stream.is_write_vectored(),
             Self::Piped(stream) => stream.is_write_vectored(),
+            Self::Originated(stream) => stream.is_write_vectored(),
         }
     }
 }

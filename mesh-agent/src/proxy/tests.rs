@@ -12,6 +12,7 @@ mod limits;
 mod local;
 mod mesh;
 mod opaque;
+mod origination;
 mod smuggling;
 mod tcp;
 mod treated;

@@ -270,7 +270,7 @@ fn policy_fields_without_effect_are_reported() {
     for field in ["tunnel", "proxyProtocol", "retryBudget"] {
         check_unsupported(&format!("{field}: {{}}"), &format!("trafficPolicy.{field}"));
     }
-    check_unsupported("tls: {mode: SIMPLE}", "trafficPolicy.tls.mode");
+    check_unsupported("tls: {mode: MUTUAL}", "trafficPolicy.tls.mode");
     let of_port = "portLevelSettings: [{port: {number: 80}, tls: {mode: MUTUAL}}]";
     check_unsupported(of_port, "portLevelSettings[0].tls.mode");
 }

@@ -14,6 +14,7 @@ fn cluster(count: u8, policy: UpstreamPolicy) -> Cluster {
     let endpoint = |last| Endpoint {
         address: address(last),
         workload: None,
+        tls: None,
         load: Arc::default(),
     };
     let endpoints: Vec<Endpoint> = (1..=count).map(endpoint).collect();

@@ -147,8 +147,7 @@ async fn tries(
 
 async fn open(front: &Rc<Front>, endpoint: &Endpoint) -> Result<Upstream, Outcome> {
     let (connection, service) = (&front.connection, front.service.as_deref());
-    let workload = endpoint.workload.as_ref();
-    let upstream = dial::address(connection, service, endpoint.address, workload).await?;
+    let upstream = dial::endpoint(connection, service, endpoint, Some("http/1.1")).await?;
     front.pool.admit(endpoint);
     Ok(upstream)
 }

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! TLS that a DestinationRule asks for on connections to endpoints, besides the mesh's own.
+//!
+//! Knows nothing of sockets, files or rustls: it says what is wanted. Invariant: an endpoint that has
+//! this is connected to as it says, or not at all; never in plaintext.
+
+use std::sync::Arc;
+
+/// What a rule asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ClientTls {
+    /// TLS towards the application, whether there is a tunnel around it or not.
+    Originate(Origination),
+    /// The mesh's own TLS; an endpoint that is not in the mesh does not speak it.
+    Mesh,
+    /// Something that cannot be done here; what.
+    Refused(Arc<str>),
+}
+
+/// TLS whose client end is the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origination {
+    /// The name that is asked for; the Service's host if none is written.
+    pub server_name: Option<Arc<str>>,
+    /// The server's certificate must be for one of these; for the name that is asked for if none is
+    /// written.
+    pub names: Vec<Arc<str>>,
+    /// Who may have signed it.
+    pub roots: Roots,
+    /// Whether any certificate will do.
+    pub skip_verify: bool,
+}
+
+/// Who may have signed a server's certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Roots {
+    /// Whom the agent's system trusts.
+    System,
+    /// Those in this file of the agent's.
+    File(Arc<str>),
+}
+
+impl ClientTls {
+    /// What that means for an endpoint of `hostname`; nothing if the mesh's own TLS is enough.
+    pub fn towards(&self, hostname: &Arc<str>, is_enrolled: bool) -> Option<Self> {
+        match self {
+            Self::Mesh if is_enrolled => None,
+            Self::Mesh => {
+                let text = "the rule asks for ISTIO_MUTUAL, and the endpoint is not in the mesh";
+                Some(Self::Refused(text.into()))
+            }
+            Self::Originate(wanted) => {
+                let name = wanted.server_name.as_ref().unwrap_or(hostname);
+                Some(Self::Originate(Origination {
+                    server_name: Some(Arc::clone(name)),
+                    ..wanted.clone()
+                }))
+            }
+            Self::Refused(_) => Some(self.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_meshs_own_tls_is_enough_in_the_mesh_and_refused_outside() {
+        let host: Arc<str> = "a".into();
+        assert_eq!(ClientTls::Mesh.towards(&host, true), None);
+        let outside = ClientTls::Mesh.towards(&host, false);
+        assert!(matches!(outside, Some(ClientTls::Refused(_))));
+        let refused = ClientTls::Refused("why".into());
+        assert_eq!(refused.towards(&host, true), Some(refused.clone()));
+    }
+
+    #[test]
+    fn the_services_host_is_asked_for_unless_a_name_is_written() {
+        let wanted = |name: Option<&str>| {
+            ClientTls::Originate(Origination {
+                server_name: name.map(Into::into),
+                names: Vec::new(),
+                roots: Roots::System,
+                skip_verify: false,
+            })
+        };
+        let host: Arc<str> = "a".into();
+        assert_eq!(wanted(None).towards(&host, false), Some(wanted(Some("a"))));
+        assert_eq!(
+            wanted(Some("b")).towards(&host, true),
+            Some(wanted(Some("b")))
+        );
+    }
+}
