@@ -27,8 +27,8 @@ use super::{
     slices::{self, Slices},
 };
 use crate::model::{
-    ClientTls, Cluster, Endpoint, ObjectRef, ServiceName, SharedMap, UpstreamPolicy, UpstreamUse,
-    Workload,
+    Balancer, ClientTls, Cluster, Endpoint, ObjectRef, ServiceName, SharedMap, UpstreamPolicy,
+    UpstreamUse, Workload,
 };
 
 /// Which endpoints a client of a VIP can use.
@@ -348,6 +348,10 @@ impl<'a> Catalog<'a> {
         let endpoints = view.endpoints.get(position)?.iter().filter(belongs);
         let mut policy = policy.unwrap_or_default();
         let tls = policy.tls.take();
+        if policy.balancer == Balancer::Original {
+            // Its endpoints are made of connections as they come.
+            policy.tls.clone_from(&tls);
+        }
         let endpoints: Vec<Endpoint> = endpoints
             .map(|endpoint| secured(endpoint, tls.as_deref(), hostname))
             .collect();

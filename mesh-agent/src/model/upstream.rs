@@ -112,10 +112,18 @@ impl Cluster {
         workload: impl FnOnce() -> Option<Arc<Workload>>,
     ) -> Option<Endpoint> {
         let upstream = self.upstream.as_ref()?;
-        (upstream.policy.balancer == Balancer::Original).then(|| Endpoint {
-            address,
-            workload: workload(),
-            load: Arc::default(),
+        (upstream.policy.balancer == Balancer::Original).then(|| {
+            let workload = workload();
+            let enrolled = workload.as_ref().is_some_and(|workload| workload.enrolled);
+            let tls = upstream.policy.tls.as_ref();
+            Endpoint {
+                address,
+                workload,
+                load: Arc::default(),
+                tls: tls
+                    .and_then(|tls| tls.towards(&self.hostname, enrolled))
+                    .map(Arc::new),
+            }
         })
     }
 
