@@ -86,10 +86,6 @@ impl Drop for Envoy {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "where the other program is, is no setting of the agent"
-)]
 fn program() -> PathBuf {
     let named = std::env::var_os("ENVOY_BIN");
     named
