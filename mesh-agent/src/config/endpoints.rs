@@ -363,8 +363,7 @@ impl<'a> Catalog<'a> {
         let cluster = match last {
             Some(last)
                 if are_same(&last.endpoints, &endpoints)
-                    && same_use(last, policy.as_ref())
-                    && same_owner(last, &view.name) =>
+                    && same_use(last, policy.as_ref(), &view.name) =>
             {
                 Arc::clone(last)
             }
@@ -401,16 +400,12 @@ fn secured(endpoint: &Endpoint, tls: Option<&ClientTls>, hostname: &Arc<str>) ->
     }
 }
 
-/// Whether a cluster's endpoints are used by this policy.
-fn same_use(cluster: &Cluster, policy: Option<&UpstreamPolicy>) -> bool {
+/// Whether a cluster's endpoints are used by this policy, and its host belongs to whom it did: Services
+/// and ServiceEntries may have the same one.
+fn same_use(cluster: &Cluster, policy: Option<&UpstreamPolicy>, (namespace, name): &Name) -> bool {
     let used = cluster.upstream.as_ref();
-    used.map(|used| &used.policy) == policy
-}
-
-/// Whether a cluster's host still belongs to whom it did: Services and ServiceEntries may have the
-/// same one.
-fn same_owner(cluster: &Cluster, (namespace, name): &Name) -> bool {
-    cluster.service.namespace == *namespace && cluster.service.name == *name
+    let owner = &cluster.service;
+    used.map(|used| &used.policy) == policy && owner.namespace == *namespace && owner.name == *name
 }
 
 /// Whether the endpoints of two snapshots are the same.

@@ -26,7 +26,7 @@ use super::{
     facts::{Change, Findings, Shelf},
     grpc_route, http_route,
     intern::Interner,
-    names::{Answer, Questions},
+    names::Answer,
     object::{Kind, Object, ObjectKey},
     opaque_route,
     pod::PodFacts,
@@ -280,54 +280,6 @@ impl Index {
         removed
     }
 
-    /// What is to be resolved, and where the answers go; for the one who asks name servers.
-    pub(super) fn questions(&mut self) -> Questions {
-        let (answers, receiver) = mpsc::unbounded_channel();
-        self.answers = Some(receiver);
-        Questions {
-            names: self.names.subscribe(),
-            answers,
-        }
-    }
-
-    /// What a name resolves to now; comes to nothing if nobody asks name servers. Cancel-safe.
-    pub(super) async fn next_answer(&mut self) -> Answer {
-        let next = match &mut self.answers {
-            Some(answers) => answers.recv().await,
-            None => None,
-        };
-        match next {
-            Some(answer) => answer,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Takes in what a name resolves to; readers see it after [`publish`](Self::publish).
-    pub(super) fn resolve(&mut self, answer: Answer) {
-        let Answer { name, addresses } = answer;
-        if !self.names.borrow().contains(&name) {
-            return;
-        }
-        if self.shelves.resolved.get(&name) != Some(&addresses) {
-            self.shelves.resolved.insert(Arc::clone(&name), addresses);
-            self.dirty.names.insert(name);
-            self.change = Change::Facts;
-        }
-    }
-
-    /// Says which names are to be resolved, and forgets those that are not any more.
-    fn ask(&mut self) {
-        let names = self.joined.names(&self.shelves);
-        self.shelves.resolved.retain(|name, _| names.contains(name));
-        self.names.send_if_modified(|last| {
-            let differs = **last != names;
-            if differs {
-                *last = Arc::new(names);
-            }
-            differs
-        });
-    }
-
     /// Whether anything changed since the last [`publish`](Self::publish).
     pub fn is_changed(&self) -> bool {
         self.change != Change::Nothing
@@ -548,5 +500,6 @@ fn inert(kind: Kind, findings: &mut Findings) {
     }
 }
 
+mod questions;
 #[cfg(test)]
 mod tests;

@@ -95,34 +95,7 @@ impl EntryEndpoint {
             );
             findings.reject(format!("{path}.address"), text, "write one of them");
         }
-        let unsupported = [
-            (
-                "network",
-                !spec.network.is_empty(),
-                "it is reached directly",
-            ),
-            (
-                "locality",
-                !spec.locality.is_empty(),
-                "endpoints near and far are used alike",
-            ),
-            (
-                "weight",
-                spec.weight.is_some_and(|weight| weight > 1),
-                "endpoints have the same share",
-            ),
-        ];
-        for (field, is_written, what) in unsupported {
-            if is_written {
-                findings.add(
-                    Severity::Warning,
-                    code::UNSUPPORTED,
-                    format!("{path}.{field}"),
-                    format!("not supported yet: {what}"),
-                    "remove the field if you can do without",
-                );
-            }
-        }
+        unsupported(spec, path, findings);
         let labelled = |(key, value): &(&str, &str)| {
             let found = spec.labels.get(*key);
             found.is_some_and(|found| found == value)
@@ -160,6 +133,38 @@ impl EntryEndpoint {
         let number = self.ports.get(port).copied().unwrap_or(number);
         let workload = pod.or(self.workload.as_ref()).map(Arc::clone);
         Some((SocketAddr::new(address, number), workload))
+    }
+}
+
+/// Reports what is written and has no effect.
+fn unsupported(spec: &WorkloadEntrySpec, path: &str, findings: &mut Findings) {
+    let fields = [
+        (
+            "network",
+            !spec.network.is_empty(),
+            "it is reached directly",
+        ),
+        (
+            "locality",
+            !spec.locality.is_empty(),
+            "endpoints near and far are used alike",
+        ),
+        (
+            "weight",
+            spec.weight.is_some_and(|weight| weight > 1),
+            "endpoints have the same share",
+        ),
+    ];
+    for (field, is_written, what) in fields {
+        if is_written {
+            findings.add(
+                Severity::Warning,
+                code::UNSUPPORTED,
+                format!("{path}.{field}"),
+                format!("not supported yet: {what}"),
+                "remove the field if you can do without",
+            );
+        }
     }
 }
 
