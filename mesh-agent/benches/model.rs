@@ -55,6 +55,7 @@ fn cluster(endpoints: usize) -> Arc<Cluster> {
     let endpoints = (0..endpoints).map(|number| Endpoint {
         address: address(number),
         workload: None,
+        place: None,
         tls: None,
         load: Arc::new(EndpointLoad::default()),
     });

@@ -14,10 +14,13 @@ pub mod cors;
 pub mod edits;
 pub mod fault;
 pub mod hashing;
+pub mod limit;
+pub mod locality;
 pub mod mirror;
 pub mod opaque;
 pub mod outlier;
 pub mod path;
+pub mod plan;
 pub mod policy;
 pub mod retry;
 pub mod rewrite;
@@ -32,6 +35,7 @@ pub mod text;
 pub mod treatment;
 pub mod upstream;
 pub mod visibility;
+pub mod warmup;
 pub mod workload;
 
 pub use self::{
@@ -43,6 +47,7 @@ pub use self::{
     edits::{HeaderEdit, HeaderEdits},
     fault::{AbortStatus, Fault, Injected},
     hashing::{HashPolicy, Key},
+    locality::{Place, Spread},
     mirror::Mirror,
     opaque::{
         NamePattern, OpaqueBackend, OpaqueDecision, OpaqueMatch, OpaquePort, OpaqueRoutes,
@@ -62,7 +67,7 @@ pub use self::{
     spiffe::SpiffeId,
     text::TextMatch,
     treatment::{DirectAnswer, Treatment},
-    upstream::{Balancer, Limits, UpstreamPolicy, UpstreamUse},
+    upstream::{Ask, Balancer, Limits, UpstreamPolicy, UpstreamUse},
     visibility::Visibility,
     workload::{Labels, Workload, WorkloadUid},
 };

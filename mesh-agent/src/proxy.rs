@@ -9,6 +9,7 @@
 //!
 //! Invariant: every connection and every request ends in exactly one [`Outcome`].
 
+mod buckets;
 mod bulk;
 mod client_stream;
 mod connection;

@@ -3,9 +3,9 @@
 //! What a route can do with requests besides choosing where they go, on the client's node: whole
 //! answers, rewrites, faults, CORS, retries, mirrors.
 
-use mesh_tests::{Http1, Response, wait};
+use mesh_tests::{App, Http1, Response, wait};
 
-use crate::mesh::{Mesh, split};
+use crate::mesh::{Mesh, Pods, split};
 
 /// The subsets of `recommendations`, and one rule for it: flow YAML.
 fn rule(rule: &str) -> String {
@@ -150,4 +150,58 @@ fn a_mirror_gets_every_request_and_its_answers_are_dropped() {
         },
     );
     assert_eq!(mesh.apps[0].work(), 50);
+}
+
+#[test]
+fn traffic_stays_on_the_node_until_nothing_there_is_fit() {
+    let pods = Pods::start("traffic near");
+    let near = pods.lab.pod("recommendations-near");
+    let near = near
+        .label("app", "recommendations")
+        .label("version", "near");
+    let near = near.account("recommendations").start();
+    let app = App::http(&near, 8080);
+    let mesh = pods.enrol(&[]);
+    mesh.apply(
+        "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: recommendations, namespace: default}
+spec:
+  host: recommendations
+  trafficPolicy:
+    outlierDetection: {consecutive5xxErrors: 1, maxEjectionPercent: 100}
+    loadBalancer: {localityLbSetting: {failoverPriority: [kubernetes.io/hostname]}}
+",
+    );
+    let answers = mesh.get_many(30);
+    assert_eq!(answers, [("near".to_owned(), 30)].into());
+    drop(app);
+    let answers = mesh.get_many(30);
+    assert!(!answers.contains_key("near"), "{answers:?}");
+}
+
+#[test]
+fn requests_beyond_a_limit_never_leave_the_clients_node() {
+    let mesh = Mesh::with("traffic limit", &["--access-log", "json"], "");
+    mesh.apply(
+        "
+apiVersion: mesh-agent.io/v1alpha1
+kind: LocalRateLimit
+metadata: {name: recommendations, namespace: default}
+spec: {targetRef: {kind: Service, name: recommendations}, requests: 3, unit: Hour}
+",
+    );
+    for _ in 0..3 {
+        assert_eq!(mesh.get("/").status, 200);
+    }
+    let answer = mesh.get("/");
+    assert_eq!(
+        (answer.status, answer.text()),
+        (429, "local_rate_limited".to_owned())
+    );
+    let after = answer.header("retry-after").map(str::parse::<u32>);
+    assert!(matches!(after, Some(Ok(1..=1200))), "{after:?}");
+    mesh.a.wait_log("\"RL\"");
+    assert_eq!(reached(&mesh), 3);
 }

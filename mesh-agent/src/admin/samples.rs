@@ -229,6 +229,7 @@ fn service(endpoint: &Arc<Workload>) -> Service {
             vec![Endpoint {
                 address: ([10, 1, 2, 4], 8080).into(),
                 workload: Some(Arc::clone(endpoint)),
+                place: None,
                 tls: None,
                 load: Arc::default(),
             }],

@@ -29,16 +29,10 @@ pub(super) fn read(
     path: &str,
     findings: &mut Findings,
 ) -> Option<Balancer> {
-    let fields = [
-        ("localityLbSetting", written.locality_lb_setting),
-        ("zoneAwareLbSetting", written.zone_aware_lb_setting),
-        ("warmup", written.warmup),
-        ("warmupDurationSecs", written.warmup_duration_secs),
-    ];
     findings.unsupported(
         path,
-        &fields,
-        "endpoints are chosen wherever and however old they are",
+        &[("zoneAwareLbSetting", written.zone_aware_lb_setting)],
+        "endpoints in the client's zone are not preferred by it",
     );
     if written.simple.is_some() && written.consistent_hash.is_some() {
         findings.reject(

@@ -23,6 +23,7 @@ use super::{
     pods::Pods,
     policy::Composer,
     problem::Problem,
+    rate_limit,
     references::References,
     services::Services,
 };
@@ -82,6 +83,7 @@ impl Joined {
         endpoints.update_entries(shelves, domain, pods, entries, hosts, &mut changed);
         services.update(shelves, settings, (entries, endpoints), dirty, changed);
         let mut problems: BTreeSet<Problem> = services.problems().cloned().collect();
+        problems.extend(rate_limit::check(shelves));
         let findings = composer.findings.into_iter();
         problems.extend(findings.flat_map(|findings| findings.problems));
         entries.problems(shelves, &mut problems);

@@ -341,6 +341,7 @@ fn treatment(facts: &TreatmentFacts, mirrors: Vec<Mirror>) -> Option<Arc<Treatme
         fault: facts.fault,
         mirrors,
         retry: facts.retry.clone(),
+        limits: Vec::new(),
     };
     (!treatment.is_empty()).then(|| Arc::new(treatment))
 }

@@ -2,8 +2,8 @@
 
 //! The CustomResourceDefinitions that the mesh brings along, made from the types that read them.
 //!
-//! Only kinds that nobody else may have installed: Istio's in the part that the mesh reads, and the
-//! two that Istio itself no longer ships. Gateway API's are its own to install. Knows nothing of
+//! Only kinds that nobody else may have installed: Istio's in the part that the mesh reads, the two
+//! that Istio itself no longer ships, and one of its own. Gateway API's are its own to install. Knows nothing of
 //! what the kinds mean.
 //!
 //! Invariant: a schema never takes away what it does not know: such fields are kept, and reported
@@ -21,6 +21,7 @@ pub use self::install::{InstallError, Installed, install};
 use super::{
     authorization::AuthorizationPolicySpec,
     istio::{DestinationRuleSpec, ServiceEntrySpec, VirtualServiceSpec, WorkloadEntrySpec},
+    rate_limit::LocalRateLimitSpec,
     security::{PeerAuthenticationSpec, PolicySpec},
 };
 
@@ -41,7 +42,7 @@ struct Shape {
     columns: &'static [(&'static str, &'static str, &'static str)],
 }
 
-const SHAPES: [Shape; 8] = [
+const SHAPES: [Shape; 9] = [
     Shape {
         group: "networking.istio.io",
         kind: "VirtualService",
@@ -131,6 +132,21 @@ const SHAPES: [Shape; 8] = [
         spec: spec::<PolicySpec>,
         columns: &[AGE],
     },
+    Shape {
+        group: "mesh-agent.io",
+        kind: "LocalRateLimit",
+        plural: "localratelimits",
+        short: None,
+        scope: "Namespaced",
+        versions: &["v1alpha1"],
+        spec: spec::<LocalRateLimitSpec>,
+        columns: &[
+            ("Target", "string", ".spec.targetRef.name"),
+            ("Requests", "integer", ".spec.requests"),
+            ("Unit", "string", ".spec.unit"),
+            AGE,
+        ],
+    },
 ];
 
 const AGE: (&str, &str, &str) = ("Age", "date", ".metadata.creationTimestamp");
@@ -162,7 +178,7 @@ impl Shape {
             "listKind": format!("{}List", self.kind),
             "plural": self.plural,
             "singular": self.kind.to_lowercase(),
-            "categories": ["istio-io", self.group.replace('.', "-")],
+            "categories": categories(self.group),
         });
         if let Some(short) = self.short {
             names["shortNames"] = json!([short]);
@@ -213,6 +229,15 @@ impl Shape {
             })
         };
         self.versions.iter().enumerate().map(version).collect()
+    }
+}
+
+/// By which `kubectl get` lists kinds together.
+fn categories(group: &str) -> Vec<String> {
+    let own = group.replace('.', "-");
+    match group.ends_with("istio.io") {
+        true => vec!["istio-io".to_owned(), own],
+        false => vec![own],
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
 use super::{
     facts::{Findings, Meta},
     istio::DestinationRuleSpec,
+    locality,
     object::Resource,
     resolve::{self, HostPattern, Visibility},
     traffic_policy::{self, PolicyFacts},
@@ -55,6 +56,7 @@ impl DestinationRuleFacts {
                 "remove the field, or the rule",
             );
         }
+        locality::report_unwatched(spec, findings);
         let policy = spec.traffic_policy.as_ref();
         let policy =
             policy.map(|policy| traffic_policy::read(policy, "spec.trafficPolicy", findings));

@@ -13,6 +13,7 @@ use super::{facts::Name, object::Kind};
 #[derive(Debug, Default)]
 pub(super) struct Dirty {
     pub(super) namespaces: HashSet<Arc<str>>,
+    pub(super) nodes: HashSet<Arc<str>>,
     pub(super) pods: HashSet<Name>,
     pub(super) services: HashSet<Name>,
     pub(super) slices: HashSet<Name>,
@@ -21,7 +22,7 @@ pub(super) struct Dirty {
     pub(super) workload_entries: HashSet<Name>,
     /// Names that resolve to other addresses than before.
     pub(super) names: HashSet<Arc<str>>,
-    /// VirtualServices, DestinationRules and routes.
+    /// VirtualServices, DestinationRules and routes and their limits.
     pub(super) routing: HashSet<(Kind, Name)>,
     /// What decides about all pods of a namespace, or of the mesh.
     pub(super) policies: HashSet<(Kind, Name)>,
@@ -34,6 +35,9 @@ impl Dirty {
         match kind {
             Kind::Namespace => {
                 self.namespaces.insert(name.1);
+            }
+            Kind::Node => {
+                self.nodes.insert(name.1);
             }
             Kind::Pod => {
                 self.pods.insert(name);
@@ -55,7 +59,8 @@ impl Dirty {
             | Kind::HttpRoute
             | Kind::GrpcRoute
             | Kind::TcpRoute
-            | Kind::TlsRoute => {
+            | Kind::TlsRoute
+            | Kind::LocalRateLimit => {
                 self.routing.insert((kind, name));
             }
             Kind::PeerAuthentication
@@ -65,7 +70,7 @@ impl Dirty {
                 self.policies.insert((kind, name));
             }
             // Nothing of a snapshot is made of them.
-            Kind::Node | Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => {}
+            Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => {}
         }
     }
 

@@ -16,10 +16,12 @@ use std::{
 use super::{
     destination_rule::SubsetFacts,
     dirty::Dirty,
+    distribution::{self, Distribution},
     entries::{self, Entries},
     facts::{Meta, Name, Shelf},
     index::Shelves,
     loads::Loads,
+    nodes::{self, SlicePlace},
     pods::{PodView, Pods, Touched},
     resolve,
     selection::{Selection, has_labels},
@@ -27,8 +29,8 @@ use super::{
     slices::{self, Slices},
 };
 use crate::model::{
-    Balancer, ClientTls, Cluster, Endpoint, ObjectRef, ServiceName, SharedMap, UpstreamPolicy,
-    UpstreamUse, Workload,
+    Balancer, ClientTls, Cluster, Endpoint, ObjectRef, Place, ServiceName, SharedMap,
+    UpstreamPolicy, UpstreamUse, Workload,
 };
 
 /// Which endpoints a client of a VIP can use.
@@ -72,6 +74,8 @@ struct ServiceView {
     name: Name,
     /// Whether an endpoint is in the mesh, ready or not: capture must not come and go with readiness.
     enrolled: bool,
+    /// Which endpoints are used first, if the Service or its namespace says so.
+    distribution: Option<Distribution>,
     /// By position in the Service's ports.
     endpoints: Vec<Vec<Endpoint>>,
     clusters: HashMap<ClusterKey, Arc<Cluster>>,
@@ -104,6 +108,15 @@ pub(super) struct Endpoints {
     views: BTreeMap<Arc<str>, ServiceView>,
     slices: Slices,
     loads: Loads,
+    /// Where this node is.
+    here: Option<Arc<Place>>,
+}
+
+/// What a Service has now.
+struct Found {
+    enrolled: bool,
+    distribution: Option<Distribution>,
+    ports: Vec<Sockets>,
 }
 
 impl Endpoints {
@@ -121,16 +134,25 @@ impl Endpoints {
         self.slices
             .update(&shelves.slices, &dirty.slices, &mut names);
         slices::with_addresses(&shelves.slices, &touched.addresses, &mut names);
+        nodes::with_nodes(&shelves.slices, &dirty.nodes, &mut names);
         self.selecting(&shelves.services, touched, &mut names);
+        for namespace in &dirty.namespaces {
+            let services = shelves.services.in_namespace(namespace);
+            names.extend(services.map(|(name, _)| name.clone()));
+        }
         let selection = Selection::new(pods, &shelves.pods, names.len());
         let mut changed = BTreeSet::new();
+        let here = nodes::place(&shelves.nodes, &pods.node);
+        if self.here != here {
+            self.here = here;
+            changed.extend(self.views.keys().map(Arc::clone));
+        }
         for name in names {
             let host = resolve::hostname(&name.0, &name.1, domain);
             let same = match shelves.services.find(&name) {
                 Some((facts, _)) => {
-                    let (enrolled, sockets) =
-                        self.sockets(shelves, facts, &name, &pods.by_address, &selection);
-                    self.put(&host, &name, enrolled, sockets)
+                    let found = self.find(shelves, facts, &name, &pods.by_address, &selection);
+                    self.put(&host, &name, found)
                 }
                 // Slices may be left of a Service that is gone.
                 None if entries.get(&host).is_some() => true,
@@ -161,9 +183,7 @@ impl Endpoints {
                     let meta = &entry.facts.meta;
                     let name = (Arc::clone(&meta.namespace), Arc::clone(&meta.name));
                     let sockets = entry.sockets(shelves, pods, &selection);
-                    let workloads = sockets.iter().flatten().filter_map(|(_, one)| one.as_ref());
-                    let enrolled = workloads.into_iter().any(|workload| workload.enrolled);
-                    self.put(&host, &name, enrolled, sockets)
+                    self.put(&host, &name, of_entry(shelves, sockets))
                 }
                 None if entries::service_of(shelves, &host, domain).is_some() => true,
                 None => self.remove(&host),
@@ -190,37 +210,51 @@ impl Endpoints {
     }
 
     /// Whether a Service is in the mesh, and the sockets of each of its ports.
-    fn sockets(
+    fn find(
         &self,
         shelves: &Shelves,
         facts: &ServiceFacts,
         name: &Name,
         by_address: &SharedMap<IpAddr, Arc<Workload>>,
         selection: &Selection<'_>,
-    ) -> (bool, Vec<Sockets>) {
+    ) -> Found {
         let ports = facts.ports.iter();
-        match self.slices.of(&shelves.slices, name) {
+        let namespace = shelves.namespaces.get(&Arc::default(), &name.0);
+        let of_all = namespace.and_then(|namespace| namespace.distribution);
+        let distribution = facts.distribution.or(of_all);
+        let hinted = distribution == Some(Distribution::Hinted);
+        let place = |workload: Option<&Arc<Workload>>, slice: &SlicePlace| {
+            nodes::of_endpoint(&shelves.nodes, workload, slice, hinted)
+        };
+        let (enrolled, ports) = match self.slices.of(&shelves.slices, name) {
             Some(slices) => {
-                let of_port = |port| from_slices(port, facts, &slices, by_address);
+                let of_port = |port| from_slices(port, facts, &slices, by_address, place);
                 (in_mesh(&slices, by_address), ports.map(of_port).collect())
             }
             None => {
                 let selected = selection.select(&name.0, &facts.selector);
-                let of_port = |port| from_pods(port, facts, &selected);
+                let of_port = |port| from_pods(port, facts, &selected, place);
                 let enrolled = selected.iter().any(|pod| pod.workload.enrolled);
                 (enrolled, ports.map(of_port).collect())
             }
+        };
+        Found {
+            enrolled,
+            distribution,
+            ports,
         }
     }
 
     /// Whether that changes nothing.
-    fn put(&mut self, host: &Arc<str>, name: &Name, enrolled: bool, ports: Vec<Sockets>) -> bool {
-        let ports = ports.into_iter();
+    fn put(&mut self, host: &Arc<str>, name: &Name, found: Found) -> bool {
+        let (enrolled, distribution) = (found.enrolled, found.distribution);
+        let ports = found.ports.into_iter();
         let endpoints: Vec<Vec<Endpoint>> =
             ports.map(|sockets| self.loads.endpoints(sockets)).collect();
         let fresh = ServiceView {
             name: name.clone(),
             enrolled,
+            distribution,
             endpoints,
             clusters: HashMap::new(),
             last: HashMap::new(),
@@ -231,11 +265,15 @@ impl Endpoints {
         };
         let same_ports = view.endpoints.len() == fresh.endpoints.len();
         let mut ports = view.endpoints.iter().zip(&fresh.endpoints);
-        let same = view.enrolled == enrolled && same_ports && ports.all(|(a, b)| are_same(a, b));
+        let same = view.enrolled == enrolled
+            && view.distribution == distribution
+            && same_ports
+            && ports.all(|(a, b)| are_same(a, b));
         let last = std::mem::replace(&mut view.endpoints, fresh.endpoints);
         self.loads.release(&last);
         view.name = fresh.name;
         view.enrolled = enrolled;
+        view.distribution = distribution;
         same
     }
 
@@ -331,7 +369,9 @@ impl<'a> Catalog<'a> {
             subset: rule.clone().zip(subset_name.clone()),
             used: used.clone(),
         };
+        let here = self.endpoints.here.clone();
         let view = self.endpoints.views.get_mut(hostname)?;
+        let policy = distribution::spread(policy, view.distribution);
         if let Some(made) = view.clusters.get(&key) {
             return Some(Arc::clone(made));
         }
@@ -359,11 +399,14 @@ impl<'a> Catalog<'a> {
         let shaped = policy != UpstreamPolicy::default()
             || endpoints.iter().any(|endpoint| endpoint.tls.is_some());
         let policy = shaped.then_some(policy);
+        let policy =
+            policy.filter(|policy| distribution::matters(policy, &endpoints, here.as_deref()));
         let last = view.last.get(&key);
         let cluster = match last {
             Some(last)
                 if are_same(&last.endpoints, &endpoints)
-                    && same_use(last, policy.as_ref(), &view.name) =>
+                    && distribution::same_use(last, policy.as_ref(), here.as_ref())
+                    && same_owner(last, &view.name) =>
             {
                 Arc::clone(last)
             }
@@ -371,7 +414,7 @@ impl<'a> Catalog<'a> {
                 let upstream = policy.map(|policy| {
                     let last = last.and_then(|last| last.upstream.as_ref());
                     let turn = last.map(|last| last.turn.clone()).unwrap_or_default();
-                    Arc::new(UpstreamUse::new(policy, turn, &endpoints))
+                    Arc::new(UpstreamUse::new(policy, turn, &endpoints, here))
                 });
                 let cluster = Cluster::new(
                     ServiceName::new(Arc::clone(&view.name.0), Arc::clone(&view.name.1)),
@@ -400,18 +443,17 @@ fn secured(endpoint: &Endpoint, tls: Option<&ClientTls>, hostname: &Arc<str>) ->
     }
 }
 
-/// Whether a cluster's endpoints are used by this policy, and its host belongs to whom it did: Services
-/// and ServiceEntries may have the same one.
-fn same_use(cluster: &Cluster, policy: Option<&UpstreamPolicy>, (namespace, name): &Name) -> bool {
-    let used = cluster.upstream.as_ref();
-    let owner = &cluster.service;
-    used.map(|used| &used.policy) == policy && owner.namespace == *namespace && owner.name == *name
+/// Whether a cluster's host still belongs to whom it did: Services and ServiceEntries may have the
+/// same one.
+fn same_owner(cluster: &Cluster, (namespace, name): &Name) -> bool {
+    cluster.service.namespace == *namespace && cluster.service.name == *name
 }
 
 /// Whether the endpoints of two snapshots are the same.
 fn are_same(one: &[Endpoint], other: &[Endpoint]) -> bool {
     let same = |(a, b): (&Endpoint, &Endpoint)| {
         a.address == b.address
+            && a.place == b.place
             && Arc::ptr_eq(&a.load, &b.load)
             && a.tls == b.tls
             && match (&a.workload, &b.workload) {
@@ -423,7 +465,27 @@ fn are_same(one: &[Endpoint], other: &[Endpoint]) -> bool {
     one.len() == other.len() && one.iter().zip(other).all(same)
 }
 
-pub(super) type Sockets = Vec<(SocketAddr, Option<Arc<Workload>>)>;
+pub(super) type Sockets = Vec<(SocketAddr, Option<Arc<Workload>>, Option<Arc<Place>>)>;
+
+/// What a host of a ServiceEntry has.
+fn of_entry(shelves: &Shelves, sockets: Vec<Vec<(SocketAddr, Option<Arc<Workload>>)>>) -> Found {
+    let unsaid = SlicePlace::default();
+    let place = |(address, workload): (SocketAddr, Option<Arc<Workload>>)| {
+        let place = nodes::of_endpoint(&shelves.nodes, workload.as_ref(), &unsaid, false);
+        (address, workload, place)
+    };
+    let of_port = |sockets: Vec<_>| sockets.into_iter().map(place).collect::<Sockets>();
+    let ports: Vec<Sockets> = sockets.into_iter().map(of_port).collect();
+    let workloads = ports
+        .iter()
+        .flatten()
+        .filter_map(|(_, one, _)| one.as_ref());
+    Found {
+        enrolled: workloads.into_iter().any(|workload| workload.enrolled),
+        distribution: None,
+        ports,
+    }
+}
 
 /// Whether any address of `slices`, ready or not, is that of an enrolled pod.
 fn in_mesh(slices: &[&SliceFacts], by_address: &SharedMap<IpAddr, Arc<Workload>>) -> bool {
@@ -439,19 +501,29 @@ fn from_slices(
     service: &ServiceFacts,
     slices: &[&SliceFacts],
     by_address: &SharedMap<IpAddr, Arc<Workload>>,
+    place: impl Fn(Option<&Arc<Workload>>, &SlicePlace) -> Option<Arc<Place>>,
 ) -> Sockets {
-    let ports = slices.iter().flat_map(|slice| &slice.ports);
-    let sockets = ports
-        .filter(|other| other.name == port.name)
-        .flat_map(|other| &other.sockets);
-    sockets
-        .filter(|(_, ready)| *ready || service.publish_not_ready)
-        .map(|(address, _)| (*address, by_address.get(&address.ip()).map(Arc::clone)))
-        .collect()
+    let of_slice = |slice: &'_ &'_ SliceFacts| {
+        let ports = slice.ports.iter().filter(|other| other.name == port.name);
+        let sockets = ports.flat_map(|port| port.sockets.iter().zip(&slice.places));
+        let usable = sockets.filter(|((_, ready), _)| *ready || service.publish_not_ready);
+        let socket = usable.map(|((address, _), slice)| {
+            let workload = by_address.get(&address.ip());
+            (*address, workload.map(Arc::clone), place(workload, slice))
+        });
+        socket.collect::<Sockets>()
+    };
+    slices.iter().flat_map(of_slice).collect()
 }
 
-fn from_pods(port: &PortFacts, service: &ServiceFacts, selected: &[PodView<'_>]) -> Sockets {
+fn from_pods(
+    port: &PortFacts,
+    service: &ServiceFacts,
+    selected: &[PodView<'_>],
+    place: impl Fn(Option<&Arc<Workload>>, &SlicePlace) -> Option<Arc<Place>>,
+) -> Sockets {
     let mut sockets = Vec::new();
+    let unsaid = SlicePlace::default();
     for pod in selected {
         let number = match &port.target {
             Target::Number(number) => Some(*number),
@@ -468,7 +540,8 @@ fn from_pods(port: &PortFacts, service: &ServiceFacts, selected: &[PodView<'_>])
                     .any(|vip| vip.is_ipv4() == address.is_ipv4());
             if wanted {
                 let workload = Some(Arc::clone(&pod.workload));
-                sockets.push((SocketAddr::new(*address, number), workload));
+                let place = place(workload.as_ref(), &unsaid);
+                sockets.push((SocketAddr::new(*address, number), workload, place));
             }
         }
     }

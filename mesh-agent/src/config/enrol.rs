@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, time::Duration};
 use k8s_openapi::api::core::v1::Namespace;
 
 use super::{
+    distribution::Distribution,
     facts::{Findings, Meta},
     pod,
     problem::{Severity, code},
@@ -30,6 +31,8 @@ pub(super) struct NamespaceFacts {
     pub(super) choice: Choice,
     /// For those of its pods that do not say otherwise.
     pub(super) close_existing_after: Option<Duration>,
+    /// For those of its Services that do not say otherwise.
+    pub(super) distribution: Option<Distribution>,
 }
 
 /// A label or annotation and what its value means.
@@ -92,6 +95,7 @@ impl NamespaceFacts {
             meta: Meta::new(metadata),
             choice,
             close_existing_after: pod::close_existing_after(metadata, findings),
+            distribution: Distribution::of_annotation(metadata.annotations.as_ref(), findings),
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -16,7 +16,6 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::{
     dirty::Dirty,
-    endpoints::Sockets,
     facts::Name,
     index::Shelves,
     pods::{Pods, Touched},
@@ -28,6 +27,9 @@ use super::{
     workload_entry::{EntryEndpoint, Place},
 };
 use crate::model::Workload;
+
+/// Sockets, and whose they are.
+type Sockets = Vec<(SocketAddr, Option<Arc<Workload>>)>;
 
 /// Which comes first of several: the oldest, then by name and namespace.
 type Seniority = (Option<Timestamp>, Arc<str>, Arc<str>);

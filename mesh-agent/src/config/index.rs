@@ -27,11 +27,13 @@ use super::{
     grpc_route, http_route,
     intern::Interner,
     names::Answer,
+    nodes::NodeFacts,
     object::{Kind, Object, ObjectKey},
     opaque_route,
     pod::PodFacts,
     policy::{PeerAuthenticationFacts, PolicyFacts},
     problem::{Origin, Problem, Report, Severity, code},
+    rate_limit::RateLimitFacts,
     route::RouteFacts,
     service::{ServiceFacts, SliceFacts},
     service_entry::ServiceEntryFacts,
@@ -72,6 +74,7 @@ impl Default for IndexSettings {
 #[derive(Debug, Default)]
 pub(super) struct Shelves {
     pub(super) namespaces: Shelf<NamespaceFacts>,
+    pub(super) nodes: Shelf<NodeFacts>,
     pub(super) pods: Shelf<PodFacts>,
     pub(super) services: Shelf<ServiceFacts>,
     pub(super) slices: Shelf<SliceFacts>,
@@ -87,6 +90,7 @@ pub(super) struct Shelves {
     pub(super) mesh_policies: Shelf<PolicyFacts>,
     pub(super) http_routes: Shelf<RouteFacts>,
     pub(super) grpc_routes: Shelf<RouteFacts>,
+    pub(super) rate_limits: Shelf<RateLimitFacts>,
     pub(super) tcp_routes: Shelf<RouteFacts>,
     pub(super) tls_routes: Shelf<RouteFacts>,
     /// Kinds of which only the existence counts.
@@ -166,6 +170,7 @@ impl Index {
                 let facts = NamespaceFacts::new(&object, &mut findings);
                 shelves.namespaces.put(facts, findings)
             }
+            Object::Node(object) => shelves.nodes.put(NodeFacts::new(&object), findings),
             Object::Pod(object) => {
                 let mut facts = PodFacts::new(&object, &mut findings);
                 facts.intern(interner);
@@ -232,7 +237,11 @@ impl Index {
                 let facts = opaque_route::tls(&object, &mut findings);
                 shelves.tls_routes.put(facts, findings)
             }
-            Object::Node(_) | Object::ServiceAccount(_) | Object::Inert(..) => {
+            Object::LocalRateLimit(object) => {
+                let facts = RateLimitFacts::new(&object, &mut findings);
+                shelves.rate_limits.put(facts, findings)
+            }
+            Object::ServiceAccount(_) | Object::Inert(..) => {
                 inert(key.kind, &mut findings);
                 shelves.put_other(key, findings)
             }
@@ -252,6 +261,7 @@ impl Index {
         let shelves = &mut self.shelves;
         let removed = match key.kind {
             Kind::Namespace => shelves.namespaces.remove(namespace, name),
+            Kind::Node => shelves.nodes.remove(namespace, name),
             Kind::Pod => shelves.pods.remove(namespace, name),
             Kind::Service => shelves.services.remove(namespace, name),
             Kind::EndpointSlice => shelves.slices.remove(namespace, name),
@@ -267,7 +277,8 @@ impl Index {
             Kind::GrpcRoute => shelves.grpc_routes.remove(namespace, name),
             Kind::TcpRoute => shelves.tcp_routes.remove(namespace, name),
             Kind::TlsRoute => shelves.tls_routes.remove(namespace, name),
-            Kind::Node | Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => {
+            Kind::LocalRateLimit => shelves.rate_limits.remove(namespace, name),
+            Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => {
                 let (namespace, name) = other_place(key);
                 shelves.others.remove(&namespace, &name)
             }
@@ -396,6 +407,7 @@ impl Shelves {
         }
         match kind {
             Kind::Namespace => Box::new(self.namespaces.keys().map(plain)),
+            Kind::Node => Box::new(self.nodes.keys().map(plain)),
             Kind::Pod => Box::new(self.pods.keys().map(plain)),
             Kind::Service => Box::new(self.services.keys().map(plain)),
             Kind::EndpointSlice => Box::new(self.slices.keys().map(plain)),
@@ -411,7 +423,8 @@ impl Shelves {
             Kind::GrpcRoute => Box::new(self.grpc_routes.keys().map(plain)),
             Kind::TcpRoute => Box::new(self.tcp_routes.keys().map(plain)),
             Kind::TlsRoute => Box::new(self.tls_routes.keys().map(plain)),
-            Kind::Node | Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => {
+            Kind::LocalRateLimit => Box::new(self.rate_limits.keys().map(plain)),
+            Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => {
                 let others = self.others.keys();
                 Box::new(others.filter_map(move |(namespace, name)| {
                     let name = name.strip_prefix(kind.as_str())?.strip_prefix(' ')?;
@@ -429,7 +442,7 @@ impl Shelves {
     }
 
     fn problems(&self) -> impl Iterator<Item = &Problem> {
-        let parts: [Box<dyn Iterator<Item = &Problem>>; 17] = [
+        let parts: [Box<dyn Iterator<Item = &Problem>>; 18] = [
             Box::new(self.namespaces.problems()),
             Box::new(self.pods.problems()),
             Box::new(self.services.problems()),
@@ -444,6 +457,7 @@ impl Shelves {
             Box::new(self.mesh_policies.problems()),
             Box::new(self.http_routes.problems()),
             Box::new(self.grpc_routes.problems()),
+            Box::new(self.rate_limits.problems()),
             Box::new(self.tcp_routes.problems()),
             Box::new(self.tls_routes.problems()),
             Box::new(self.others.problems()),
@@ -453,6 +467,7 @@ impl Shelves {
 
     fn len(&self) -> usize {
         self.namespaces.len()
+            + self.nodes.len()
             + self.pods.len()
             + self.services.len()
             + self.slices.len()
@@ -466,6 +481,7 @@ impl Shelves {
             + self.mesh_policies.len()
             + self.http_routes.len()
             + self.grpc_routes.len()
+            + self.rate_limits.len()
             + self.tcp_routes.len()
             + self.tls_routes.len()
             + self.others.len()

@@ -24,8 +24,8 @@ pub(super) use self::{
     entries::{EntryPort, Resolution, ServiceEntrySpec, WorkloadEntrySpec},
     opaque::{RouteDestination, TcpRoute, TlsRoute},
     policy::{
-        ConnectionPool, ConsistentHash, HttpCookie, LoadBalancer, OutlierDetection, Simple,
-        TrafficPolicy,
+        ConnectionPool, ConsistentHash, Distribute, HttpCookie, LoadBalancer, LocalityLb,
+        OutlierDetection, RetryBudgetSettings, Simple, TrafficPolicy,
     },
 };
 use super::object::{Present, null_default};

@@ -18,9 +18,9 @@ impl Loads {
     /// The endpoints at `sockets`, in the order of their addresses, each once: the first if several
     /// have one address. To be released when they are no longer in use.
     pub(super) fn endpoints(&mut self, mut sockets: Sockets) -> Vec<Endpoint> {
-        sockets.sort_by_key(|(address, _)| *address);
-        sockets.dedup_by_key(|(address, _)| *address);
-        let endpoint = |(address, workload): (SocketAddr, Option<Arc<_>>)| {
+        sockets.sort_by_key(|(address, ..)| *address);
+        sockets.dedup_by_key(|(address, ..)| *address);
+        let endpoint = |(address, workload, place): (SocketAddr, Option<Arc<_>>, _)| {
             let uid = workload
                 .as_ref()
                 .map(|workload: &Arc<crate::model::Workload>| workload.uid.clone());
@@ -30,6 +30,7 @@ impl Loads {
                 address,
                 load: Arc::clone(load),
                 workload,
+                place,
                 tls: None,
             }
         };

@@ -20,6 +20,7 @@ use serde::{Deserialize, Deserializer};
 use super::{
     gateway::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec, TlsRouteSpec},
     istio::{DestinationRuleSpec, ServiceEntrySpec, VirtualServiceSpec, WorkloadEntrySpec},
+    rate_limit::LocalRateLimitSpec,
     security::{PeerAuthenticationSpec, PolicySpec},
 };
 use crate::model::ObjectRef;
@@ -59,6 +60,8 @@ pub enum Kind {
     HttpRoute,
     /// `gateway.networking.k8s.io GRPCRoute`.
     GrpcRoute,
+    /// `mesh-agent.io LocalRateLimit`.
+    LocalRateLimit,
     /// `gateway.networking.k8s.io TCPRoute`.
     TcpRoute,
     /// `gateway.networking.k8s.io TLSRoute`.
@@ -94,7 +97,7 @@ const UNSUPPORTED: [(&str, &str); 12] = [
     ("gateway.networking.k8s.io", "ListenerSet"),
 ];
 
-const SUPPORTED: [(&str, &[&str], Kind); 18] = [
+const SUPPORTED: [(&str, &[&str], Kind); 19] = [
     ("", &["v1"], Kind::Namespace),
     ("", &["v1"], Kind::Node),
     ("", &["v1"], Kind::ServiceAccount),
@@ -123,6 +126,7 @@ const SUPPORTED: [(&str, &[&str], Kind); 18] = [
         Kind::HttpRoute,
     ),
     ("gateway.networking.k8s.io", &["v1"], Kind::GrpcRoute),
+    ("mesh-agent.io", &["v1alpha1"], Kind::LocalRateLimit),
     (
         "gateway.networking.k8s.io",
         &["v1", "v1alpha2"],
@@ -219,6 +223,7 @@ impl Kind {
             Self::MeshPolicy => "MeshPolicy",
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::LocalRateLimit => "LocalRateLimit",
             Self::TcpRoute => "TCPRoute",
             Self::TlsRoute => "TLSRoute",
             Self::Unenforced(name) | Self::Unsupported(name) => name,
@@ -318,6 +323,7 @@ pub enum Object {
     MeshPolicy(Box<Resource<PolicySpec>>),
     HttpRoute(Box<Resource<HttpRouteSpec>>),
     GrpcRoute(Box<Resource<GrpcRouteSpec>>),
+    LocalRateLimit(Box<Resource<LocalRateLimitSpec>>),
     TcpRoute(Box<Resource<TcpRouteSpec>>),
     TlsRoute(Box<Resource<TlsRouteSpec>>),
     /// A kind that is known but has no effect; only its name and metadata count.
@@ -371,6 +377,7 @@ impl Object {
             Self::MeshPolicy(object) => (Kind::MeshPolicy, &object.metadata),
             Self::HttpRoute(object) => (Kind::HttpRoute, &object.metadata),
             Self::GrpcRoute(object) => (Kind::GrpcRoute, &object.metadata),
+            Self::LocalRateLimit(object) => (Kind::LocalRateLimit, &object.metadata),
             Self::TcpRoute(object) => (Kind::TcpRoute, &object.metadata),
             Self::TlsRoute(object) => (Kind::TlsRoute, &object.metadata),
             Self::Inert(key, metadata) => (key.kind, metadata),

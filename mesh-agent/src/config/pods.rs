@@ -90,6 +90,10 @@ impl Pods {
         for name in &dirty.pods {
             self.update_one(shelves, settings, composer, name, true, &mut touched);
         }
+        // An endpoint is where its node is.
+        for workload in self.on(&dirty.nodes) {
+            touched.note(&named(&workload), &workload, true);
+        }
         for name in implied(shelves, settings, dirty) {
             if !dirty.pods.contains(&name) {
                 self.update_one(shelves, settings, composer, &name, false, &mut touched);
@@ -199,6 +203,17 @@ impl Pods {
             }
         }
         self.local.remove(name);
+    }
+
+    /// The workloads of these nodes.
+    fn on(&self, nodes: &HashSet<Arc<str>>) -> Vec<Arc<Workload>> {
+        if nodes.is_empty() {
+            return Vec::new();
+        }
+        let all = self.by_name.values();
+        all.filter(|workload| nodes.contains(&workload.node))
+            .map(Arc::clone)
+            .collect()
     }
 
     /// The enrolled workloads of this node.

@@ -45,8 +45,12 @@ pub mod code {
     pub const PORT_REQUIRED: &str = "IST0112";
     /// A selector selects no pod.
     pub const NO_WORKLOADS: &str = "IST0127";
+    /// A port's name does not say what is spoken.
+    pub const PORT_NAME: &str = "IST0118";
     /// A rule is never reached.
     pub const UNREACHABLE: &str = "IST0130";
+    /// A condition of a rule is never what decides.
+    pub const INEFFECTIVE: &str = "IST0131";
     /// Use of what is deprecated.
     pub const DEPRECATED: &str = "IST0002";
     /// A file cannot be read.

@@ -304,6 +304,7 @@ fn typed(kind: Kind, key: &ObjectKey, value: Value) -> Result<Object, Vec<Fault>
         Kind::MeshPolicy => Object::MeshPolicy(exact(spec_or_empty(value))?),
         Kind::HttpRoute => Object::HttpRoute(exact(value)?),
         Kind::GrpcRoute => Object::GrpcRoute(exact(value)?),
+        Kind::LocalRateLimit => Object::LocalRateLimit(exact(value)?),
         Kind::TcpRoute => Object::TcpRoute(exact(value)?),
         Kind::TlsRoute => Object::TlsRoute(exact(value)?),
         Kind::Unenforced(_) | Kind::Unsupported(_) => {

@@ -15,7 +15,9 @@ use k8s_openapi::{
 };
 
 use super::{
+    distribution::Distribution,
     facts::{Findings, Meta},
+    nodes::SlicePlace,
     problem::{Severity, code},
     resolve::Visibility,
 };
@@ -38,6 +40,8 @@ pub(super) struct ServiceFacts {
     /// Empty if its endpoints are made by others.
     pub(super) selector: BTreeMap<String, String>,
     pub(super) publish_not_ready: bool,
+    /// Which endpoints are used first, if it says so itself.
+    pub(super) distribution: Option<Distribution>,
     /// Whose clients see it.
     pub(super) visibility: Visibility,
     /// What only hosts of ServiceEntries have.
@@ -82,15 +86,6 @@ impl ServiceFacts {
                 "",
             );
         }
-        if spec.traffic_distribution.is_some() {
-            findings.add(
-                Severity::Warning,
-                code::UNSUPPORTED,
-                "spec.trafficDistribution",
-                "not supported yet: endpoints near and far are used alike",
-                "remove the field if you can do without",
-            );
-        }
         let meta = Meta::new(&service.metadata);
         let annotations = service.metadata.annotations.as_ref();
         let export_to = annotations.and_then(|all| all.get(EXPORT_TO));
@@ -100,7 +95,9 @@ impl ServiceFacts {
             .map(|one| one.trim().to_owned())
             .filter(|one| !one.is_empty())
             .collect();
+        let field = spec.traffic_distribution.as_deref();
         Self {
+            distribution: Distribution::of_service(field, annotations, findings),
             visibility: Visibility::new(&export_to, &meta.namespace),
             reach: None,
             meta,
@@ -218,6 +215,8 @@ pub(super) struct SliceFacts {
     /// The Service's name; slices of none are of no interest.
     pub(super) service: Option<Arc<str>>,
     pub(super) ports: Vec<SlicePort>,
+    /// Where each address is, in the order of every port's sockets.
+    pub(super) places: Vec<SlicePlace>,
 }
 
 /// One port of an EndpointSlice.
@@ -232,7 +231,8 @@ pub(super) struct SlicePort {
 impl SliceFacts {
     pub(super) fn new(slice: &EndpointSlice, findings: &mut Findings) -> Self {
         let labels = slice.metadata.labels.as_ref();
-        let addresses = slice_addresses(slice, findings);
+        let (places, addresses): (Vec<_>, Vec<_>) =
+            slice_addresses(slice, findings).into_iter().unzip();
         let ports = slice.ports.iter().flatten();
         let tcp = ports.filter(|port| {
             port.protocol
@@ -255,11 +255,16 @@ impl SliceFacts {
                     Some(SlicePort { name, sockets })
                 })
                 .collect(),
+            places,
         }
     }
 }
 
-fn slice_addresses(slice: &EndpointSlice, findings: &mut Findings) -> Vec<(IpAddr, bool)> {
+/// All addresses, whether each is ready, and where it is.
+fn slice_addresses(
+    slice: &EndpointSlice,
+    findings: &mut Findings,
+) -> Vec<(SlicePlace, (IpAddr, bool))> {
     if slice.address_type == "FQDN" {
         findings.add(
             Severity::Warning,
@@ -278,7 +283,10 @@ fn slice_addresses(slice: &EndpointSlice, findings: &mut Findings) -> Vec<(IpAdd
             .and_then(|conditions| conditions.ready);
         for text in &endpoint.addresses {
             match text.parse() {
-                Ok(address) => addresses.push((address, ready.unwrap_or(true))),
+                Ok(address) => {
+                    let place = SlicePlace::new(endpoint);
+                    addresses.push((place, (address, ready.unwrap_or(true))));
+                }
                 Err(_) => findings.reject(
                     "endpoints",
                     format!("{text:?} is not an IP address"),

@@ -76,6 +76,7 @@ impl ServiceEntryFacts {
             selector: BTreeMap::new(),
             publish_not_ready: false,
             visibility: visibility.clone(),
+            distribution: None,
             reach: Some(Reach {
                 original: source == Source::Original,
                 ranges: ranges.clone(),

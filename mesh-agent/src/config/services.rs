@@ -23,14 +23,15 @@ use super::{
     facts::Name,
     index::{IndexSettings, Shelves},
     object::Kind,
-    problem::Problem,
+    problem::{Origin, Problem, Severity, code},
+    rate_limit::RateLimits,
     resolve::{self, HostPattern},
     routes::Router,
     service::{PortFacts, ServiceFacts},
 };
 use crate::model::{
-    Backend, Cluster, HttpRoutes, HttpRule, ObjectRef, Position, Schedule, Service, ServiceName,
-    ServicePort, SharedMap,
+    Backend, Cluster, HttpRoutes, HttpRule, ObjectRef, Position, Protocol, Schedule, Service,
+    ServiceName, ServicePort, SharedMap,
 };
 
 /// All compiled Services.
@@ -86,6 +87,7 @@ impl Services {
         let dependants = self.compiled.iter().filter(|(_, one)| depends(one));
         due.extend(dependants.map(|(host, _)| Arc::clone(host)));
         endpoints.renew(&changed);
+        let limits = RateLimits::new(&shelves.rate_limits);
         let mut router = Router::new(
             &whole,
             shelves.routes(),
@@ -109,7 +111,7 @@ impl Services {
             }
             if let Some(facts) = catalog.service(host) {
                 router.last = last.map(|last| last.positions).unwrap_or_default();
-                let compiled = compile(&mut catalog, &mut router, facts, host);
+                let compiled = compile(&mut catalog, &mut router, &limits, (facts, host));
                 self.claim(host, compiled);
             }
         }
@@ -166,7 +168,16 @@ impl Reach {
         changed: &mut BTreeSet<Arc<str>>,
     ) {
         let mut patterns = Vec::new();
-        for key in &dirty.routing {
+        // What limits a route is about the route's hosts.
+        let limits = shelves.rate_limits.iter();
+        let limits = limits.filter(|(facts, _)| dirty.routing.contains(&facts.target));
+        let limits = limits.map(|(facts, _)| {
+            let meta = &facts.meta;
+            let name = (Arc::clone(&meta.namespace), Arc::clone(&meta.name));
+            (Kind::LocalRateLimit, name)
+        });
+        let keys: BTreeSet<(Kind, Name)> = dirty.routing.iter().cloned().chain(limits).collect();
+        for key in &keys {
             patterns.extend(self.0.remove(key).into_iter().flatten());
             let now = about(shelves, &settings.cluster_domain, key);
             if !now.is_empty() {
@@ -204,6 +215,17 @@ fn about(shelves: &Shelves, domain: &str, (kind, name): &(Kind, Name)) -> Vec<Ho
             let found = shelves.destination_rules.find(name);
             return found.map_or_else(Vec::new, |(facts, _)| vec![facts.host.clone()]);
         }
+        Kind::LocalRateLimit => {
+            let found = shelves.rate_limits.find(name);
+            return match found.map(|(facts, _)| &facts.target) {
+                Some((Kind::Service, (namespace, name))) => {
+                    let host = resolve::hostname(namespace, name, domain);
+                    vec![HostPattern::Exact(host)]
+                }
+                Some(target) => about(shelves, domain, target),
+                None => Vec::new(),
+            };
+        }
         Kind::GrpcRoute => &shelves.grpc_routes,
         Kind::TcpRoute => &shelves.tcp_routes,
         Kind::TlsRoute => &shelves.tls_routes,
@@ -220,8 +242,8 @@ fn about(shelves: &Shelves, domain: &str, (kind, name): &(Kind, Name)) -> Vec<Ho
 fn compile<'a>(
     catalog: &mut Catalog<'a>,
     router: &mut Router<'a>,
-    facts: &ServiceFacts,
-    hostname: &Arc<str>,
+    limits: &RateLimits,
+    (facts, hostname): (&ServiceFacts, &Arc<str>),
 ) -> Compiled {
     let meta = &facts.meta;
     let name = ServiceName::new(Arc::clone(&meta.namespace), Arc::clone(&meta.name));
@@ -233,6 +255,7 @@ fn compile<'a>(
             let mut maker = PortMaker {
                 catalog,
                 router,
+                limits,
                 name: &name,
                 hostname,
                 family,
@@ -253,7 +276,8 @@ fn compile<'a>(
     let first = by_family.into_iter().next();
     let ports = first.map(|(_, ports)| ports).unwrap_or_default();
     let routed = |port: &Arc<ServicePort>| {
-        let used = port.cluster.upstream.is_some();
+        // What a Service says itself, kube-proxy follows where nothing is captured.
+        let used = port.cluster.upstream.is_some() && port.cluster.rule.is_some();
         let routed = port.routes.is_some() || port.opaque.all().next().is_some();
         used || routed || !port.consumer_routes.is_empty()
     };
@@ -277,10 +301,19 @@ fn compile<'a>(
     }
 }
 
+fn service_ref(name: &ServiceName) -> ObjectRef {
+    ObjectRef {
+        kind: "Service".into(),
+        namespace: Arc::clone(&name.namespace),
+        name: Arc::clone(&name.name),
+    }
+}
+
 /// Makes the ports of one Service for one address family.
 pub(super) struct PortMaker<'r, 'a> {
     pub(super) catalog: &'r mut Catalog<'a>,
     pub(super) router: &'r mut Router<'a>,
+    pub(super) limits: &'r RateLimits,
     pub(super) name: &'r ServiceName,
     pub(super) hostname: &'r Arc<str>,
     pub(super) family: Family,
@@ -298,15 +331,21 @@ impl PortMaker<'_, '_> {
                 family,
                 client: None,
             };
-            routes = self
-                .router
-                .routes(self.catalog, self.name, port, &place)
-                .map(Arc::new);
+            let general = self.router.routes(self.catalog, self.name, port, &place);
+            let general = general.or_else(|| {
+                let limited = !self.limits.of_service(self.name).is_empty();
+                limited.then(|| self.unrouted(&cluster))
+            });
+            routes = general.map(|routes| self.limited(routes));
+            if let (Protocol::Sniff, Some(routes)) = (port.protocol, &routes) {
+                self.report_unnamed(port, &routes.origin);
+            }
             for namespace in special {
                 place.client = Some(Arc::clone(namespace));
                 let own = self.router.routes(self.catalog, self.name, port, &place);
                 let own = own.or_else(|| self.differently(port, namespace, &cluster));
-                consumer_routes.extend(own.map(|own| (Arc::clone(namespace), Arc::new(own))));
+                let own = own.map(|own| (Arc::clone(namespace), self.limited(own)));
+                consumer_routes.extend(own);
             }
         }
         let opaque = self.opaque(port, special, &cluster);
@@ -331,6 +370,23 @@ impl PortMaker<'_, '_> {
             .cluster(self.hostname, port.number, self.family, shape)
     }
 
+    /// Says of a port with HTTP routes that nothing says it is one.
+    fn report_unnamed(&mut self, port: &PortFacts, routes: &ObjectRef) {
+        self.router.problems.insert(Problem {
+            severity: Severity::Info,
+            code: code::PORT_NAME,
+            object: Some(service_ref(self.name)),
+            origin: Origin::default(),
+            field: "spec.ports".to_owned(),
+            text: format!(
+                "neither the name {:?} of port {} nor its appProtocol says what is spoken: {routes} counts for \
+                 connections whose first bytes are HTTP",
+                port.name, port.number
+            ),
+            fix: "name the port http, http2 or grpc, or set its appProtocol".to_owned(),
+        });
+    }
+
     /// What decides for clients in `namespace` without a route, if they use the endpoints in another
     /// way than everybody else.
     fn differently(
@@ -340,21 +396,23 @@ impl PortMaker<'_, '_> {
         general: &Arc<Cluster>,
     ) -> Option<HttpRoutes> {
         let cluster = self.whole(port, Some(namespace))?;
-        if Arc::ptr_eq(&cluster, general) {
-            return None;
-        }
-        let service = ObjectRef {
-            kind: "Service".into(),
-            namespace: Arc::clone(&self.name.namespace),
-            name: Arc::clone(&self.name.name),
-        };
-        let origin = cluster.rule.clone().unwrap_or(service);
+        (!Arc::ptr_eq(&cluster, general)).then(|| self.unrouted(&cluster))
+    }
+
+    fn limited(&self, routes: HttpRoutes) -> Arc<HttpRoutes> {
+        Arc::new(self.limits.applied(self.name, routes))
+    }
+
+    /// One rule for all requests, to this cluster.
+    fn unrouted(&self, cluster: &Arc<Cluster>) -> HttpRoutes {
+        let origin = cluster.rule.clone();
+        let origin = origin.unwrap_or_else(|| service_ref(self.name));
         let rule = HttpRule {
             name: "default".into(),
             origin: origin.clone(),
             matches: Vec::new(),
             backends: vec![Backend::Cluster {
-                cluster,
+                cluster: Arc::clone(cluster),
                 edits: None,
                 rewrite: None,
             }],
@@ -363,10 +421,10 @@ impl PortMaker<'_, '_> {
             timeout: None,
             treatment: None,
         };
-        Some(HttpRoutes {
+        HttpRoutes {
             rules: vec![rule].into(),
             origin,
-        })
+        }
     }
 
     /// All subsets that clients in the Service's namespace can use.

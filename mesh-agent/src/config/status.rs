@@ -94,6 +94,7 @@ pub(super) fn build(shelves: &Shelves, problems: &[Problem]) -> Vec<ObjectStatus
     judge.routes(Kind::TlsRoute, &shelves.tls_routes);
     judge.others(Kind::VirtualService, &shelves.virtual_services);
     judge.others(Kind::DestinationRule, &shelves.destination_rules);
+    judge.others(Kind::LocalRateLimit, &shelves.rate_limits);
     judge.others(Kind::ServiceEntry, &shelves.service_entries);
     judge.others(Kind::WorkloadEntry, &shelves.workload_entries);
     judge.others(Kind::PeerAuthentication, &shelves.peer_authentications);

@@ -9,13 +9,19 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    balancer, client_tls,
+    balancer, budget, client_tls,
     facts::Findings,
-    istio::{self, ConnectionPool, LoadBalancer, OutlierDetection, TrafficPolicy},
+    istio::{
+        self, ConnectionPool, LoadBalancer, OutlierDetection, RetryBudgetSettings, TrafficPolicy,
+    },
+    locality,
     problem::{Severity, code},
-    resolve,
+    resolve, warmup,
 };
-use crate::model::{Balancer, ClientTls, Limits, Outlier, UpstreamPolicy};
+use crate::model::{
+    Balancer, ClientTls, Limits, Outlier, Spread, UpstreamPolicy, upstream::RetryBudget,
+    warmup::Warmup,
+};
 
 /// A policy, and those of single ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,11 +33,20 @@ pub(super) struct PolicyFacts {
 /// What a policy says; what it does not say is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Parts {
-    balancer: Option<Balancer>,
+    load: Option<LoadFacts>,
     limits: Option<Limits>,
     outlier: Option<Outlier>,
+    budget: Option<RetryBudget>,
     /// `Some(None)` is none by will.
     tls: Option<Option<Arc<ClientTls>>>,
+}
+
+/// What `loadBalancer` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct LoadFacts {
+    balancer: Option<Balancer>,
+    spread: Option<Spread>,
+    warmup: Option<Warmup>,
 }
 
 impl PolicyFacts {
@@ -53,14 +68,22 @@ pub(super) fn effective(
     let general = general.map_or(&none, |policy| policy.at(port).1);
     let (alone, own) = own.map_or((false, &none), |policy| policy.at(port));
     let general = if alone { &none } else { general };
+    let load = own.load.clone().or_else(|| general.load.clone());
+    let load = load.unwrap_or_default();
+    let outlier = own.outlier.or(general.outlier);
     let policy = UpstreamPolicy {
-        balancer: own
-            .balancer
-            .clone()
-            .or_else(|| general.balancer.clone())
-            .unwrap_or_default(),
-        limits: own.limits.or(general.limits).unwrap_or_default(),
-        outlier: own.outlier.or(general.outlier),
+        balancer: load.balancer.unwrap_or_default(),
+        limits: Limits {
+            retry_budget: own.budget.or(general.budget),
+            ..own.limits.or(general.limits).unwrap_or_default()
+        },
+        outlier,
+        warmup: load.warmup,
+        // Without outlier detection an endpoint is never found unfit, and nothing fails over.
+        spread: load.spread.map(|spread| match spread {
+            Spread::Nearest(_) if outlier.is_none() => Spread::Anywhere,
+            other => other,
+        }),
         tls: own.tls.as_ref().or(general.tls.as_ref()).cloned().flatten(),
     };
     (policy != UpstreamPolicy::default()).then_some(policy)
@@ -71,7 +94,6 @@ pub(super) fn read(policy: &TrafficPolicy, path: &str, findings: &mut Findings) 
     let fields = [
         ("tunnel", policy.tunnel),
         ("proxyProtocol", policy.proxy_protocol),
-        ("retryBudget", policy.retry_budget),
     ];
     findings.unsupported(path, &fields, "the defaults apply");
     let mut ports = Vec::new();
@@ -83,9 +105,10 @@ pub(super) fn read(policy: &TrafficPolicy, path: &str, findings: &mut Findings) 
         };
         let mut reader = Reader { path, findings };
         let parts = Parts {
-            balancer: reader.balancer(of_port.load_balancer.as_ref()),
+            load: reader.load(of_port.load_balancer.as_ref()),
             limits: reader.limits(of_port.connection_pool.as_ref()),
             outlier: reader.outlier(of_port.outlier_detection.as_ref()),
+            budget: None,
             tls: reader.tls(of_port.tls.as_ref()),
         };
         ports.push((port.number, parts));
@@ -95,9 +118,10 @@ pub(super) fn read(policy: &TrafficPolicy, path: &str, findings: &mut Findings) 
         findings,
     };
     let parts = Parts {
-        balancer: reader.balancer(policy.load_balancer.as_ref()),
+        load: reader.load(policy.load_balancer.as_ref()),
         limits: reader.limits(policy.connection_pool.as_ref()),
         outlier: reader.outlier(policy.outlier_detection.as_ref()),
+        budget: reader.budget(policy.retry_budget.as_ref()),
         tls: reader.tls(policy.tls.as_ref()),
     };
     PolicyFacts { parts, ports }
@@ -109,12 +133,24 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn balancer(&mut self, written: Option<&LoadBalancer>) -> Option<Balancer> {
-        balancer::read(
-            written?,
-            &format!("{}.loadBalancer", self.path),
-            self.findings,
-        )
+    fn load(&mut self, written: Option<&LoadBalancer>) -> Option<LoadFacts> {
+        let written = written?;
+        let path = format!("{}.loadBalancer", self.path);
+        let setting = written.locality_lb_setting.as_ref();
+        let spread = setting.and_then(|setting| {
+            let path = format!("{path}.localityLbSetting");
+            locality::read(setting, &path, self.findings)
+        });
+        let balancer = balancer::read(written, &path, self.findings);
+        Some(LoadFacts {
+            warmup: warmup::read(written, balancer.as_ref(), &path, self.findings),
+            balancer,
+            spread,
+        })
+    }
+
+    fn budget(&mut self, written: Option<&RetryBudgetSettings>) -> Option<RetryBudget> {
+        budget::read(written?, &self.path, self.findings)
     }
 
     fn limits(&mut self, written: Option<&ConnectionPool>) -> Option<Limits> {
@@ -162,6 +198,7 @@ impl Reader<'_> {
                 "http.maxRequestsPerConnection",
             ),
             connect_timeout: None,
+            retry_budget: None,
         };
         let connect_timeout = tcp
             .connect_timeout

@@ -15,6 +15,7 @@ use super::{
     istio::{self, HttpRoute, HttpRouteDestination, Percent, VirtualServiceSpec},
     object::Resource,
     opaque::{self, OpaqueRuleFacts},
+    overlap,
     problem::{Severity, code},
     resolve::{self, HostPattern, Visibility},
     treatment::{self, TreatmentFacts},
@@ -118,6 +119,7 @@ impl VirtualServiceFacts {
             .filter_map(|(index, rule)| self::rule(&meta, domain, index, rule, findings))
             .collect();
         unreachable(&rules, findings);
+        overlap::report(&rules, findings);
         Self {
             hosts: spec
                 .hosts

@@ -254,6 +254,7 @@ fn served(kind: Kind) -> Option<(&'static str, &'static [&'static str])> {
         Kind::PeerAuthentication
         | Kind::AuthorizationPolicy
         | Kind::Unenforced("RequestAuthentication") => Some(("security.istio.io", &["v1"])),
+        Kind::LocalRateLimit => Some(("mesh-agent.io", &["v1alpha1"])),
         Kind::Policy | Kind::MeshPolicy => Some(("authentication.istio.io", &["v1alpha1"])),
         Kind::Namespace
         | Kind::Node

@@ -18,6 +18,7 @@ use std::{
 use super::{
     outlier::Health,
     service::{Cluster, Endpoint},
+    warmup::Age,
 };
 
 /// Requests and connections under way at one endpoint, from this node, and what was seen of it.
@@ -26,6 +27,7 @@ use super::{
 pub struct EndpointLoad {
     under_way: AtomicU32,
     health: Health,
+    age: Age,
 }
 
 impl EndpointLoad {
@@ -37,6 +39,11 @@ impl EndpointLoad {
     /// What was seen of it.
     pub fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// How long it has been used.
+    pub fn age(&self) -> &Age {
+        &self.age
     }
 
     /// One more, until the guard is dropped.

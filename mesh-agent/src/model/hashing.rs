@@ -144,21 +144,22 @@ impl Table {
     }
 
     /// The indices of endpoints for `key`, the right one first; an index may come more than once.
-    pub fn find(&self, key: u64) -> Box<dyn Iterator<Item = usize> + '_> {
-        match self {
+    pub fn find(&self, key: u64) -> impl Iterator<Item = usize> + '_ {
+        let (length, first) = match self {
             Self::Ring(places) => {
                 let first = places.partition_point(|(place, _)| *place < key);
-                let turned = places[first..].iter().chain(&places[..first]);
-                Box::new(turned.map(|(_, index)| usize::from(*index)))
+                (places.len(), first)
             }
-            Self::Maglev(entries) if entries.is_empty() => Box::new(std::iter::empty()),
             Self::Maglev(entries) => {
-                let first = key % u64::try_from(entries.len()).expect("a table's length fits u64");
-                let first = usize::try_from(first).expect("less than the table's length");
-                let turned = entries[first..].iter().chain(&entries[..first]);
-                Box::new(turned.map(|index| usize::from(*index)))
+                let length = u64::try_from(entries.len()).expect("a table's length fits u64");
+                let first = usize::try_from(key % length.max(1));
+                (entries.len(), first.expect("less than the table's length"))
             }
-        }
+        };
+        (first..length).chain(0..first).map(|place| match self {
+            Self::Ring(places) => usize::from(places[place].1),
+            Self::Maglev(entries) => usize::from(entries[place]),
+        })
     }
 }
 
@@ -247,6 +248,7 @@ mod tests {
         let endpoint = |last| Endpoint {
             address: ([10, 0, 0, last], 80).into(),
             workload: None,
+            place: None,
             tls: None,
             load: Arc::default(),
         };

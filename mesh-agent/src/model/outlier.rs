@@ -55,14 +55,28 @@ pub struct Health {
     ejected_until: AtomicU64,
 }
 
-fn millis(time: Duration) -> u64 {
+/// How often an endpoint was left out, on this node: what was counted before is no longer true then.
+static EJECTIONS: AtomicU64 = AtomicU64::new(0);
+
+/// How often an endpoint was left out so far.
+pub(super) fn ejections() -> u64 {
+    EJECTIONS.load(Ordering::Acquire)
+}
+
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Health {
     /// Whether it is left out at `now`.
     pub fn is_ejected(&self, now: Duration) -> bool {
-        self.ejected_until.load(Ordering::Relaxed) > millis(now)
+        self.ejected_until(now).is_some()
+    }
+
+    /// When it is back, in milliseconds, if it is left out at `now`.
+    pub(super) fn ejected_until(&self, now: Duration) -> Option<u64> {
+        let until = self.ejected_until.load(Ordering::Relaxed);
+        (until > millis(now)).then_some(until)
     }
 
     /// Takes in how a try ended; whether the endpoint should be left out now.
@@ -103,6 +117,7 @@ impl Health {
             self.ejected_until
                 .compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed);
         if ours.is_ok() {
+            EJECTIONS.fetch_add(1, Ordering::AcqRel);
             self.ejections.store(times, Ordering::Relaxed);
             for count in [
                 &self.server_errors,

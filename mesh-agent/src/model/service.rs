@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    balance::EndpointLoad, client_tls::ClientTls, opaque::OpaquePort, route::HttpRoutes,
-    upstream::UpstreamUse, visibility::Visibility, workload::Workload,
+    balance::EndpointLoad, client_tls::ClientTls, locality::Place, opaque::OpaquePort,
+    route::HttpRoutes, upstream::UpstreamUse, visibility::Visibility, workload::Workload,
 };
 
 /// A Service's namespace and name.
@@ -178,6 +178,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// The pod behind the address, if it is one that we know.
     pub workload: Option<Arc<Workload>>,
+    /// Where it runs, if that is known.
+    pub place: Option<Arc<Place>>,
     /// What this node has under way there; the same value in every snapshot.
     pub load: Arc<EndpointLoad>,
     /// TLS besides the mesh's own, if a DestinationRule asks for it.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a rule asks for besides sending a request on: faults, CORS, mirrors, retries.
+//! What a rule asks for besides sending a request on: faults, CORS, mirrors, retries, limits.
 //!
 //! Knows nothing of how it is done. A request without a treatment is sent as it is, to one
 //! endpoint (another only if that cannot be connected to), and its answer goes back.
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 
-use super::{cors::Cors, fault::Fault, mirror::Mirror, retry::RetryPolicy};
+use super::{cors::Cors, fault::Fault, limit::RateLimit, mirror::Mirror, retry::RetryPolicy};
 
 /// What a rule asks for besides sending a request on.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,8 @@ pub struct Treatment {
     pub mirrors: Vec<Mirror>,
     /// When requests are tried again, if that is not as it is without a treatment.
     pub retry: Option<RetryPolicy>,
+    /// How many requests there may be.
+    pub limits: Vec<Arc<RateLimit>>,
 }
 
 /// An answer that the configuration gives in full.
@@ -42,5 +44,6 @@ impl Treatment {
             && self.fault.is_none()
             && self.mirrors.is_empty()
             && self.retry.is_none()
+            && self.limits.is_empty()
     }
 }

@@ -6,14 +6,20 @@
 //! Knows nothing of requests but their key. A cluster without this takes the less loaded of two
 //! endpoints and knows no limit. Reference: Istio `DestinationRule.trafficPolicy`.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+mod draw;
 
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use self::draw::Draw;
 use super::{
     balance::Position,
     client_tls::ClientTls,
     hashing::{HashPolicy, Table},
+    locality::{Place, Spread},
     outlier::{Conduct, Outlier},
+    plan::Plans,
     service::{Cluster, Endpoint},
+    warmup::Warmup,
     workload::Workload,
 };
 
@@ -26,9 +32,16 @@ pub struct UpstreamPolicy {
     pub limits: Limits,
     /// Which endpoints are left out, if any are.
     pub outlier: Option<Outlier>,
+    /// How traffic is spread over places, if anything is said about it.
+    pub spread: Option<Spread>,
+    /// How endpoints that are new get less, if they do.
+    pub warmup: Option<Warmup>,
     /// TLS towards them besides the mesh's own; what each endpoint has is what counts.
     pub tls: Option<Arc<ClientTls>>,
 }
+
+/// What is said about places where nothing is said.
+static ANYWHERE: Spread = Spread::Anywhere;
 
 /// Which endpoint is next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +74,29 @@ pub struct Limits {
     pub requests_per_connection: Option<u32>,
     /// How long it may take to open a connection.
     pub connect_timeout: Option<Duration>,
+    /// How many retries there may be beside requests; counts instead of `retries`.
+    pub retry_budget: Option<RetryBudget>,
+}
+
+/// How many retries may be under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// For a million requests under way.
+    pub per_million: u32,
+    /// However few requests are under way.
+    pub at_least: u32,
+}
+
+impl Limits {
+    /// How many retries there may be while so many `requests` are under way.
+    pub fn retries_beside(&self, requests: u32) -> Option<u32> {
+        let Some(budget) = self.retry_budget else {
+            return self.retries;
+        };
+        let share = u64::from(requests) * u64::from(budget.per_million) / 1_000_000;
+        let share = u32::try_from(share).unwrap_or(u32::MAX);
+        Some(share.max(budget.at_least))
+    }
 }
 
 /// A policy with what it takes to follow it.
@@ -72,11 +108,29 @@ pub struct UpstreamUse {
     pub turn: Position,
     /// Endpoints by key, if the policy asks for that.
     pub table: Option<Table>,
+    /// Which endpoints come first.
+    pub plans: Arc<Plans>,
+}
+
+/// What is looked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ask<'a> {
+    /// The request's key, if it has one.
+    pub key: Option<u64>,
+    /// The client's labels, if it is known.
+    pub labels: Option<&'a BTreeMap<String, String>>,
+    /// The time.
+    pub now: Duration,
 }
 
 impl UpstreamUse {
-    /// What it takes to follow `policy` with `endpoints`.
-    pub fn new(policy: UpstreamPolicy, turn: Position, endpoints: &[Endpoint]) -> Self {
+    /// What it takes to follow `policy` with `endpoints`, for clients that are `here`.
+    pub fn new(
+        policy: UpstreamPolicy,
+        turn: Position,
+        endpoints: &[Endpoint],
+        here: Option<Arc<Place>>,
+    ) -> Self {
         let table = match &policy.balancer {
             Balancer::Hash(hash) => Some(Table::new(hash.table, endpoints)),
             Balancer::LeastRequest
@@ -88,6 +142,7 @@ impl UpstreamUse {
             policy,
             turn,
             table,
+            plans: Arc::new(Plans::new(here)),
         }
     }
 }
@@ -119,6 +174,7 @@ impl Cluster {
             Endpoint {
                 address,
                 workload,
+                place: None,
                 load: Arc::default(),
                 tls: tls
                     .and_then(|tls| tls.towards(&self.hostname, enrolled))
@@ -133,57 +189,48 @@ impl Cluster {
         upstream.map(|one| one.policy.limits).unwrap_or_default()
     }
 
-    /// The endpoint for a request with `key`, leaving out `avoid` and what is ejected at `now`.
+    /// The endpoint for what `ask` says, leaving out `avoid` and what is ejected.
     ///
     /// `random(n)` gives a number below `n`. `None` if no endpoint is left.
     pub fn choose(
         &self,
-        key: Option<u64>,
-        now: Duration,
+        ask: &Ask<'_>,
         mut random: impl FnMut(usize) -> usize,
         avoid: &[SocketAddr],
     ) -> Option<&Endpoint> {
         let Some(upstream) = &self.upstream else {
             return self.pick(random, avoid);
         };
-        let ejecting = upstream.policy.outlier.filter(|outlier| {
-            let ejected = self.ejected(now);
-            ejected > 0 && !outlier.panics(ejected, self.endpoints.len())
-        });
-        let usable = |endpoint: &&Endpoint| {
-            let out = ejecting.is_some() && endpoint.load.health().is_ejected(now);
-            !out && !avoid.contains(&endpoint.address)
+        let policy = &upstream.policy;
+        let endpoints = self.endpoints.as_slice();
+        let spread = policy.spread.as_ref().unwrap_or(&ANYWHERE);
+        let plan = upstream.plans.plan(spread, ask.labels, endpoints);
+        let outlier = policy.outlier.as_ref();
+        // A key that finds its endpoint finds its tier, too.
+        let key = ask.key.filter(|_| upstream.table.is_some());
+        let chosen = plan.choose(outlier, endpoints, ask.now, |count| match key {
+            Some(key) => below(key, count),
+            None => random(count),
+        })?;
+        let draw = |tier| Draw {
+            endpoints,
+            plan,
+            tier,
+            ejecting: outlier.is_some() && !chosen.all,
+            avoid,
+            now: ask.now,
+            warmup: policy.warmup.as_ref(),
         };
-        match (&upstream.policy.balancer, &upstream.table, key) {
-            (Balancer::Hash(_), Some(table), Some(key)) => {
-                let owners = table
-                    .find(key)
-                    .filter_map(|index| self.endpoints.get(index));
-                return owners.into_iter().find(usable);
-            }
-            (Balancer::LeastRequest, ..) if ejecting.is_none() => return self.pick(random, avoid),
-            _ => {}
-        }
-        let left: Vec<&Endpoint> = self.endpoints.iter().filter(usable).collect();
-        if left.len() < 2 {
-            return left.first().copied();
-        }
-        match &upstream.policy.balancer {
-            Balancer::RoundRobin => left.get(upstream.turn.next(left.len())).copied(),
-            Balancer::Random | Balancer::Hash(_) | Balancer::Original => {
-                left.get(random(left.len())).copied()
-            }
-            Balancer::LeastRequest => {
-                let first = random(left.len());
-                let second = (first + 1 + random(left.len() - 1)) % left.len();
-                let load = |index: usize| left[index].load.current();
-                let less = if load(second) < load(first) {
-                    second
-                } else {
-                    first
-                };
-                left.get(less).copied()
-            }
+        // The one that was chosen; where nothing is left of it, the others in order.
+        let others = (0..plan.len()).filter(|tier| *tier != chosen.tier);
+        let mut tiers = std::iter::once(chosen.tier).chain(others).map(draw);
+        match (&upstream.table, key) {
+            (Some(table), Some(key)) => tiers.find_map(|draw| draw.owner(table.find(key))),
+            _ => tiers.find_map(|draw| match policy.balancer {
+                Balancer::RoundRobin => draw.next(&upstream.turn, &mut random),
+                Balancer::Random | Balancer::Hash(_) | Balancer::Original => draw.one(&mut random),
+                Balancer::LeastRequest => draw.less_loaded(&mut random),
+            }),
         }
     }
 
@@ -206,6 +253,12 @@ impl Cluster {
         all.filter(|endpoint| endpoint.load.health().is_ejected(now))
             .count()
     }
+}
+
+/// A number below `count` that belongs to `key`.
+fn below(key: u64, count: usize) -> usize {
+    let count = u64::try_from(count.max(1)).expect("a length fits u64");
+    usize::try_from(key % count).expect("less than a length")
 }
 
 #[cfg(test)]

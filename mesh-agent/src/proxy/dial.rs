@@ -21,7 +21,7 @@ use super::{
 pub(crate) use crate::telemetry::chain;
 use crate::{
     datapath::Leg,
-    model::{ClientTls, Cluster, Conduct, Endpoint, Key, LoadGuard, Service, Workload},
+    model::{Ask, ClientTls, Cluster, Conduct, Endpoint, Key, LoadGuard, Service, Workload},
 };
 
 /// How long a server may take to agree on TLS.
@@ -51,10 +51,16 @@ pub(crate) async fn cluster(
     let key = key(connection, cluster);
     while tried.len() < MAX_TRIES {
         let random = |n| fastrand::usize(..n);
+        let from = connection.workload();
+        let ask = Ask {
+            key,
+            labels: Some(&from.labels),
+            now: usage::uptime(),
+        };
         let original = original(connection, cluster);
         let chosen = match &original {
             Some(endpoint) => Some(endpoint).filter(|endpoint| !tried.contains(&endpoint.address)),
-            None => cluster.choose(key, usage::uptime(), random, &tried),
+            None => cluster.choose(&ask, random, &tried),
         };
         let Some(endpoint) = chosen else {
             break;

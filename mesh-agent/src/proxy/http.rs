@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderValue, Request, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_TYPE, LOCATION, TRANSFER_ENCODING},
+    header::{CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, TRANSFER_ENCODING},
     request,
 };
 use hyper::{body::Incoming, server::conn, service::service_fn};
@@ -314,6 +314,7 @@ fn reply(
 fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> {
     let (status, text, grpc) = (outcome.status(), outcome.body(), outcome.grpc());
     let (mut location, mut whole) = (None, None);
+    let retry_after = outcome.retry_after();
     match &outcome {
         Outcome::Redirected { location: to, .. } => location = Some(to.clone()),
         Outcome::Answered(answer) => whole = Some(Arc::clone(answer)),
@@ -343,6 +344,10 @@ fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> 
     };
     if let Some(location) = location {
         response.headers_mut().insert(LOCATION, location);
+    }
+    if let Some(seconds) = retry_after {
+        let seconds = HeaderValue::from(seconds);
+        response.headers_mut().insert(RETRY_AFTER, seconds);
     }
     if let Some(answer) = whole {
         http_treated::answer(&answer, &mut response, exchange.is_grpc);

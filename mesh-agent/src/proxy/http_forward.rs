@@ -28,7 +28,7 @@ use super::{
     stream::{Prefixed, Upstream},
     usage,
 };
-use crate::model::{Cluster, Conduct, Endpoint, Protocol};
+use crate::model::{Ask, Cluster, Conduct, Endpoint, Protocol};
 
 /// What an endpoint answered.
 pub(crate) struct Answer {
@@ -151,8 +151,13 @@ impl<'a> Tries<'a> {
         let pick = |avoid: &[SocketAddr]| match cluster.upstream {
             None => cluster.pick(|n| fastrand::usize(..n), avoid),
             Some(_) => {
-                let now = usage::uptime();
-                cluster.choose(self.key, now, |n| fastrand::usize(..n), avoid)
+                let from = self.front.connection.workload();
+                let ask = Ask {
+                    key: self.key,
+                    labels: Some(&from.labels),
+                    now: usage::uptime(),
+                };
+                cluster.choose(&ask, |n| fastrand::usize(..n), avoid)
             }
         };
         let fresh = match self.avoided {

@@ -15,13 +15,14 @@ use http::{
 };
 
 use super::{
-    Outcome,
+    Outcome, buckets,
     http_body::{ReplyBody, RequestBody},
     http_exchange::{Exchange, Front},
     http_forward::{self, Answer},
     http_mirror,
     http_replay::Replay,
     http_retry::Sending,
+    usage,
 };
 use crate::model::{Cluster, CorsDecision, DirectAnswer, Treatment};
 
@@ -68,6 +69,10 @@ pub(crate) async fn before(
         && let CorsDecision::Mark(said) = cors.decide(&head.method, &head.headers)
     {
         exchange.notes.said = Some(Box::new(said));
+    }
+    if !treatment.limits.is_empty() {
+        let source = exchange.source();
+        buckets::admit(&treatment.limits, &source.identity, usage::uptime())?;
     }
     let Some(fault) = &treatment.fault else {
         return Ok(());

@@ -58,6 +58,7 @@ impl Inbound {
         let app = Endpoint {
             address,
             workload: None,
+            place: None,
             tls: None,
             load: Arc::new(EndpointLoad::default()),
         };

@@ -6,7 +6,7 @@
 //! answers and the words of the access log all derive from it, matched without `_`.
 //! Knows nothing of sockets or HTTP libraries. Reference: Envoy's response flags.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
@@ -42,6 +42,13 @@ pub enum Outcome {
     StreamRefused(Arc<str>),
     /// The client has as much under way as it may.
     Overflow,
+    /// There were too many requests of late.
+    Limited {
+        /// Which limit.
+        reason: Arc<str>,
+        /// When another would be admitted.
+        after: Duration,
+    },
     /// The route's time limit passed.
     TimedOut,
     /// The client went away first.
@@ -81,6 +88,7 @@ impl Outcome {
             Self::NoEndpoint | Self::ConnectFailed(_) | Self::UpstreamGone(_) => 503,
             Self::BadAnswer(_) => 502,
             Self::StreamRefused(_) | Self::Overflow => 503,
+            Self::Limited { .. } => 429,
             Self::TimedOut => 504,
             Self::Malformed(_) => 400,
             Self::Unsupported(_) => 501,
@@ -100,6 +108,7 @@ impl Outcome {
             Self::BadAnswer(_) => "UPE",
             Self::StreamRefused(_) => "UR",
             Self::Overflow => "UO",
+            Self::Limited { .. } => "RL",
             Self::TimedOut => "UT",
             Self::ClientGone => "DC",
             Self::Malformed(_) => "DPE",
@@ -116,6 +125,15 @@ impl Outcome {
         }
     }
 
+    /// After how many whole seconds another try may succeed, if that is known.
+    pub fn retry_after(&self) -> Option<u64> {
+        let Self::Limited { after, .. } = self else {
+            return None;
+        };
+        let whole = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        Some(whole.max(1))
+    }
+
     /// Why, for the access log; `None` if there is nothing to explain.
     pub fn reason(&self) -> Option<&str> {
         match self {
@@ -126,6 +144,7 @@ impl Outcome {
             Self::ConnectFailed(why) | Self::UpstreamGone(why) => Some(why),
             Self::BadAnswer(why) | Self::Malformed(why) | Self::StreamRefused(why) => Some(why),
             Self::Overflow => Some("the client has as much under way as it may"),
+            Self::Limited { reason, .. } => Some(reason),
             Self::TimedOut => Some("route timeout"),
             Self::ClientGone => Some("downstream disconnected"),
             Self::Unsupported(what) => Some(what),
@@ -166,6 +185,7 @@ impl Outcome {
                 "{RESET}. reset reason: remote refused stream reset"
             )),
             Self::Overflow => Cow::Owned(format!("{RESET}. reset reason: overflow")),
+            Self::Limited { .. } => Cow::Borrowed("local_rate_limited"),
             Self::TimedOut => Cow::Borrowed("upstream request timeout"),
             Self::Malformed(_) => Cow::Borrowed("Bad Request"),
             Self::Unsupported(what) => Cow::Borrowed(what),
@@ -212,6 +232,15 @@ mod tests {
                  error",
             ),
             (Outcome::TimedOut, 504, "UT", "upstream request timeout"),
+            (
+                Outcome::Limited {
+                    reason: "too many".into(),
+                    after: Duration::from_secs(1),
+                },
+                429,
+                "RL",
+                "local_rate_limited",
+            ),
             (Outcome::Complete, 0, "-", ""),
             (Outcome::PolicyDenied, 0, "DENY", ""),
         ] {

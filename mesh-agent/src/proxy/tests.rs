@@ -13,6 +13,7 @@ mod local;
 mod mesh;
 mod opaque;
 mod origination;
+mod rate_limits;
 mod smuggling;
 mod tcp;
 mod treated;

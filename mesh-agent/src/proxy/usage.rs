@@ -83,7 +83,8 @@ impl Usages {
     ) -> Result<Option<Admission>, Outcome> {
         let limits = cluster.limits();
         let none = limits.requests.is_none() && limits.connections.is_none();
-        if none {
+        // A budget for retries is a share of the requests: they are counted.
+        if none && limits.retry_budget.is_none() {
             return Ok(None);
         }
         let usage = self.of(cluster, &limits);
@@ -124,13 +125,14 @@ impl Usages {
     /// Admits a retry.
     pub(crate) fn admit_retry(&self, cluster: &Cluster) -> Result<Option<Held>, Outcome> {
         let limits = cluster.limits();
-        match limits.retries {
-            None => Ok(None),
-            some => {
-                let usage = self.of(cluster, &limits);
-                usage.hold(Counted::Retry, some).map(Some)
-            }
+        if limits.retries.is_none() && limits.retry_budget.is_none() {
+            return Ok(None);
         }
+        let usage = self.of(cluster, &limits);
+        let requests = usage.requests.load(Ordering::Relaxed);
+        usage
+            .hold(Counted::Retry, limits.retries_beside(requests))
+            .map(Some)
     }
 }
 

@@ -305,6 +305,7 @@ fn details<'a>(flags: &str, reason: Option<&'a str>) -> &'a str {
         "UT" => "response_timeout",
         "FI" => "fault_filter_abort",
         "UO" => "overflow",
+        "RL" => "local_rate_limited",
         "DC" => "downstream_remote_disconnect",
         "DENY" => reason
             .filter(|why| !why.contains(' '))

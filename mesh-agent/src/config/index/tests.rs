@@ -165,6 +165,7 @@ impl Pair {
         all.names.extend(gone.names.iter().cloned());
         all.routing.extend(gone.routing.iter().cloned());
         all.policies.extend(gone.policies.iter().cloned());
+        all.nodes.extend(gone.nodes.iter().cloned());
         all.namespaces.extend(gone.namespaces.iter().cloned());
         let problems = self.again.update(shelves, &settings(), &all);
         assert_eq!(
@@ -274,6 +275,8 @@ fn named(dirty: &Dirty) -> Vec<(Kind, crate::config::facts::Name)> {
     all.extend(workloads.map(of(Kind::WorkloadEntry)));
     all.extend(dirty.routing.iter().cloned());
     all.extend(dirty.policies.iter().cloned());
+    let nodes = dirty.nodes.iter();
+    all.extend(nodes.map(|name| (Kind::Node, (Arc::default(), Arc::clone(name)))));
     let namespaces = dirty.namespaces.iter();
     all.extend(namespaces.map(|name| (Kind::Namespace, (Arc::default(), Arc::clone(name)))));
     all

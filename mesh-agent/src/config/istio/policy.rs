@@ -4,6 +4,8 @@
 //!
 //! Reference: istio/api `networking/v1alpha3/destination_rule.proto`.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -24,7 +26,7 @@ pub struct TrafficPolicy {
     pub port_level_settings: Vec<PortTrafficPolicy>,
     pub tunnel: Present,
     pub proxy_protocol: Present,
-    pub retry_budget: Present,
+    pub retry_budget: Option<RetryBudgetSettings>,
 }
 
 /// One entry of `portLevelSettings`.
@@ -44,10 +46,59 @@ pub struct PortTrafficPolicy {
 pub struct LoadBalancer {
     pub simple: Option<Simple>,
     pub consistent_hash: Option<ConsistentHash>,
-    pub locality_lb_setting: Present,
+    pub locality_lb_setting: Option<LocalityLb>,
     pub zone_aware_lb_setting: Present,
-    pub warmup: Present,
-    pub warmup_duration_secs: Present,
+    pub warmup: Option<WarmupSettings>,
+    /// The old spelling of `warmup.duration`.
+    pub warmup_duration_secs: Option<String>,
+}
+
+/// `loadBalancer.warmup`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct WarmupSettings {
+    pub duration: Option<String>,
+    pub minimum_percent: Option<f64>,
+    pub aggression: Option<f64>,
+}
+
+/// `trafficPolicy.retryBudget`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RetryBudgetSettings {
+    pub percent: Option<f64>,
+    pub min_retry_concurrency: Option<u32>,
+    pub budget_interval: Option<String>,
+}
+
+/// `loadBalancer.localityLbSetting`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LocalityLb {
+    pub enabled: Option<bool>,
+    #[serde(deserialize_with = "null_default")]
+    pub distribute: Vec<Distribute>,
+    #[serde(deserialize_with = "null_default")]
+    pub failover: Vec<Failover>,
+    #[serde(deserialize_with = "null_default")]
+    pub failover_priority: Vec<String>,
+}
+
+/// One entry of `distribute`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Distribute {
+    pub from: String,
+    #[serde(deserialize_with = "null_default")]
+    pub to: BTreeMap<String, u32>,
+}
+
+/// One entry of `failover`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Failover {
+    pub from: String,
+    pub to: String,
 }
 
 /// `loadBalancer.simple`.

@@ -2,8 +2,8 @@
 
 //! Which kinds are read from the API server.
 //!
-//! Follows the lists of kinds in `object.rs`: whatever is supported there is watched, but for Nodes
-//! and ServiceAccounts, which nothing reads (a pod names its node and its account). Security
+//! Follows the lists of kinds in `object.rs`: whatever is supported there is watched, but for
+//! ServiceAccounts, which nothing reads (a pod names its account). Security
 //! policies that are not enforced are watched by their metadata, as are kinds without effect that
 //! people attach to Services and expect something of; the rest is `analyze`'s business.
 
@@ -47,7 +47,7 @@ impl Wanted {
 pub(super) fn wanted() -> impl Iterator<Item = Wanted> {
     Kind::all().filter_map(|(group, versions, kind)| {
         let wanted = match kind {
-            Kind::Node | Kind::ServiceAccount => false,
+            Kind::ServiceAccount => false,
             Kind::Unsupported(name) => EXPECTED.contains(&name),
             _ => true,
         };
@@ -78,6 +78,7 @@ mod tests {
         for kind in [
             Kind::Pod,
             Kind::EndpointSlice,
+            Kind::Node,
             Kind::HttpRoute,
             Kind::MeshPolicy,
             Kind::AuthorizationPolicy,
@@ -85,7 +86,7 @@ mod tests {
             assert!(kinds.contains(&kind), "{kind:?}");
         }
         assert!(kinds.contains(&Kind::Unenforced("RequestAuthentication")));
-        assert!(!kinds.contains(&Kind::Node));
+        assert!(!kinds.contains(&Kind::ServiceAccount));
         assert!(!kinds.contains(&Kind::Unsupported("EnvoyFilter")));
     }
 
@@ -117,7 +118,7 @@ mod tests {
         let names: BTreeSet<&str> = wanted().map(|wanted| wanted.kind.as_str()).collect();
         assert_eq!(names.len(), wanted().count());
         assert_eq!(named("HTTPRoute"), Some(Kind::HttpRoute));
-        assert_eq!(named("Node"), None);
+        assert_eq!(named("ServiceAccount"), None);
     }
 
     #[test]

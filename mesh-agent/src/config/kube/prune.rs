@@ -16,7 +16,7 @@ use serde::de::{
 };
 use serde_json::{Map, Value};
 
-use super::super::{authorization_facts, enrol, object::Kind, pod, service};
+use super::super::{authorization_facts, distribution, enrol, nodes, object::Kind, pod, service};
 
 /// What is kept of a JSON value.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +52,7 @@ const ANNOTATIONS: Mask = Only(&[
     (enrol::DATAPLANE, All),
     (enrol::OWN, All),
     (pod::CLOSE_EXISTING_AFTER, All),
+    (distribution::DISTRIBUTION, All),
 ]);
 
 const NAMESPACE: Mask = Only(&[(
@@ -63,6 +64,25 @@ const NAMESPACE: Mask = Only(&[(
         ("creationTimestamp", All),
         ("labels", All),
         ("annotations", ANNOTATIONS),
+    ]),
+)]);
+
+const NODE: Mask = Only(&[(
+    "metadata",
+    Only(&[
+        ("name", All),
+        ("uid", All),
+        ("resourceVersion", All),
+        (
+            "labels",
+            Only(&[
+                (nodes::REGION[0], All),
+                (nodes::REGION[1], All),
+                (nodes::ZONE[0], All),
+                (nodes::ZONE[1], All),
+                (nodes::SUBZONE, All),
+            ]),
+        ),
     ]),
 )]);
 
@@ -131,7 +151,15 @@ const SERVICE: Mask = Only(&[
             ("uid", All),
             ("resourceVersion", All),
             ("creationTimestamp", All),
-            ("annotations", Only(&[(service::EXPORT_TO, All)])),
+            (
+                "annotations",
+                Only(&[
+                    (service::EXPORT_TO, All),
+                    (distribution::DISTRIBUTION, All),
+                    (distribution::TOPOLOGY_MODE[0], All),
+                    (distribution::TOPOLOGY_MODE[1], All),
+                ]),
+            ),
         ]),
     ),
     ("spec", All),
@@ -152,7 +180,13 @@ const ENDPOINT_SLICE: Mask = Only(&[
     ("addressType", All),
     (
         "endpoints",
-        Only(&[("addresses", All), ("conditions", All)]),
+        Only(&[
+            ("addresses", All),
+            ("conditions", All),
+            ("nodeName", All),
+            ("zone", All),
+            ("hints", Only(&[("forZones", All)])),
+        ]),
     ),
     ("ports", All),
 ]);
@@ -201,7 +235,8 @@ pub(super) fn mask(kind: Kind) -> Mask {
         Kind::Pod => POD,
         Kind::Service => SERVICE,
         Kind::EndpointSlice => ENDPOINT_SLICE,
-        Kind::Node | Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => METADATA,
+        Kind::Node => NODE,
+        Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => METADATA,
         Kind::AuthorizationPolicy => AUTHORIZATION,
         _ => CUSTOM,
     }

@@ -181,14 +181,3 @@ fn two_services_with_one_address_are_reported() {
     let mesh = Mesh::new(&(service("a", "10.0.0.1") + &service("b", "10.0.0.1")));
     mesh.check_problems(&["(Service default/b test.yaml:7) spec.clusterIPs: 10.0.0.1 is also the address of Service default/a"]);
 }
-
-#[test]
-fn a_wish_for_near_endpoints_is_told_to_have_no_effect() {
-    let near = service("web", "10.0.0.1").replace(
-        "clusterIP: 10.0.0.1",
-        "trafficDistribution: PreferClose, clusterIP: 10.0.0.1",
-    );
-    Mesh::new(&near).check_problems(&[
-        "(Service default/web test.yaml:2) spec.trafficDistribution: not supported yet",
-    ]);
-}

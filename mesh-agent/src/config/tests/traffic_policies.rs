@@ -11,8 +11,9 @@ use super::{
     routes::{WEB, destination_rule, to, virtual_service, web},
 };
 use crate::model::{
-    Balancer, Cluster, Decision, Limits, Outlier, UpstreamPolicy,
+    Ask, Balancer, Cluster, Decision, Limits, Outlier, UpstreamPolicy,
     hashing::{HashKey, TableKind},
+    warmup::Warmup,
 };
 
 /// `web` without its subsets' rule, and this rule instead.
@@ -87,15 +88,8 @@ fn load_balancer_simple_names_the_balancer() {
 
 #[test]
 fn load_balancer_fields_without_effect_are_reported() {
-    for field in [
-        "localityLbSetting",
-        "zoneAwareLbSetting",
-        "warmup",
-        "warmupDurationSecs",
-    ] {
-        let policy = format!("loadBalancer: {{simple: RANDOM, {field}: {{}}}}");
-        check_unsupported(&policy, &format!("loadBalancer.{field}"));
-    }
+    let policy = "loadBalancer: {simple: RANDOM, zoneAwareLbSetting: {}}";
+    check_unsupported(policy, "loadBalancer.zoneAwareLbSetting");
 }
 
 #[test]
@@ -173,6 +167,7 @@ fn connection_pool_limits_what_a_client_has_under_way() {
         retries: Some(4),
         requests_per_connection: Some(5),
         connect_timeout: Some(Duration::from_secs(2)),
+        retry_budget: None,
     };
     assert_eq!(used(policy).limits, want);
     assert_eq!(used("connectionPool: {}"), UpstreamPolicy::default());
@@ -236,6 +231,58 @@ fn outlier_detection_has_istios_defaults() {
 }
 
 #[test]
+fn warmup_is_for_round_robin_and_least_request() {
+    let of = |text: &str| used(&format!("loadBalancer: {{{text}}}")).warmup;
+    let want = |seconds, at_first, aggression| {
+        Some(Warmup {
+            length: Duration::from_secs(seconds),
+            at_first,
+            aggression,
+        })
+    };
+    assert_eq!(of("warmupDurationSecs: 60s"), want(60, 100, 1_000));
+    let all = "simple: ROUND_ROBIN, warmup: {duration: 2m, minimumPercent: 5, aggression: 1.5}";
+    assert_eq!(of(all), want(120, 50, 1_500));
+    let random =
+        with("host: web, trafficPolicy: {loadBalancer: {simple: RANDOM, warmup: {duration: 60s}}}");
+    let problems = random.problems().join("\n");
+    assert!(
+        problems.contains("loadBalancer.warmup.duration: has no effect with this balancer"),
+        "{problems}"
+    );
+    check_refused(
+        "loadBalancer: {warmup: {}}",
+        "warmup.duration: \"\" is not a duration",
+    );
+    let less = "loadBalancer: {warmup: {duration: 1s, aggression: 0.5}}";
+    check_refused(less, "0.5 is less than 1");
+    let more = "loadBalancer: {warmup: {duration: 1s, minimumPercent: 101}}";
+    check_refused(more, "101 is not a percentage");
+}
+
+#[test]
+fn retry_budget_is_a_share_of_requests_and_a_minimum() {
+    let of = |text: &str| used(&format!("retryBudget: {{{text}}}")).limits;
+    let limits = of("");
+    assert_eq!(
+        [0, 15, 100].map(|requests| limits.retries_beside(requests)),
+        [Some(3), Some(3), Some(20)]
+    );
+    let limits = of("percent: 12.5, minRetryConcurrency: 0");
+    assert_eq!(
+        [7, 8, 80].map(|requests| limits.retries_beside(requests)),
+        [Some(0), Some(1), Some(10)]
+    );
+    let both = used("connectionPool: {http: {maxRetries: 7}}, retryBudget: {percent: 50}").limits;
+    assert_eq!((both.retries, both.retries_beside(20)), (Some(7), Some(10)));
+    check_unsupported(
+        "retryBudget: {budgetInterval: 10s}",
+        "retryBudget.budgetInterval",
+    );
+    check_refused("retryBudget: {percent: 200}", "200 is not a percentage");
+}
+
+#[test]
 fn port_level_settings_inherit_nothing() {
     let policy = "loadBalancer: {simple: RANDOM}, outlierDetection: {}, \
                   portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: ROUND_ROBIN}}]";
@@ -267,7 +314,7 @@ fn a_subset_overrides_part_by_part() {
 
 #[test]
 fn policy_fields_without_effect_are_reported() {
-    for field in ["tunnel", "proxyProtocol", "retryBudget"] {
+    for field in ["tunnel", "proxyProtocol"] {
         check_unsupported(&format!("{field}: {{}}"), &format!("trafficPolicy.{field}"));
     }
     check_unsupported("tls: {mode: MUTUAL}", "trafficPolicy.tls.mode");
@@ -303,7 +350,7 @@ fn a_position_in_the_round_goes_on_over_snapshots() {
         let pod = super::fixture::pod(&format!("churn-{round}"), &format!("10.2.0.{round}"), "");
         mesh.apply(&pod);
         let cluster = cluster(&mesh, "client");
-        let chosen = cluster.choose(None, Duration::ZERO, |_| 0, &[]).unwrap();
+        let chosen = cluster.choose(&Ask::default(), |_| 0, &[]).unwrap();
         *counts.entry(chosen.address).or_insert(0) += 1;
     }
     assert_eq!(counts.into_values().collect::<Vec<_>>(), [5, 5]);

@@ -186,6 +186,7 @@ fn every_kind_with_a_status_has_its_plural() {
         (Kind::MeshPolicy, "meshpolicies"),
         (Kind::AuthorizationPolicy, "authorizationpolicies"),
         (Kind::PeerAuthentication, "peerauthentications"),
+        (Kind::LocalRateLimit, "localratelimits"),
     ] {
         assert_eq!(plural(kind.as_str()), want);
         assert!(served(kind).is_some());

@@ -122,6 +122,7 @@ fn cluster(loads: &[u32]) -> (Cluster, Vec<LoadGuard>) {
             Endpoint {
                 address: address(index),
                 workload: None,
+                place: None,
                 tls: None,
                 load: cell,
             }

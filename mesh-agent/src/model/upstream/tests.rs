@@ -14,11 +14,12 @@ fn cluster(count: u8, policy: UpstreamPolicy) -> Cluster {
     let endpoint = |last| Endpoint {
         address: address(last),
         workload: None,
+        place: None,
         tls: None,
         load: Arc::default(),
     };
     let endpoints: Vec<Endpoint> = (1..=count).map(endpoint).collect();
-    let upstream = UpstreamUse::new(policy, Position::default(), &endpoints);
+    let upstream = UpstreamUse::new(policy, Position::default(), &endpoints, None);
     let cluster = Cluster::new(
         ServiceName::new("default", "web"),
         "web.default.svc.cluster.local".into(),
@@ -34,6 +35,14 @@ fn address(last: u8) -> SocketAddr {
     ([10, 0, 0, last], 80).into()
 }
 
+fn ask(key: Option<u64>, now: Duration) -> Ask<'static> {
+    Ask {
+        key,
+        labels: None,
+        now,
+    }
+}
+
 const NOW: Duration = Duration::from_secs(1_000);
 
 /// How often each endpoint comes in `draws`.
@@ -41,7 +50,7 @@ fn counts(cluster: &Cluster, draws: usize, avoid: &[SocketAddr]) -> BTreeMap<Soc
     let mut random = fastrand::Rng::with_seed(7);
     let mut counts = BTreeMap::new();
     for _ in 0..draws {
-        let chosen = cluster.choose(None, NOW, |n| random.usize(..n), avoid);
+        let chosen = cluster.choose(&ask(None, NOW), |n| random.usize(..n), avoid);
         *counts.entry(chosen.unwrap().address).or_default() += 1;
     }
     counts
@@ -93,9 +102,15 @@ fn a_key_keeps_its_endpoint_until_that_must_be_avoided() {
     let never = |_| unreachable!("nothing is drawn");
     for key in 0..1_000_u64 {
         let key = Some(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let owner = cluster.choose(key, NOW, never, &[]).unwrap().address;
-        assert_eq!(cluster.choose(key, NOW, never, &[]).unwrap().address, owner);
-        let other = cluster.choose(key, NOW, never, &[owner]).unwrap().address;
+        let owner = cluster.choose(&ask(key, NOW), never, &[]).unwrap().address;
+        assert_eq!(
+            cluster.choose(&ask(key, NOW), never, &[]).unwrap().address,
+            owner
+        );
+        let other = cluster
+            .choose(&ask(key, NOW), never, &[owner])
+            .unwrap()
+            .address;
         assert_ne!(other, owner);
     }
     let counts = counts(&cluster, 500, &[]);
@@ -125,7 +140,7 @@ fn an_ejected_endpoint_gets_nothing_until_its_time_is_over() {
     assert!(!chosen.contains_key(&address(1)) && chosen.len() == 2);
     let later = NOW + Duration::from_secs(31);
     let mut random = fastrand::Rng::with_seed(7);
-    let mut seen = (0..100).map(|_| cluster.choose(None, later, |n| random.usize(..n), &[]));
+    let mut seen = (0..100).map(|_| cluster.choose(&ask(None, later), |n| random.usize(..n), &[]));
     assert!(seen.any(|chosen| chosen.unwrap().address == address(1)));
 }
 
@@ -136,7 +151,7 @@ fn with_all_ejected_nobody_is_left_but_in_panic_all_are() {
         for endpoint in &cluster.endpoints {
             cluster.note(endpoint, Conduct::Failed, NOW);
         }
-        cluster.choose(None, NOW, |_| 0, &[]).is_some()
+        cluster.choose(&ask(None, NOW), |_| 0, &[]).is_some()
     };
     assert!(!all_out(ejecting(100, 0)));
     assert!(all_out(ejecting(100, 50)));
@@ -150,4 +165,72 @@ fn without_a_policy_failures_are_not_counted() {
         cluster.note(&cluster.endpoints[0], Conduct::Failed, NOW);
     }
     assert_eq!(cluster.ejected(NOW), 0);
+}
+
+/// How often each endpoint comes when the first has been used for a long time and the others are new.
+fn warming(balancer: Balancer) -> BTreeMap<SocketAddr, usize> {
+    let warmup = Warmup {
+        length: Duration::from_secs(100),
+        at_first: 100,
+        aggression: 1_000,
+    };
+    let cluster = cluster(
+        2,
+        UpstreamPolicy {
+            warmup: Some(warmup),
+            ..balanced(balancer)
+        },
+    );
+    cluster.endpoints[0]
+        .load
+        .age()
+        .at(NOW - Duration::from_secs(200));
+    counts(&cluster, 11_000, &[])
+}
+
+#[test]
+fn a_new_endpoint_gets_a_tenth_of_what_others_get() {
+    let round = warming(Balancer::RoundRobin);
+    assert!((800..1_200).contains(&round[&address(2)]), "{round:?}");
+    let least = warming(Balancer::LeastRequest);
+    assert!((800..1_200).contains(&least[&address(2)]), "{least:?}");
+}
+
+#[test]
+fn endpoints_that_are_all_new_are_all_alike() {
+    let warmup = Warmup {
+        length: Duration::from_secs(100),
+        at_first: 100,
+        aggression: 1_000,
+    };
+    let policy = UpstreamPolicy {
+        warmup: Some(warmup),
+        ..balanced(Balancer::RoundRobin)
+    };
+    let counts = counts(&cluster(4, policy), 8_000, &[]);
+    assert!(
+        counts.values().all(|count| (1_800..2_200).contains(count)),
+        "{counts:?}"
+    );
+}
+
+#[test]
+fn few_of_many_that_can_be_used_are_found_and_used_alike() {
+    let cluster = cluster(
+        100,
+        UpstreamPolicy {
+            balancer: Balancer::RoundRobin,
+            ..ejecting(100, 0)
+        },
+    );
+    let outlier = cluster.upstream.as_ref().unwrap().policy.outlier.unwrap();
+    for endpoint in &cluster.endpoints[..97] {
+        endpoint.load.health().eject(&outlier, NOW);
+    }
+    let counts = counts(&cluster, 3_000, &[]);
+    assert_eq!(counts.len(), 3);
+    assert!(
+        counts.values().all(|count| (900..1_100).contains(count)),
+        "{counts:?}"
+    );
 }

@@ -33,7 +33,7 @@ use crate::model::{
 /// A rule to `endpoints` of a cluster that is used like this.
 fn used(endpoints: &[SocketAddr], policy: UpstreamPolicy) -> HttpRule {
     let plain = cluster(endpoints);
-    let upstream = UpstreamUse::new(policy, Position::default(), &plain.endpoints);
+    let upstream = UpstreamUse::new(policy, Position::default(), &plain.endpoints, None);
     let cluster = Cluster::new(
         plain.service.clone(),
         Arc::clone(&plain.hostname),

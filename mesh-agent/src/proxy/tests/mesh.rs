@@ -79,6 +79,7 @@ pub(super) fn cluster_of(endpoints: Vec<(SocketAddr, Option<Arc<Workload>>)>) ->
     let endpoints = endpoints.into_iter().map(|(address, workload)| Endpoint {
         address,
         workload,
+        place: None,
         tls: None,
         load: Arc::new(EndpointLoad::default()),
     });

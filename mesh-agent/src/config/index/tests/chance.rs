@@ -31,7 +31,7 @@ impl Chance {
 
     /// An object in some state.
     pub(super) fn object(&mut self) -> (ObjectKey, String) {
-        match self.below(32) {
+        match self.below(36) {
             0..6 => self.pod(),
             6..9 => self.service(),
             9..12 => self.slice(),
@@ -44,6 +44,8 @@ impl Chance {
             23..26 => self.authorization(),
             26..29 => self.service_entry(),
             29 | 30 => self.workload_entry(),
+            31 | 32 => self.node(),
+            33 | 34 => self.rate_limit(),
             _ => self.namespace(),
         }
     }
@@ -78,13 +80,14 @@ impl Chance {
 
     fn head(&mut self, key: &ObjectKey) -> String {
         let version = match key.kind {
-            Kind::Pod | Kind::Service | Kind::Namespace => "v1",
+            Kind::Pod | Kind::Service | Kind::Namespace | Kind::Node => "v1",
             Kind::EndpointSlice => "discovery.k8s.io/v1",
             Kind::VirtualService
             | Kind::DestinationRule
             | Kind::ServiceEntry
             | Kind::WorkloadEntry => "networking.istio.io/v1",
             Kind::PeerAuthentication | Kind::AuthorizationPolicy => "security.istio.io/v1",
+            Kind::LocalRateLimit => "mesh-agent.io/v1alpha1",
             Kind::Policy | Kind::MeshPolicy => "authentication.istio.io/v1alpha1",
             _ => "gateway.networking.k8s.io/v1",
         };
@@ -154,8 +157,20 @@ impl Chance {
             _ => "",
         };
         let not_ready = self.is_one_of(6);
+        let annotation = self.of(&[
+            "",
+            "",
+            "service.kubernetes.io/topology-mode: Auto",
+            "networking.istio.io/traffic-distribution: any",
+        ]);
+        let distribution = self.of(&[
+            "",
+            "",
+            "trafficDistribution: PreferClose, ",
+            "trafficDistribution: PreferSameNode, ",
+        ]);
         let text = format!(
-            "{text}}}\nspec: {{{vips}, selector: {app}, publishNotReadyAddresses: {not_ready}, \
+            "{text}, annotations: {{{annotation}}}}}\nspec: {{{distribution}{vips}, selector: {app}, publishNotReadyAddresses: {not_ready}, \
              ports: [{{name: {name}, port: 80, targetPort: {target}}}{second}]}}\n"
         );
         (key, text)
@@ -171,8 +186,14 @@ impl Chance {
         let mut endpoints = Vec::new();
         for _ in 0..self.below(4) {
             let (address, ready) = (self.below(6), !self.is_one_of(4));
+            let place = self.of(&[
+                "",
+                ", nodeName: node-b",
+                ", zone: a",
+                ", zone: b, hints: {forZones: [{name: a}]}",
+            ]);
             endpoints.push(format!(
-                "{{addresses: [10.1.0.{address}], conditions: {{ready: {ready}}}}}"
+                "{{addresses: [10.1.0.{address}], conditions: {{ready: {ready}}}{place}}}"
             ));
         }
         let endpoints = endpoints.join(", ");
@@ -287,6 +308,9 @@ impl Chance {
             "trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}, ",
             "trafficPolicy: {tls: {mode: SIMPLE}, portLevelSettings: [{port: {number: 81}, tls: {mode: DISABLE}}]}, ",
             "trafficPolicy: {connectionPool: {http: {http2MaxRequests: 5}}}, ",
+            "trafficPolicy: {outlierDetection: {}}, ",
+            "trafficPolicy: {loadBalancer: {localityLbSetting: {distribute: [{from: r, to: {r/a: 60, r/b: 40}}]}}}, ",
+            "trafficPolicy: {outlierDetection: {}, loadBalancer: {localityLbSetting: {failoverPriority: [version]}}}, ",
         ]);
         let text = format!(
             "{text}}}\nspec: {{{export}host: {host}, {policy}subsets: [{}]}}\n",
@@ -427,6 +451,45 @@ impl Chance {
         };
         let text = self.head(&key);
         let label = self.of(&["", "istio-injection: enabled", "istio-injection: disabled"]);
-        (key, format!("{text}, labels: {{{label}}}}}\n"))
+        let annotation = self.of(&[
+            "",
+            "networking.istio.io/traffic-distribution: PreferSameZone",
+        ]);
+        let text = format!("{text}, labels: {{{label}}}, annotations: {{{annotation}}}}}\n");
+        (key, text)
+    }
+
+    fn rate_limit(&mut self) -> (ObjectKey, String) {
+        let (key, text) = self.name(Kind::LocalRateLimit, "l", 3);
+        let target = match self.below(3) {
+            0 => format!("kind: Service, name: s{}", self.below(3)),
+            1 => format!(
+                "group: gateway.networking.k8s.io, kind: HTTPRoute, name: r{}",
+                self.below(2)
+            ),
+            _ => format!(
+                "group: gateway.networking.k8s.io, kind: GRPCRoute, name: r{}",
+                self.below(2)
+            ),
+        };
+        let requests = self.below(3);
+        let text = format!("{text}}}\nspec: {{targetRef: {{{target}}}, requests: {requests}}}\n");
+        (key, text)
+    }
+
+    fn node(&mut self) -> (ObjectKey, String) {
+        let key = ObjectKey {
+            kind: Kind::Node,
+            namespace: String::new(),
+            name: self.of(&["node-a", "node-b"]).to_owned(),
+        };
+        let text = self.head(&key);
+        let zone = self.of(&[
+            "",
+            ", topology.kubernetes.io/zone: a",
+            ", topology.kubernetes.io/zone: b",
+        ]);
+        let text = format!("{text}, labels: {{topology.kubernetes.io/region: r{zone}}}}}\n");
+        (key, text)
     }
 }
