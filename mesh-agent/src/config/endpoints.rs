@@ -7,16 +7,20 @@
 //! Invariant: a cluster for one address family holds endpoints of that family only, because a
 //! connection keeps the client's address.
 
+mod catalog;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
+pub(super) use self::catalog::Catalog;
+use self::catalog::are_same;
 use super::{
     destination_rule::SubsetFacts,
     dirty::Dirty,
-    distribution::{self, Distribution},
+    distribution::Distribution,
     entries::{self, Entries},
     facts::{Meta, Name, Shelf},
     index::Shelves,
@@ -24,14 +28,11 @@ use super::{
     nodes::{self, SlicePlace},
     pods::{PodView, Pods, Touched},
     resolve,
-    selection::{Selection, has_labels},
+    selection::Selection,
     service::{PortFacts, ServiceFacts, SliceFacts, Target},
     slices::{self, Slices},
 };
-use crate::model::{
-    Balancer, ClientTls, Cluster, Endpoint, ObjectRef, Place, ServiceName, SharedMap,
-    UpstreamPolicy, UpstreamUse, Workload,
-};
+use crate::model::{Cluster, Endpoint, ObjectRef, Place, SharedMap, UpstreamPolicy, Workload};
 
 /// Which endpoints a client of a VIP can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -313,156 +314,6 @@ impl Endpoints {
     pub(super) fn hosts(&self) -> impl Iterator<Item = &Arc<str>> {
         self.views.keys()
     }
-}
-
-/// All Services as the compiler of one of them sees them.
-pub(super) struct Catalog<'a> {
-    pub(super) shelf: &'a Shelf<ServiceFacts>,
-    pub(super) entries: &'a Entries,
-    pub(super) endpoints: &'a mut Endpoints,
-    /// The host names that were asked for, whether there are such Services or not.
-    pub(super) used: BTreeSet<Arc<str>>,
-}
-
-impl<'a> Catalog<'a> {
-    /// Notes that what is asked for depends on `host`.
-    pub(super) fn note(&mut self, host: &Arc<str>) {
-        if !self.used.contains(host) {
-            self.used.insert(Arc::clone(host));
-        }
-    }
-
-    /// A Service.
-    pub(super) fn service(&mut self, host: &Arc<str>) -> Option<&'a ServiceFacts> {
-        self.note(host);
-        if let Some(entry) = self.entries.get(host) {
-            return Some(&entry.facts);
-        }
-        let name = &self.endpoints.views.get(host)?.name;
-        self.shelf.find(name).map(|(facts, _)| facts)
-    }
-
-    /// Whether an endpoint of the Service is in the mesh.
-    pub(super) fn is_enrolled(&self, host: &str) -> bool {
-        let view = self.endpoints.views.get(host);
-        view.is_some_and(|view| view.enrolled)
-    }
-
-    /// The cluster of a Service's port, or of a subset that a DestinationRule defines; `None` if
-    /// there is no such Service or port.
-    pub(super) fn cluster(
-        &mut self,
-        hostname: &Arc<str>,
-        port: u16,
-        family: Family,
-        shape: Shape<'_>,
-    ) -> Option<Arc<Cluster>> {
-        let Shape { subset, used } = shape;
-        let (policy, used) = used.unzip();
-        let facts = self.service(hostname)?;
-        let policy = facts.policy(policy);
-        let rule = subset.map(|(_, meta)| meta.to_ref("DestinationRule"));
-        let subset_name = subset.map(|(subset, _)| Arc::clone(&subset.name));
-        let key = ClusterKey {
-            port,
-            family,
-            subset: rule.clone().zip(subset_name.clone()),
-            used: used.clone(),
-        };
-        let here = self.endpoints.here.clone();
-        let view = self.endpoints.views.get_mut(hostname)?;
-        let policy = distribution::spread(policy, view.distribution);
-        if let Some(made) = view.clusters.get(&key) {
-            return Some(Arc::clone(made));
-        }
-        let mut ports = facts.ports.iter();
-        let position = ports.position(|known| known.number == port)?;
-        let labels = subset.map(|(subset, _)| &subset.labels);
-        let belongs = |endpoint: &&Endpoint| {
-            family.includes(endpoint.address.ip())
-                && labels.is_none_or(|labels| {
-                    let workload = endpoint.workload.as_ref();
-                    workload.is_some_and(|workload| has_labels(&workload.labels, labels))
-                })
-        };
-        let endpoints = view.endpoints.get(position)?.iter().filter(belongs);
-        let mut policy = policy.unwrap_or_default();
-        let tls = policy.tls.take();
-        if policy.balancer == Balancer::Original {
-            // Its endpoints are made of connections as they come.
-            policy.tls.clone_from(&tls);
-        }
-        let endpoints: Vec<Endpoint> = endpoints
-            .map(|endpoint| secured(endpoint, tls.as_deref(), hostname))
-            .collect();
-        // Requests to endpoints with TLS of their own take the way that knows policies.
-        let shaped = policy != UpstreamPolicy::default()
-            || endpoints.iter().any(|endpoint| endpoint.tls.is_some());
-        let policy = shaped.then_some(policy);
-        let policy =
-            policy.filter(|policy| distribution::matters(policy, &endpoints, here.as_deref()));
-        let last = view.last.get(&key);
-        let cluster = match last {
-            Some(last)
-                if are_same(&last.endpoints, &endpoints)
-                    && distribution::same_use(last, policy.as_ref(), here.as_ref())
-                    && same_owner(last, &view.name) =>
-            {
-                Arc::clone(last)
-            }
-            _ => {
-                let upstream = policy.map(|policy| {
-                    let last = last.and_then(|last| last.upstream.as_ref());
-                    let turn = last.map(|last| last.turn.clone()).unwrap_or_default();
-                    Arc::new(UpstreamUse::new(policy, turn, &endpoints, here))
-                });
-                let cluster = Cluster::new(
-                    ServiceName::new(Arc::clone(&view.name.0), Arc::clone(&view.name.1)),
-                    Arc::clone(hostname),
-                    port,
-                    subset_name,
-                    rule.or(used),
-                    endpoints,
-                );
-                Arc::new(cluster.used(upstream))
-            }
-        };
-        view.clusters.insert(key, Arc::clone(&cluster));
-        Some(cluster)
-    }
-}
-
-/// The endpoint, with the TLS that a rule asks for towards it.
-fn secured(endpoint: &Endpoint, tls: Option<&ClientTls>, hostname: &Arc<str>) -> Endpoint {
-    let workload = endpoint.workload.as_ref();
-    let enrolled = workload.is_some_and(|workload| workload.enrolled);
-    let tls = tls.and_then(|tls| tls.towards(hostname, enrolled));
-    Endpoint {
-        tls: tls.map(Arc::new),
-        ..endpoint.clone()
-    }
-}
-
-/// Whether a cluster's host still belongs to whom it did: Services and ServiceEntries may have the
-/// same one.
-fn same_owner(cluster: &Cluster, (namespace, name): &Name) -> bool {
-    cluster.service.namespace == *namespace && cluster.service.name == *name
-}
-
-/// Whether the endpoints of two snapshots are the same.
-fn are_same(one: &[Endpoint], other: &[Endpoint]) -> bool {
-    let same = |(a, b): (&Endpoint, &Endpoint)| {
-        a.address == b.address
-            && a.place == b.place
-            && Arc::ptr_eq(&a.load, &b.load)
-            && a.tls == b.tls
-            && match (&a.workload, &b.workload) {
-                (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-                (None, None) => true,
-                _ => false,
-            }
-    };
-    one.len() == other.len() && one.iter().zip(other).all(same)
 }
 
 pub(super) type Sockets = Vec<(SocketAddr, Option<Arc<Workload>>, Option<Arc<Place>>)>;

@@ -15,12 +15,10 @@ use super::{
 };
 use crate::model::ObjectRef;
 
-/// How a file is written.
+/// How a file is written: any number of documents or values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
-    /// Any number of YAML documents.
     Yaml,
-    /// Any number of JSON values.
     Json,
 }
 
