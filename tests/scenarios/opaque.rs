@@ -235,8 +235,9 @@ fn ask(mesh: &Mesh) -> std::io::Result<String> {
 #[test]
 fn tls_that_a_rule_asks_for_is_spoken_or_nothing_is_said() {
     let mesh = Mesh::with("opaque bank", &["--access-log", "json"], "");
-    let pod = mesh.lab.pod("bank").on_b().outside();
-    let pod = pod.label("app", "bank").start();
+    // In the Service's namespace, and not in the mesh.
+    let pod = mesh.lab.pod("bank").on_b().label("app", "bank");
+    let pod = pod.label("mesh-agent.io/enrolled", "false").start();
     let bank = Bank::start(&mesh, &pod);
     mesh.lab
         .service("bank")
