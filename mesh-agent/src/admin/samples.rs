@@ -217,6 +217,24 @@ fn workload(name: &str, node: &str, address: &str) -> Workload {
     }
 }
 
+/// All requests to one cluster.
+fn canary(to: &Arc<Cluster>) -> HttpRule {
+    HttpRule {
+        name: "canary".into(),
+        origin: object("VirtualService", "recommendations"),
+        matches: Vec::new(),
+        backends: vec![Backend::Cluster {
+            cluster: Arc::clone(to),
+            edits: None,
+            rewrite: None,
+        }],
+        weights: vec![100],
+        schedule: Schedule::new(&[100], Default::default()),
+        timeout: None,
+        treatment: None,
+    }
+}
+
 fn service(endpoint: &Arc<Workload>) -> Service {
     let name = ServiceName::new("default", "recommendations");
     let cluster = |port, subset: Option<&str>| {
@@ -236,20 +254,7 @@ fn service(endpoint: &Arc<Workload>) -> Service {
         ))
     };
     let v2 = cluster(80, Some("v2"));
-    let rule = HttpRule {
-        name: "canary".into(),
-        origin: object("VirtualService", "recommendations"),
-        matches: Vec::new(),
-        backends: vec![Backend::Cluster {
-            cluster: Arc::clone(&v2),
-            edits: None,
-            rewrite: None,
-        }],
-        weights: vec![100],
-        schedule: Schedule::new(&[100], Default::default()),
-        timeout: None,
-        treatment: None,
-    };
+    let rule = canary(&v2);
     let http = ServicePort {
         number: 80,
         name: "http".into(),
