@@ -75,6 +75,8 @@ fn without_resolution_requests_go_on_to_where_they_were_sent_by_the_routes() {
     let abort = "fault: {abort: {httpStatus: 418, percentage: {value: 100}}}";
     mesh.apply(&rule(&format!("{abort}, {TO_API}")));
     assert_eq!(get().status, 418);
-    mesh.apply(&rule(&format!("match: [{{method: {{exact: GET}}}}], {TO_API}")));
+    mesh.apply(&rule(&format!(
+        "match: [{{method: {{exact: GET}}}}], {TO_API}"
+    )));
     assert_eq!(get().status, 200);
 }

@@ -305,6 +305,11 @@ impl Endpoints {
         }
     }
 
+    /// Which Service or ServiceEntry has the host.
+    pub(super) fn owner(&self, host: &str) -> Option<&Name> {
+        self.views.get(host).map(|view| &view.name)
+    }
+
     /// Whether there is such a Service.
     pub(super) fn has(&self, host: &str) -> bool {
         self.views.contains_key(host)

@@ -82,7 +82,7 @@ const UNENFORCED: [(&str, &str); 5] = [
 ];
 
 /// Mesh kinds without effect.
-const UNSUPPORTED: [(&str, &str); 12] = [
+const UNSUPPORTED: [(&str, &str); 13] = [
     ("networking.istio.io", "Gateway"),
     ("networking.istio.io", "WorkloadGroup"),
     ("networking.istio.io", "Sidecar"),
@@ -95,6 +95,7 @@ const UNSUPPORTED: [(&str, &str); 12] = [
     ("gateway.networking.k8s.io", "UDPRoute"),
     ("gateway.networking.k8s.io", "BackendTLSPolicy"),
     ("gateway.networking.k8s.io", "ListenerSet"),
+    ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy"),
 ];
 
 const SUPPORTED: [(&str, &[&str], Kind); 19] = [

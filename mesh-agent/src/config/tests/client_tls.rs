@@ -138,3 +138,20 @@ fn what_cannot_be_done_refuses_and_says_so() {
         "{problems}"
     );
 }
+
+#[test]
+fn tls_that_nobody_heeds_is_said() {
+    let headless = "---\napiVersion: v1\nkind: Service\nmetadata: {name: db}\n\
+                    spec: {clusterIP: None, ports: [{port: 80, name: http}]}\n";
+    let simple = destination_rule("name: db", "host: db, trafficPolicy: {tls: {mode: SIMPLE}}");
+    let mesh = Mesh::new(&(headless.to_owned() + &simple));
+    mesh.check_problems(&[
+        "Error [MESH0003] (DestinationRule default/db test.yaml:7) spec.trafficPolicy.tls: the Service is headless, \
+         and connections to its pods' own addresses follow no rule: they go on as the client opens them",
+    ]);
+    let own = destination_rule(
+        "name: db",
+        "host: db, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}",
+    );
+    Mesh::new(&(headless.to_owned() + &own)).check_problems(&[]);
+}
