@@ -54,6 +54,7 @@ impl References {
                 problems: &mut self.routing,
             };
             checker.hosts(shelves, endpoints);
+            checker.rules(shelves, endpoints);
             checker.host_conflicts(shelves);
             checker.parents(shelves);
             checker.vips(shelves);
@@ -127,19 +128,15 @@ impl Checker<'_> {
         self.problems.extend(findings.problems);
     }
 
-    /// Hosts of VirtualServices and DestinationRules that no Service has.
+    /// Hosts of VirtualServices that no Service has.
     fn hosts(&mut self, shelves: &Shelves, endpoints: &Endpoints) {
-        let known = |host: &HostPattern| match host {
-            HostPattern::Exact(name) => endpoints.has(name),
-            wild => endpoints.hosts().any(|name| wild.matches(name)),
-        };
         for (facts, origin) in shelves
             .virtual_services
             .iter()
             .filter(|(facts, _)| facts.in_mesh)
         {
             for (index, host) in facts.hosts.iter().enumerate() {
-                if !known(host) {
+                if !is_known(host, endpoints) {
                     let field = format!("spec.hosts[{index}]");
                     let text = format!(
                         "no Service has the host {}: nothing is routed for it",
@@ -159,8 +156,12 @@ impl Checker<'_> {
                 }
             }
         }
+    }
+
+    /// Hosts of DestinationRules that no Service has, and TLS that nobody heeds.
+    fn rules(&mut self, shelves: &Shelves, endpoints: &Endpoints) {
         for (facts, origin) in shelves.destination_rules.iter() {
-            if !known(&facts.host) {
+            if !is_known(&facts.host, endpoints) {
                 let text = format!(
                     "no Service has the host {}: the rule has no effect",
                     name(&facts.host)
@@ -380,6 +381,14 @@ fn name(host: &HostPattern) -> String {
         HostPattern::Any => "*".to_owned(),
         HostPattern::Suffix(_, suffix) => format!("*{suffix}"),
         HostPattern::Exact(name) => name.to_string(),
+    }
+}
+
+/// Whether a Service has such a host.
+fn is_known(host: &HostPattern, endpoints: &Endpoints) -> bool {
+    match host {
+        HostPattern::Exact(name) => endpoints.has(name),
+        wild => endpoints.hosts().any(|name| wild.matches(name)),
     }
 }
 
