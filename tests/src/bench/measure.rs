@@ -176,7 +176,7 @@ fn bulk(plane: &Plane, seconds: u32) -> Taken {
 }
 
 /// How long a plane rests from its start and its first requests before it counts as idle.
-const REST: Duration = Duration::from_secs(10);
+const REST: Duration = Duration::from_secs(5);
 
 /// How long connections idle before memory is looked at.
 const SETTLE: Duration = Duration::from_secs(1);

@@ -194,7 +194,7 @@ impl Measure {
     pub(super) fn cost(&self, seconds: u32, fixed_seconds: u32) -> f64 {
         match self.load {
             // A part of the rest that all planes share.
-            Load::Idle => 1.4,
+            Load::Idle => 1.0,
             Load::Hold { connections } => 3.0 + f64::from(connections) * 0.001,
             Load::Fixed { .. } => f64::from(fixed_seconds) + 1.2,
             _ => f64::from(seconds) + 0.25,
