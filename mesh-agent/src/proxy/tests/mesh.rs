@@ -124,6 +124,20 @@ pub(super) fn opaque_rule(
     }
 }
 
+/// A port of a Service without routes.
+fn port(protocol: Protocol, cluster: Arc<Cluster>) -> ServicePort {
+    ServicePort {
+        number: 80,
+        name: "".into(),
+        protocol,
+        cluster,
+        subsets: Vec::new(),
+        consumer_routes: Vec::new(),
+        routes: None,
+        opaque: OpaquePort::default(),
+    }
+}
+
 fn origin() -> ObjectRef {
     ObjectRef {
         kind: "VirtualService".into(),
@@ -208,19 +222,13 @@ impl Mesh {
         rules: Vec<HttpRule>,
     ) -> SocketAddr {
         let port = ServicePort {
-            number: 80,
-            name: "".into(),
-            protocol,
-            cluster,
-            subsets: Vec::new(),
-            consumer_routes: Vec::new(),
-            opaque: OpaquePort::default(),
             routes: (!rules.is_empty()).then(|| {
                 Arc::new(HttpRoutes {
                     rules: rules.into(),
                     origin: origin(),
                 })
             }),
+            ..port(protocol, cluster)
         };
         self.port_of(number, port).await
     }
@@ -240,17 +248,11 @@ impl Mesh {
             origin: origin(),
         };
         let port = ServicePort {
-            number: 80,
-            name: "".into(),
-            protocol,
-            cluster,
-            subsets: Vec::new(),
-            consumer_routes: Vec::new(),
-            routes: None,
             opaque: OpaquePort {
                 consumers: Vec::new(),
                 routes: Some(Arc::new(routes)),
             },
+            ..port(protocol, cluster)
         };
         self.port_of(number, port).await
     }
