@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 mod ca;
+mod ciphers;
 mod custody;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;

@@ -15,12 +15,15 @@ use rustls::{
     client::{Resumption, Tls12Resumption},
     crypto::{
         CryptoProvider,
-        aws_lc_rs::{self, Ticketer, cipher_suite, kx_group},
+        aws_lc_rs::{self, Ticketer, kx_group},
     },
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
-use super::verify::{DomainClient, ExpectedServer};
+use super::{
+    ciphers,
+    verify::{DomainClient, ExpectedServer},
+};
 use crate::model::SpiffeId;
 
 /// The application protocol that is wanted.
@@ -78,10 +81,7 @@ const RESUMABLE_SERVERS: usize = 16;
 /// The cryptography that both sides use.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
-        cipher_suites: vec![
-            cipher_suite::TLS13_AES_256_GCM_SHA384,
-            cipher_suite::TLS13_AES_128_GCM_SHA256,
-        ],
+        cipher_suites: ciphers::suites(),
         kx_groups: vec![
             kx_group::X25519MLKEM768,
             kx_group::X25519,
