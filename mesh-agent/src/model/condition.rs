@@ -101,7 +101,7 @@ impl HttpMatch {
 }
 
 /// All values of `name`, as one text; bytes that are no UTF-8 become the replacement character.
-fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
+pub(super) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
     let mut values = headers.get_all(name).iter();
     let first = String::from_utf8_lossy(values.next()?.as_bytes());
     Some(values.fold(first, |mut text, value| {

@@ -31,7 +31,7 @@ enum Kind {
 }
 
 /// What a path that matches looks like, as far as a map can find it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Literal<'a> {
     /// It is this.
     Exact(&'a str),

@@ -227,7 +227,7 @@ fn default_route() -> Arc<str> {
 
 impl HttpRoutes {
     fn decide(&self, client: &Client<'_>, head: &RequestHead<'_>) -> Decision {
-        let mut tried = self.rules.candidates(head.uri.path());
+        let mut tried = self.rules.candidates(head.uri.path(), head.headers);
         match tried.find_map(|rule| Some((rule, rule.applies(client, head)?))) {
             Some((rule, met)) => rule.decide(head, met),
             None => Decision::Refuse(Refusal {

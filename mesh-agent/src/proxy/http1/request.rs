@@ -21,7 +21,7 @@ use super::{
     fields::Lines,
     head::{self, Judged, Name, RequestHead},
 };
-use crate::model::{Cluster, HeaderEdits, HttpRoutes, Protocol, Rewritten, ServicePort};
+use crate::model::{Cluster, HeaderEdits, Protocol, Rewritten, ServicePort};
 
 /// Above so many names of headers in a port's rules, all headers are looked at instead.
 const FEW_NAMES: usize = 8;
@@ -136,21 +136,17 @@ fn noted(head: &RequestHead<'_>) -> Option<Noted> {
     Some(noted)
 }
 
-/// The headers that the rules look at which may match the request's path.
+/// The headers that any rule of the port looks at.
 fn looked_at(port: Option<&ServicePort>, namespace: &str, head: &RequestHead<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let Some(routes) = port.and_then(|port| port.routes_for(namespace)) else {
-        return headers;
-    };
-    let mut names = names(routes, head.uri.path()).take(FEW_NAMES + 1);
-    let few: [Option<&HeaderName>; FEW_NAMES] = std::array::from_fn(|_| names.next());
-    let all = names.next().is_some();
-    if few[0].is_none() {
+    let routes = port.and_then(|port| port.routes_for(namespace));
+    let names = routes.map_or(&[][..], |routes| routes.rules.header_names());
+    if names.is_empty() {
         return headers;
     }
     for field in head.fields {
-        let is = |name: &&HeaderName| field.name.eq_ignore_ascii_case(name.as_str());
-        if !all && !few.iter().flatten().any(is) {
+        let is = |name: &HeaderName| field.name.eq_ignore_ascii_case(name.as_str());
+        if names.len() <= FEW_NAMES && !names.iter().any(is) {
             continue;
         }
         let name = HeaderName::from_bytes(field.name.as_bytes());
@@ -159,12 +155,6 @@ fn looked_at(port: Option<&ServicePort>, namespace: &str, head: &RequestHead<'_>
         }
     }
     headers
-}
-
-fn names<'r>(routes: &'r HttpRoutes, path: &'r str) -> impl Iterator<Item = &'r HeaderName> {
-    let matches = routes.rules.candidates(path).flat_map(|rule| &rule.matches);
-    let conditions = matches.flat_map(|one| one.headers.iter().chain(&one.without_headers));
-    conditions.map(|(name, _)| name)
 }
 
 /// The head as it goes on.
