@@ -4,14 +4,15 @@
 //!
 //! Not part of the agent; `docs/benchmarks.md` has the numbers.
 
-use std::{hint::black_box, net::SocketAddr, sync::Arc};
+use std::{hint::black_box, net::SocketAddr, sync::Arc, time::Duration};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use mesh_agent::model::{
-    Backend, Client, Cluster, Endpoint, EndpointLoad, HeaderEdit, HeaderEdits, HttpMatch,
-    HttpRoutes, HttpRule, InboundPolicy, ObjectRef, PathMatch, Position, Protocol, RequestHead,
-    Schedule, ServiceName, ServicePort, SharedMap, SpiffeId, TextMatch, Workload, WorkloadUid,
+    Ask, Backend, Client, Cluster, Endpoint, EndpointLoad, HeaderEdit, HeaderEdits, HttpMatch,
+    HttpRoutes, HttpRule, InboundPolicy, Nearness, ObjectRef, Outlier, PathMatch, Place, Position,
+    Protocol, RequestHead, Schedule, ServiceName, ServicePort, SharedMap, SpiffeId, Spread,
+    TextMatch, UpstreamPolicy, UpstreamUse, Workload, WorkloadUid,
 };
 
 const RULES: usize = 1_000;
@@ -163,18 +164,64 @@ fn routes(criterion: &mut Criterion) {
     );
 }
 
-fn endpoints(criterion: &mut Criterion) {
-    let cluster = cluster(ENDPOINTS);
+/// Numbers that look like chance.
+fn random() -> impl FnMut(usize) -> usize {
     let mut seed = 7_usize;
-    let mut random = move |count: usize| {
+    move |count: usize| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         (seed >> 33) % count
+    }
+}
+
+/// [`ENDPOINTS`] in three zones, the nearest first, with what was seen of each.
+fn spread_cluster() -> Cluster {
+    let place = |zone: usize| Place {
+        region: "r".into(),
+        zone: format!("z{zone}").into(),
+        ..Place::default()
     };
+    let places: Vec<_> = (0..3).map(|zone| Arc::new(place(zone))).collect();
+    let mut cluster = Cluster::clone(&cluster(ENDPOINTS));
+    for (number, endpoint) in cluster.endpoints.iter_mut().enumerate() {
+        endpoint.place = Some(Arc::clone(&places[number % 3]));
+    }
+    let policy = UpstreamPolicy {
+        spread: Some(Spread::Nearest(Nearness::by_zone())),
+        outlier: Some(Outlier {
+            server_errors: 5,
+            gateway_errors: 0,
+            local_failures: None,
+            interval: Duration::from_secs(10),
+            base_ejection: Duration::from_secs(30),
+            max_ejected_percent: 10,
+            min_health_percent: 0,
+        }),
+        ..UpstreamPolicy::default()
+    };
+    let here = Some(Arc::clone(&places[1]));
+    let used = UpstreamUse::new(policy, Position::default(), &cluster.endpoints, here);
+    cluster.used(Some(Arc::new(used)))
+}
+
+fn endpoints(criterion: &mut Criterion) {
+    let plain = cluster(ENDPOINTS);
+    let mut chance = random();
     criterion.bench_function("endpoint/of 10000", |bencher| {
         bencher.iter(|| {
-            cluster
-                .pick(&mut random, black_box(&[]))
+            plain
+                .pick(&mut chance, black_box(&[]))
                 .map(|one| one.address)
+        });
+    });
+    let spread = spread_cluster();
+    let ask = Ask {
+        now: Duration::from_secs(100),
+        ..Ask::default()
+    };
+    criterion.bench_function("endpoint/of 10000 in three zones", |bencher| {
+        bencher.iter(|| {
+            let found = spread.choose(black_box(&ask), &mut chance, &[]);
+            found.map(|one| one.address)
         });
     });
 }

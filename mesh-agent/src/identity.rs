@@ -35,6 +35,8 @@ mod issue;
 mod keep;
 mod lasting;
 mod origination;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod pieces;
 mod remote;
 mod roots;
 mod rotate;

@@ -20,6 +20,9 @@ pub mod fuzzing;
 pub mod grpc;
 pub mod identity;
 pub mod model;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod pieces;
 pub mod proxy;
 pub mod settings;
 pub mod tasks;

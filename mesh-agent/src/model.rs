@@ -47,7 +47,7 @@ pub use self::{
     edits::{HeaderEdit, HeaderEdits},
     fault::{AbortStatus, Fault, Injected},
     hashing::{HashPolicy, Key},
-    locality::{Place, Spread},
+    locality::{Nearness, Place, Spread},
     mirror::Mirror,
     opaque::{
         NamePattern, OpaqueBackend, OpaqueDecision, OpaqueMatch, OpaquePort, OpaqueRoutes,

@@ -47,6 +47,8 @@ mod mux;
 mod opening;
 mod outbound;
 pub mod outcome;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod pieces;
 pub mod pipe;
 mod pod;
 mod quiet;

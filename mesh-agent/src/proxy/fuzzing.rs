@@ -4,7 +4,7 @@
 
 use tokio::io::AsyncWriteExt;
 
-pub use super::mux::fuzzing::{MUX_SEEDS, count_frames, mux_frames, mux_session};
+pub use super::mux::fuzzing::{MUX_SEEDS, mux_frames, mux_session};
 use super::{
     hbone::{self, HboneLimits},
     hello::{self, Hello},

@@ -18,6 +18,8 @@ mod exchange;
 mod fields;
 mod flight;
 mod head;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod pieces;
 mod request;
 
 use std::{pin::pin, rc::Rc};

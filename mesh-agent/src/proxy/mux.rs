@@ -14,6 +14,8 @@ mod frame;
 pub(super) mod fuzzing;
 mod link;
 mod number;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod pieces;
 mod queue;
 mod receive;
 mod send;

@@ -41,16 +41,6 @@ fn decode(bytes: &[u8], step: usize) -> Found {
     (frames, data, None)
 }
 
-/// How many pieces there are in `bytes`, up to the first that is broken: for benchmarks.
-pub fn count_frames(mut bytes: &[u8]) -> usize {
-    let mut decoder = Decoder::default();
-    let mut count = 0;
-    while let Ok(Some(_)) = decoder.next(&mut bytes) {
-        count += 1;
-    }
-    count
-}
-
 /// However bytes are cut, the same is found in them; and what is found can be sent again.
 pub fn mux_frames(bytes: &[u8]) {
     let whole = decode(bytes, bytes.len());
