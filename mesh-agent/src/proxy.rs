@@ -62,6 +62,7 @@ mod tunnel_keep_alive;
 mod tunnel_link;
 mod tunnel_stream;
 mod tunnel_wire;
+mod turns;
 mod usage;
 
 use std::{

@@ -19,6 +19,7 @@ use super::{
     outbound,
     pod::Pod,
     threads::{Live, Thread},
+    turns,
 };
 use crate::{
     model::{Service, SpiffeId, Workload},
@@ -69,7 +70,10 @@ pub(crate) fn spawn(thread: &Rc<Thread>, stream: TcpStream, accepted: Accepted) 
     match way {
         Way::Outbound => {
             let client = ClientStream::breaking(stream);
-            tasks.spawn_local("outbound", outbound::serve(connection, client));
+            let workload = connection.pod.workload.identity.clone();
+            tasks.spawn_local("outbound", async move {
+                turns::of(&workload, outbound::serve(connection, client)).await;
+            });
         }
         Way::Inbound => tasks.spawn_local("inbound", inbound::serve(connection, stream)),
     }

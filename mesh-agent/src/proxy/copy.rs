@@ -29,6 +29,9 @@ use crate::datapath;
 /// The size of the one buffer that a busy direction holds.
 pub const BUFFER_BYTES: usize = 64 * 1024;
 
+/// How many buffers are carried at once in a direction, so that one busy pair does not starve its thread.
+const TURNS_AT_ONCE: usize = 4;
+
 /// How many unused buffers a thread keeps.
 const SPARE_BUFFERS: usize = 16;
 
@@ -219,8 +222,7 @@ impl Direction {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        // A bound on the turns taken at once, so that one busy pair does not starve its thread.
-        for _ in 0..32 {
+        for _ in 0..TURNS_AT_ONCE {
             if self.state == State::Done {
                 return Poll::Ready(Ok(()));
             }

@@ -31,6 +31,7 @@ use super::{
     tunnel_keep_alive::{Cue, KeepAlive, KeepAliveLimits, Pings, Pulse},
     tunnel_stream::{Kind, TunnelStream},
     tunnel_wire::{SMALL_FRAME_BUDGET, text},
+    turns,
 };
 use crate::{
     identity::{self, Alpn, Identities, IdentityError},
@@ -219,7 +220,8 @@ where
         accepted.map_err(|_elapsed| HboneError::HandshakeTimeout(limits.handshake_timeout))??;
     match accepted {
         Accepted::Hbone(peer, connection) => {
-            Box::pin(serve_hbone(limits, peer, connection, drain, on_connect)).await
+            let served = serve_hbone(limits, peer.clone(), connection, drain, on_connect);
+            turns::of(&peer, Box::pin(served)).await
         }
         Accepted::Mux(peer, name, driver) => {
             let mut offers = sessions.register(name);
@@ -227,10 +229,13 @@ where
             let moves = offers.settle(&attacher, &local.identity, &peer);
             let served = serve_mux(limits, peer.clone(), driver, drain, on_connect);
             // Cancel-safe: the first ends only with the other, and nothing is lost with it.
-            tokio::select! {
-                () = Box::pin(moves) => Ok(()),
-                served = Box::pin(served) => served,
-            }
+            let all = async {
+                tokio::select! {
+                    () = Box::pin(moves) => Ok(()),
+                    served = Box::pin(served) => served,
+                }
+            };
+            turns::of(&peer, all).await
         }
         Accepted::Bulk(arrival) => sessions.serve(*arrival).await.map_err(HboneError::Tls),
     }

@@ -28,7 +28,7 @@ use super::{
     dial,
     entrance::{Entrance, Pass},
     hbone::{self, Around, ConnectRequest},
-    inbound_http,
+    inbound_http, turns,
 };
 use crate::{
     model::{SpiffeId, Verdict, Workload},
@@ -53,7 +53,14 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream) {
         if entrance.needs_identity() {
             connection.refuse(stream, Outcome::PolicyDenied, Reporter::Destination);
         } else {
-            plaintext(&connection, ClientStream::new(stream), entrance).await;
+            // Who does not say who they are count as one with whom they ask.
+            let source = known(&connection, connection.peer);
+            let workload = source
+                .unwrap_or_else(|| connection.workload())
+                .identity
+                .clone();
+            let served = plaintext(&connection, ClientStream::new(stream), entrance);
+            turns::of(&workload, served).await;
         }
     }
 }
@@ -148,7 +155,10 @@ async fn tunnels(connection: Rc<Connection>, stream: TcpStream) {
         move |request: ConnectRequest| {
             let connection = Rc::clone(&connection);
             let tasks = connection.thread.shared.tasks.clone();
-            tasks.spawn_local("inbound stream", stream_to_app(connection, request));
+            tasks.spawn_local("inbound stream", async move {
+                let peer = request.peer.clone();
+                turns::of(&peer, stream_to_app(connection, request)).await;
+            });
         }
     };
     let around = Around {

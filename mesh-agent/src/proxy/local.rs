@@ -30,6 +30,7 @@ use super::{
     pod::Pod,
     stream::Upstream,
     threads::Thread,
+    turns,
 };
 use crate::{
     datapath::{self, Leg},
@@ -82,7 +83,8 @@ pub(super) async fn connect(
     address: SocketAddr,
 ) -> io::Result<Upstream> {
     let client = connection.peer;
-    let identity = Some(from.identity.clone());
+    let workload = from.identity.clone();
+    let identity = Some(workload.clone());
     let entrance = Entrance::new(&connection.thread, &pod, identity, client, address);
     let verdict = entrance.knock();
     if let Verdict::Depends(denial) = verdict {
@@ -91,7 +93,9 @@ pub(super) async fn connect(
         let tasks = &connection.thread.shared.tasks;
         let connection = Rc::clone(connection);
         let serving = inbound_http::serve(connection, far, entrance, ends, denial);
-        tasks.spawn_local("inbound stream", serving);
+        tasks.spawn_local("inbound stream", async move {
+            turns::of(&workload, serving).await;
+        });
         return Ok(Upstream::Piped(near));
     }
     let mut record = Box::new(Record::begin(connection, from, pod, address));

@@ -39,6 +39,7 @@ use super::{
     pod::Pod,
     quiet,
     tunnel::Tunnels,
+    turns,
 };
 use crate::{
     datapath::PodSockets,
@@ -237,6 +238,8 @@ async fn run(
     mut orders: mpsc::UnboundedReceiver<Order>,
 ) {
     let mut snapshot = shared.snapshot.clone();
+    let tasks = shared.tasks.clone();
+    tasks.spawn_local("turns", turns::keep(tasks.drain()));
     let thread = Rc::new(Thread::new(index, tunnel, shared, lanes));
     thread.apply(&mut snapshot);
     let mut publishing = true;

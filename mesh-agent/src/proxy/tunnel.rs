@@ -27,6 +27,7 @@ use super::{
     bulk::{Asker, Means},
     tunnel_link::{Link, Slot},
     tunnel_wire::{self, Route},
+    turns,
 };
 pub use super::{mux::MuxError, tunnel_keep_alive::KeepAliveLimits, tunnel_stream::TunnelStream};
 use crate::{
@@ -343,10 +344,12 @@ impl Shared {
             link.retire();
         }
         let (identities, limits) = (self.identities.clone(), self.limits);
+        let workload = link.key().source.clone();
         let drain = self.tasks.drain();
         // From here on the task holds no pool, so that a pool that is dropped retires its links.
         drop(self);
-        Box::pin(link.run(fresh.wire, identities, limits, drain)).await;
+        let run = Box::pin(link.run(fresh.wire, identities, limits, drain));
+        turns::of(&workload, run).await;
     }
 }
 
