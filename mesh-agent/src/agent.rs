@@ -11,6 +11,7 @@
 
 mod authority;
 mod cleanup;
+mod credentials;
 mod hand_over;
 mod memory;
 mod report;
@@ -123,6 +124,7 @@ impl Agent {
             frontier,
         } = Box::pin(source::start(settings, &tasks)).await?;
         let Started { identities, remote } = authority::start(settings, &tasks).await?;
+        credentials::start(settings, &identities).await?;
 
         let policy = stopping::policy(settings, &tasks).await;
 

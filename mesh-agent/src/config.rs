@@ -74,6 +74,7 @@ mod resolve;
 mod roots;
 mod route;
 mod routes;
+mod secrets;
 mod security;
 mod selection;
 mod service;
@@ -95,6 +96,7 @@ pub use self::{
     object::{Kind, Object, ObjectKey, Revision},
     problem::{Origin, Problem, Report, Severity},
     roots::watch_roots,
+    secrets::{ReadSecretError, SecretReader},
     source::{KindState, SourceKind, SourceState},
     status::{Condition, Conditions, ObjectStatus, ParentStatus},
 };

@@ -28,6 +28,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 mod ca;
 mod ciphers;
+mod credentials;
 mod custody;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -35,11 +36,13 @@ mod issue;
 mod keep;
 mod lasting;
 mod origination;
+mod originations;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod pieces;
 mod remote;
 mod roots;
 mod rotate;
+mod server_names;
 mod signer;
 mod tls;
 mod trust;
@@ -47,6 +50,7 @@ mod verify;
 
 pub use self::{
     ca::{AuthorityError, CertificateAuthority},
+    credentials::{CredentialSources, Reading, Sealed, SecretError, SecretFields, Secrets},
     issue::{Answer, Authority, Chain, IssueError},
     keep::Keep,
     origination::OriginationError,
@@ -56,7 +60,7 @@ pub use self::{
     tls::Alpn,
     verify::{PeerError, peer, refusal},
 };
-use self::{issue::Issued, origination::Originations, trust::Trust};
+use self::{issue::Issued, originations::Originations, trust::Trust};
 use crate::{
     model::{Origination, SpiffeId},
     tasks::Tasks,
@@ -129,6 +133,7 @@ pub struct Identities(Arc<Shared>);
 struct Shared {
     wanted: watch::Sender<BTreeSet<SpiffeId>>,
     core: Arc<Core>,
+    credentials: watch::Sender<CredentialSources>,
     originations: Originations,
 }
 
@@ -213,10 +218,13 @@ impl Identities {
         let wanted = watch::Sender::new(BTreeSet::new());
         let rotation = rotate::run(Arc::clone(&core), wanted.subscribe(), tasks.drain());
         tasks.spawn("rotate certificates", rotation);
+        let credentials = watch::Sender::new(CredentialSources::default());
+        let originations = Originations::new(credentials.subscribe(), &tasks);
         Self(Arc::new(Shared {
             wanted,
             core,
-            originations: Originations::default(),
+            credentials,
+            originations,
         }))
     }
 
@@ -248,16 +256,22 @@ impl Identities {
     }
 
     /// TLS as it is `wanted` towards a server that is no peer, offering one application protocol or
-    /// none, and the name to ask for. Shows none of the identities.
+    /// none, and the name to ask for. Shows none of the identities. Waits for what it is made of to be
+    /// read when it is asked for the first time. Cancel-safe.
     ///
     /// # Errors
-    /// If there are no roots, or a name is none.
-    pub fn originate(
+    /// If there are no roots, a name is none, or what is to be shown cannot be read.
+    pub async fn originate(
         &self,
         wanted: &Origination,
         alpn: Option<&'static str>,
     ) -> Result<(TlsConnector, ServerName<'static>), OriginationError> {
-        self.0.originations.connector(wanted, alpn)
+        self.0.originations.connector(wanted, alpn).await
+    }
+
+    /// Says where credentials of rules come from; from nowhere before.
+    pub fn set_credential_sources(&self, sources: CredentialSources) {
+        self.0.credentials.send_replace(sources);
     }
 
     /// TLS as `source` to a peer that must be one of `expected`.

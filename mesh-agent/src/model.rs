@@ -41,7 +41,7 @@ pub mod workload;
 pub use self::{
     authorization::{Authorization, Verdict},
     balance::{EndpointLoad, LoadGuard, Position, Schedule},
-    client_tls::{ClientTls, Origination, Roots},
+    client_tls::{ClientTls, Credential, Origination, Roots},
     condition::HttpMatch,
     cors::{Cors, CorsDecision},
     edits::{HeaderEdit, HeaderEdits},

@@ -106,6 +106,11 @@ pub struct RunSettings {
     #[command(flatten)]
     pub authority: AuthoritySettings,
 
+    /// Directory with the client certificates that DestinationRules name by files: those of a
+    /// namespace's rules in its subdirectory NAMESPACE, for pods of that namespace [default: none].
+    #[arg(long, value_name = "DIR")]
+    pub client_certificates: Option<PathBuf>,
+
     /// Number of data threads, 1 to 256 [default: the number of cores, at most 4].
     #[arg(long, value_name = "N", value_parser = value::threads)]
     pub threads: Option<NonZeroUsize>,

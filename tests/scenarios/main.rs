@@ -18,6 +18,7 @@ mod authorization;
 mod benchmark;
 mod bytes;
 mod capture;
+mod certificates;
 mod destinations;
 mod direct;
 mod gamma;

@@ -100,6 +100,12 @@ fn directory(lab: &Lab, pod: &Pod, program: &str) -> PathBuf {
 /// nginx: answers every path with the pod's name and version, and says its peer in `X-Peer`.
 #[track_caller]
 pub fn nginx(lab: &Lab, pod: &Pod, port: u16) -> Server {
+    nginx_with(lab, pod, port, "", "")
+}
+
+/// As [`nginx`]; `listen` are further words of its `listen`, `server` further lines about its server.
+#[track_caller]
+pub fn nginx_with(lab: &Lab, pod: &Pod, port: u16, listen: &str, server: &str) -> Server {
     let directory = directory(lab, pod, "nginx");
     let version = pod.label("version");
     let configuration = format!(
@@ -112,7 +118,7 @@ pub fn nginx(lab: &Lab, pod: &Pod, port: u16) -> Server {
            fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi;\n\
            scgi_temp_path {dir}/scgi; client_max_body_size 0;\n\
            server {{\n\
-             listen {port}; listen [::]:{port};\n\
+             listen {port} {listen}; listen [::]:{port} {listen}; {server}\n\
              add_header X-Peer $remote_addr; add_header X-Version {version:?};\n\
              location / {{ return 200 \"{name} {version}\\n\"; }}\n\
              location /files/ {{ alias {dir}/files/; dav_methods PUT; create_full_put_path on; }}\n\

@@ -3,16 +3,20 @@
 //! `tls` of a `trafficPolicy`, checked and compiled.
 //!
 //! What cannot be done is compiled into a refusal: nothing is sent in plaintext where TLS was asked
-//! for. Reference: Istio `pkg/config/validation` (`validateTLS`), `pilot/pkg/networking/core/cluster_tls.go`.
+//! for. Knows nothing of what is in files and Secrets, only where they are.
+//! Reference: Istio `pkg/config/validation` (`validateTLS`), `pilot/pkg/networking/core/cluster_tls.go`.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Component, Path},
+    sync::Arc,
+};
 
 use super::{
     facts::Findings,
     istio::{ClientTls as Written, ClientTlsMode},
     problem::{Severity, code},
 };
-use crate::model::{ClientTls, Origination, Roots};
+use crate::model::{ClientTls, Credential, Origination, Roots};
 
 /// Compiles `tls`; `Some(None)` is none by will.
 pub(super) fn read(
@@ -25,11 +29,8 @@ pub(super) fn read(
     Some(match written.mode.unwrap_or(ClientTlsMode::Disable) {
         ClientTlsMode::Disable => None,
         ClientTlsMode::IstioMutual => Some(Arc::new(ClientTls::Mesh)),
-        ClientTlsMode::Mutual => {
-            let text = "certificates of clients cannot be read by the agent";
-            Some(Arc::new(reader.refuse("mode", text)))
-        }
-        ClientTlsMode::Simple => Some(Arc::new(reader.simple(written))),
+        ClientTlsMode::Mutual => Some(Arc::new(reader.originate(written, true))),
+        ClientTlsMode::Simple => Some(Arc::new(reader.originate(written, false))),
     })
 }
 
@@ -38,64 +39,122 @@ struct Reader<'a> {
     findings: &'a mut Findings,
 }
 
+/// What is written, if anything is.
+fn text(value: Option<&String>) -> Option<Arc<str>> {
+    let value = value.map(|value| value.as_str());
+    value.filter(|value| !value.is_empty()).map(Arc::from)
+}
+
+/// Whether a file can be meant: from the root, and never up.
+fn is_file(path: &str) -> bool {
+    let path = Path::new(path);
+    let mut parts = path.components();
+    path.is_absolute() && !parts.any(|part| part == Component::ParentDir)
+}
+
 impl Reader<'_> {
-    fn refuse(&mut self, field: &str, text: &str) -> ClientTls {
-        self.findings.add(
-            Severity::Error,
-            code::UNSUPPORTED,
-            format!("{}.{field}", self.path),
-            format!("not supported yet: {text}; what the rule is for is not connected to (UF)"),
-            "use SIMPLE with caCertificates, or DISABLE",
-        );
-        let object = &self.findings.object;
-        ClientTls::Refused(format!("{object} {}.{field}: {text}", self.path).into())
+    /// What is written cannot be done, and nothing else is done instead.
+    fn refuse(&mut self, field: &str, text: &str, fix: &str) -> ClientTls {
+        let code = code::UNSUPPORTED;
+        self.close(code, field, text, fix)
     }
 
-    fn simple(&mut self, written: &Written) -> ClientTls {
-        for (field, present, text) in [
-            (
-                "credentialName",
-                written.credential_name,
-                "Secrets are not read",
-            ),
-            ("caCrl", written.ca_crl, "revocation is not checked"),
-        ] {
-            if present.0 {
-                return self.refuse(field, text);
-            }
-        }
-        let fields = [
-            ("clientCertificate", written.client_certificate),
-            ("privateKey", written.private_key),
+    /// What is written means nothing. The rule does not go without it: its clients would go on in
+    /// plaintext.
+    fn reject(&mut self, field: &str, text: &str, fix: &str) -> ClientTls {
+        self.close(code::SCHEMA, field, text, fix)
+    }
+
+    fn close(&mut self, code: &'static str, field: &str, text: &str, fix: &str) -> ClientTls {
+        let said = format!("{text}; what the rule is for is not connected to (UF)");
+        let path = format!("{}.{field}", self.path);
+        let why = format!("{} {path}: {text}", self.findings.object);
+        self.findings.add(Severity::Error, code, path, said, fix);
+        ClientTls::Refused(why.into())
+    }
+
+    fn originate(&mut self, written: &Written, mutual: bool) -> ClientTls {
+        let files = [
+            ("clientCertificate", &written.client_certificate),
+            ("privateKey", &written.private_key),
+            ("caCertificates", &written.ca_certificates),
+            ("caCrl", &written.ca_crl),
         ];
-        self.findings
-            .unsupported(self.path, &fields, "SIMPLE shows no certificate");
-        let text = |value: &Option<String>| {
-            let value = value.as_deref().filter(|value| !value.is_empty());
-            value.map(Arc::<str>::from)
-        };
-        let roots = match text(&written.ca_certificates) {
-            None => Roots::System,
-            Some(system) if &*system == "system" => Roots::System,
-            Some(path) if Path::new(&*path).is_absolute() => Roots::File(path),
-            Some(path) => {
-                let field = format!("{}.caCertificates", self.path);
-                let text = format!("{path:?} is no absolute path");
-                let fix = "name a file of the agent's, or system";
-                self.findings.reject(field, text, fix);
-                Roots::System
+        let files = files.map(|(field, value)| (field, text(value.as_ref())));
+        let secret = text(written.credential_name.as_ref());
+        for (field, file) in &files {
+            let Some(file) = file else { continue };
+            if secret.is_some() {
+                let fix = "write either the Secret or files";
+                return self.reject(field, "excludes credentialName", fix);
+            }
+            if !is_file(file) && !(*field == "caCertificates" && &**file == "system") {
+                let said = format!("{file:?} is no absolute path");
+                return self.reject(field, &said, "name a file of the agent's");
+            }
+        }
+        let [(_, certificate), (_, key), (_, roots), (_, revoked)] = files;
+        let namespace = Arc::clone(&self.findings.object.namespace);
+        let credential = match (secret, mutual) {
+            (Some(name), _) if name.contains("://") => {
+                let what = "not supported yet: only Secrets of the rule's namespace are read";
+                return self.refuse("credentialName", what, "write the name of a Secret");
+            }
+            (Some(name), shown) => Some(Credential::Secret {
+                namespace,
+                name,
+                shown,
+            }),
+            (None, true) => match (certificate, key) {
+                (Some(certificate), Some(key)) => Some(Credential::Files {
+                    namespace,
+                    certificate,
+                    key,
+                }),
+                (missing, _) => {
+                    let field = ["privateKey", "clientCertificate"];
+                    let field = field[usize::from(missing.is_none())];
+                    let fix = "name the files, or a Secret with credentialName";
+                    return self.reject(field, "MUTUAL shows a certificate: must be set", fix);
+                }
+            },
+            (None, false) => {
+                self.unheeded(certificate.is_some(), key.is_some());
+                None
             }
         };
-        let names = &written.subject_alt_names;
-        if names.iter().any(|name| name.contains('/')) {
-            let text = "names that are URIs are not compared";
-            return self.refuse("subjectAltNames", text);
-        }
+        let is_secret = matches!(credential, Some(Credential::Secret { .. }));
         ClientTls::Originate(Origination {
-            server_name: text(&written.sni),
-            names: names.iter().map(|name| name.as_str().into()).collect(),
-            roots,
+            server_name: text(written.sni.as_ref()),
+            names: names(&written.subject_alt_names),
+            roots: match roots {
+                _ if is_secret => Roots::Secret,
+                Some(path) if &*path != "system" => Roots::File(path),
+                _ => Roots::System,
+            },
+            revoked,
+            credential,
             skip_verify: written.insecure_skip_verify.unwrap_or_default(),
         })
     }
+
+    /// SIMPLE with a certificate of the client's.
+    fn unheeded(&mut self, certificate: bool, key: bool) {
+        for (field, present) in [("clientCertificate", certificate), ("privateKey", key)] {
+            if present {
+                self.findings.add(
+                    Severity::Warning,
+                    code::UNSUPPORTED,
+                    format!("{}.{field}", self.path),
+                    "SIMPLE shows no certificate: this has no effect",
+                    "remove the field, or use MUTUAL",
+                );
+            }
+        }
+    }
+}
+
+fn names(written: &[String]) -> Vec<Arc<str>> {
+    let written = written.iter().map(|name| name.as_str().into());
+    written.collect()
 }

@@ -184,11 +184,11 @@ pub struct Subset {
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientTls {
     pub mode: Option<ClientTlsMode>,
-    pub client_certificate: Present,
-    pub private_key: Present,
+    pub client_certificate: Option<String>,
+    pub private_key: Option<String>,
     pub ca_certificates: Option<String>,
-    pub ca_crl: Present,
-    pub credential_name: Present,
+    pub ca_crl: Option<String>,
+    pub credential_name: Option<String>,
     #[serde(deserialize_with = "null_default")]
     pub subject_alt_names: Vec<String>,
     pub sni: Option<String>,

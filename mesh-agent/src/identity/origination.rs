@@ -1,45 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! TLS towards servers that are no peers of the mesh: whom they must be, and who says so.
+//! TLS towards servers that are no peers of the mesh: made of what a rule wants and names.
 //!
-//! No identity of ours is shown. Knows nothing of connections. Roots are read from files, which
-//! are looked at again from time to time. Invariant: without roots, or with a name that is none,
-//! there is no configuration, so that nothing is sent.
+//! No identity of ours is shown, only what the rule names. Knows nothing of connections, files and
+//! time. Invariant: without roots, with a name that is none, or without the certificate that is to be
+//! shown there is no configuration, so that nothing is sent.
 
-use std::{
-    collections::HashMap,
-    fs, io,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    ClientConfig, RootCertStore,
+    client::danger::ServerCertVerifier,
+    crypto::aws_lc_rs,
+    pki_types::{
+        CertificateDer, CertificateRevocationListDer, InvalidDnsNameError, PrivateKeyDer,
+        ServerName, pem, pem::PemObject,
     },
-    crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime, pem::PemObject},
 };
-use tokio_rustls::TlsConnector;
 
-use crate::model::{Origination, Roots};
-
-/// How long roots are used before their file is looked at again.
-const FRESH: Duration = Duration::from_secs(60);
-
-/// The largest file of roots that is read.
-const ROOTS_MAX: u64 = 4 * 1024 * 1024;
-
-/// Where systems keep whom they trust.
-const SYSTEM: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-    "/etc/ssl/ca-bundle.pem",
-];
+use super::{
+    credentials::{Material, Sealed},
+    server_names::{Anybody, Name, OneOf},
+};
+use crate::model::Origination;
 
 /// Why there is no TLS towards a server.
 #[derive(Debug, thiserror::Error)]
@@ -53,45 +36,33 @@ pub enum OriginationError {
         #[source]
         source: InvalidDnsNameError,
     },
-    /// There are no roots.
-    #[error("reading roots from {path}")]
-    Roots {
-        /// Which file.
-        path: Arc<str>,
-        /// What is wrong.
+    /// What TLS is to be made of is not there, or of no use.
+    #[error("{0}")]
+    Unready(Arc<str>),
+}
+
+/// Why what was read makes no configuration.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum MakeError {
+    #[error(transparent)]
+    Name(#[from] OriginationError),
+    #[error("{0} has no certificate in it")]
+    Empty(&'static str),
+    #[error("reading the {what}")]
+    Pem {
+        what: &'static str,
         #[source]
-        source: io::Error,
+        source: pem::Error,
     },
-    /// The roots or the provider make no configuration.
+    #[error("setting up TLS: {0}")]
+    Verifier(rustls::client::VerifierBuilderError),
     #[error("setting up TLS")]
     Configuration(#[source] rustls::Error),
 }
 
-/// Configurations that were made, and when.
-#[derive(Default)]
-pub(super) struct Originations(Mutex<Made>);
-
-type Made = HashMap<(Origination, Option<&'static str>), (Arc<ClientConfig>, Instant)>;
-
-impl Originations {
-    /// TLS as it is `wanted`, offering one application protocol or none, and the name to ask for.
-    pub(super) fn connector(
-        &self,
-        wanted: &Origination,
-        alpn: Option<&'static str>,
-    ) -> Result<(TlsConnector, ServerName<'static>), OriginationError> {
-        let asked = wanted.server_name.clone().unwrap_or_default();
-        let name = server_name(&asked)?;
-        let key = (wanted.clone(), alpn);
-        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        made.retain(|_, (_, since)| since.elapsed() < FRESH);
-        if let Some((config, _)) = made.get(&key) {
-            return Ok((TlsConnector::from(Arc::clone(config)), name));
-        }
-        let config = Arc::new(configure(wanted, &name, alpn)?);
-        made.insert(key, (Arc::clone(&config), Instant::now()));
-        Ok((TlsConnector::from(config), name))
-    }
+/// What is asked for.
+pub(super) fn asked(wanted: &Origination) -> Result<ServerName<'static>, OriginationError> {
+    server_name(&wanted.server_name.clone().unwrap_or_default())
 }
 
 fn server_name(text: &Arc<str>) -> Result<ServerName<'static>, OriginationError> {
@@ -101,159 +72,88 @@ fn server_name(text: &Arc<str>) -> Result<ServerName<'static>, OriginationError>
     })
 }
 
-fn configure(
+fn name(text: &Arc<str>) -> Result<Name, OriginationError> {
+    match text.contains("://") {
+        true => Ok(Name::Uri(Arc::clone(text))),
+        false => server_name(text).map(Name::Server),
+    }
+}
+
+/// TLS as it is `wanted`, of `material`, offering one application protocol or none.
+pub(super) fn configure(
     wanted: &Origination,
-    asked: &ServerName<'static>,
+    material: &Material,
     alpn: Option<&'static str>,
-) -> Result<ClientConfig, OriginationError> {
+) -> Result<ClientConfig, MakeError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = if wanted.skip_verify {
         Arc::new(Anybody(Arc::clone(&provider)))
     } else {
-        let names: Result<Vec<_>, _> = wanted.names.iter().map(server_name).collect();
+        let names: Result<Vec<_>, _> = wanted.names.iter().map(name).collect();
         let names = match names? {
-            none if none.is_empty() => vec![asked.clone()],
+            none if none.is_empty() => vec![Name::Server(asked(wanted)?)],
             names => names,
         };
-        let roots = Arc::new(roots(&wanted.roots)?);
-        let inner = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider));
-        let inner = inner.build().map_err(|error| {
-            OriginationError::Configuration(rustls::Error::General(error.to_string()))
-        })?;
-        Arc::new(OneOf { inner, names })
+        let revoked = match &material.revoked {
+            None => Vec::new(),
+            Some(text) => revoked(text)?,
+        };
+        let roots = Arc::new(roots(&material.roots)?);
+        let verifier = OneOf::new(&provider, roots, revoked, names);
+        Arc::new(verifier.map_err(MakeError::Verifier)?)
     };
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(OriginationError::Configuration)?
+        .map_err(MakeError::Configuration)?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match &material.shown {
+        None => config.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let chain = certificates(certificate, "client's certificate")?;
+            let key = PrivateKeyDer::from_pem_slice(key.bytes());
+            let key = key.map_err(unreadable("client's key"))?;
+            let config = config.with_client_auth_cert(chain, key);
+            config.map_err(MakeError::Configuration)?
+        }
+    };
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     Ok(config)
 }
 
-fn roots(wanted: &Roots) -> Result<RootCertStore, OriginationError> {
-    let path = match wanted {
-        Roots::File(path) => Arc::clone(path),
-        Roots::System => {
-            let found = SYSTEM.iter().find(|path| Path::new(path).is_file());
-            found.copied().unwrap_or(SYSTEM[0]).into()
-        }
-    };
-    read_roots(Path::new(&*path)).map_err(|source| OriginationError::Roots { path, source })
+fn unreadable(what: &'static str) -> impl FnOnce(pem::Error) -> MakeError {
+    move |source| MakeError::Pem { what, source }
 }
 
-fn read_roots(path: &Path) -> io::Result<RootCertStore> {
-    let facts = fs::metadata(path)?;
-    let wrong = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text);
-    if !facts.is_file() || facts.len() > ROOTS_MAX {
-        return Err(wrong("no file of certificates"));
+fn certificates(
+    text: &Sealed,
+    what: &'static str,
+) -> Result<Vec<CertificateDer<'static>>, MakeError> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.bytes()).collect();
+    match read.map_err(unreadable(what))? {
+        none if none.is_empty() => Err(MakeError::Empty(what)),
+        some => Ok(some),
     }
-    let text = fs::read(path)?;
+}
+
+/// All of them must be readable: one that is not may be the one that counts.
+fn revoked(text: &Sealed) -> Result<Vec<CertificateRevocationListDer<'static>>, MakeError> {
+    let what = "list of what is revoked";
+    let lists = CertificateRevocationListDer::pem_slice_iter(text.bytes());
+    let lists: Result<Vec<_>, _> = lists.collect();
+    match lists.map_err(unreadable(what))? {
+        none if none.is_empty() => Err(MakeError::Empty(what)),
+        some => Ok(some),
+    }
+}
+
+fn roots(text: &Sealed) -> Result<RootCertStore, MakeError> {
     let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_slice_iter(&text).filter_map(Result::ok);
+    let certificates = CertificateDer::pem_slice_iter(text.bytes()).filter_map(Result::ok);
     // Systems have roots among theirs that nobody can read; one is enough here.
     let (added, _ignored) = roots.add_parsable_certificates(certificates);
     match added {
-        0 => Err(wrong("no certificate is in it")),
+        0 => Err(MakeError::Empty("what holds the roots")),
         _ => Ok(roots),
-    }
-}
-
-/// A server whose certificate is for one of these names.
-#[derive(Debug)]
-struct OneOf {
-    inner: Arc<WebPkiServerVerifier>,
-    names: Vec<ServerName<'static>>,
-}
-
-impl ServerCertVerifier for OneOf {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _asked: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let verify = |name| {
-            let inner = &self.inner;
-            inner.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
-        };
-        let nobody = rustls::Error::InvalidCertificate(CertificateError::NotValidForName);
-        let mut last = Err(nobody);
-        for name in &self.names {
-            last = verify(name);
-            if last.is_ok() {
-                break;
-            }
-        }
-        last
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner
-            .verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner
-            .verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
-}
-
-/// Any server that has the key of its own certificate: `insecureSkipVerify`.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _asked: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        algorithms.supported_schemes()
     }
 }

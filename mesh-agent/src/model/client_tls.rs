@@ -28,8 +28,45 @@ pub struct Origination {
     pub names: Vec<Arc<str>>,
     /// Who may have signed it.
     pub roots: Roots,
+    /// A file of the agent's with what was revoked.
+    pub revoked: Option<Arc<str>>,
+    /// Whom the agent shows itself as, and who may have signed the server's certificate if
+    /// [`Roots::Secret`] says so.
+    pub credential: Option<Credential>,
     /// Whether any certificate will do.
     pub skip_verify: bool,
+}
+
+/// Where a certificate and its key are. What is in there is known to the identities alone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Credential {
+    /// Files of the agent's.
+    Files {
+        /// The rule's.
+        namespace: Arc<str>,
+        /// The certificate and what leads from it to a root.
+        certificate: Arc<str>,
+        /// Its key.
+        key: Arc<str>,
+    },
+    /// A Secret.
+    Secret {
+        /// The rule's.
+        namespace: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+        /// Whether its certificate is shown, or only its roots count.
+        shown: bool,
+    },
+}
+
+impl Credential {
+    /// The namespace whose pods it is for, and none else's.
+    pub fn namespace(&self) -> &Arc<str> {
+        match self {
+            Self::Files { namespace, .. } | Self::Secret { namespace, .. } => namespace,
+        }
+    }
 }
 
 /// Who may have signed a server's certificate.
@@ -39,6 +76,16 @@ pub enum Roots {
     System,
     /// Those in this file of the agent's.
     File(Arc<str>),
+    /// Those in the Secret of the [`Credential`].
+    Secret,
+}
+
+impl Origination {
+    /// Whether a pod of `namespace` may be spoken for.
+    pub fn is_for(&self, namespace: &str) -> bool {
+        let credential = self.credential.as_ref();
+        credential.is_none_or(|credential| **credential.namespace() == *namespace)
+    }
 }
 
 impl ClientTls {
@@ -83,6 +130,8 @@ mod tests {
                 server_name: name.map(Into::into),
                 names: Vec::new(),
                 roots: Roots::System,
+                revoked: None,
+                credential: None,
                 skip_verify: false,
             })
         };
@@ -92,5 +141,25 @@ mod tests {
             wanted(Some("b")).towards(&host, true),
             Some(wanted(Some("b")))
         );
+    }
+
+    #[test]
+    fn a_credential_is_for_the_pods_of_its_namespace() {
+        let of = |credential| Origination {
+            server_name: None,
+            names: Vec::new(),
+            roots: Roots::System,
+            revoked: None,
+            credential,
+            skip_verify: false,
+        };
+        assert!(of(None).is_for("a"));
+        let secret = of(Some(Credential::Secret {
+            namespace: "a".into(),
+            name: "bank".into(),
+            shown: true,
+        }));
+        assert!(secret.is_for("a"));
+        assert!(!secret.is_for("b"));
     }
 }

@@ -136,8 +136,14 @@ pub(crate) async fn endpoint(
         // What it means for an endpoint was decided when the cluster was made.
         ClientTls::Mesh => return Err(refused(to.0, "the mesh's TLS is not spoken there")),
     };
-    let connector = connection.thread.shared.identities.originate(wanted, alpn);
+    let from = connection.workload();
+    if !wanted.is_for(&from.namespace) {
+        let why = "the rule's certificate is for clients of the rule's own namespace";
+        return Err(refused(to.0, why));
+    }
+    let identities = &connection.thread.shared.identities;
     // Before connecting: without TLS there is nothing to connect for.
+    let connector = Box::pin(identities.originate(wanted, alpn)).await;
     let (connector, name) = connector.map_err(|error| refused(to.0, &chain(&error)))?;
     let upstream = address(connection, service, to.0, to.1).await?;
     let shaking = connector.connect(name, Box::new(upstream));

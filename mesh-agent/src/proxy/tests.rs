@@ -6,6 +6,7 @@
 
 mod allocations;
 mod authorization;
+mod client_certificates;
 mod differential;
 mod http2;
 mod limits;

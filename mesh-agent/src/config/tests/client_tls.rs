@@ -8,7 +8,7 @@ use super::{
     fixture::Mesh,
     routes::{destination_rule, web},
 };
-use crate::model::{ClientTls, Origination, Roots};
+use crate::model::{ClientTls, Credential, Origination, Roots};
 
 /// The mesh of `web`, with a rule of this policy; its namespace in the mesh or not.
 fn with(enrolled: bool, policy: &str) -> Mesh {
@@ -41,6 +41,8 @@ fn wanted(name: &str) -> Origination {
         server_name: Some(name.into()),
         names: Vec::new(),
         roots: Roots::System,
+        revoked: None,
+        credential: None,
         skip_verify: false,
     }
 }
@@ -108,17 +110,67 @@ fn the_meshs_own_tls_costs_requests_nothing() {
 }
 
 #[test]
+fn mutual_shows_the_certificate_of_files_or_of_a_secret() {
+    let files = Credential::Files {
+        namespace: "default".into(),
+        certificate: "/c/default/tls.crt".into(),
+        key: "/c/default/tls.key".into(),
+    };
+    check(
+        "tls: {mode: MUTUAL, clientCertificate: /c/default/tls.crt, privateKey: /c/default/tls.key, \
+         caCertificates: /etc/ca.pem, caCrl: /etc/ca.crl, subjectAltNames: ['spiffe://a/b']}",
+        Some(Origination {
+            names: vec!["spiffe://a/b".into()],
+            roots: Roots::File("/etc/ca.pem".into()),
+            revoked: Some("/etc/ca.crl".into()),
+            credential: Some(files),
+            ..wanted(HOST)
+        }),
+    );
+    for (mode, shown) in [("MUTUAL", true), ("SIMPLE", false)] {
+        check(
+            &format!("tls: {{mode: {mode}, credentialName: bank, sni: a.b}}"),
+            Some(Origination {
+                roots: Roots::Secret,
+                credential: Some(Credential::Secret {
+                    namespace: "default".into(),
+                    name: "bank".into(),
+                    shown,
+                }),
+                ..wanted("a.b")
+            }),
+        );
+    }
+}
+
+#[test]
 fn what_cannot_be_done_refuses_and_says_so() {
-    for (tls, field) in [
+    for (tls, field, text) in [
+        ("mode: MUTUAL", "tls.clientCertificate", "must be set"),
         (
-            "mode: MUTUAL, clientCertificate: /a, privateKey: /b",
-            "tls.mode",
+            "mode: MUTUAL, clientCertificate: /a",
+            "tls.privateKey",
+            "must be set",
         ),
-        ("mode: SIMPLE, credentialName: bank", "tls.credentialName"),
-        ("mode: SIMPLE, caCrl: /a", "tls.caCrl"),
         (
-            "mode: SIMPLE, subjectAltNames: ['spiffe://a/b']",
-            "tls.subjectAltNames",
+            "mode: MUTUAL, clientCertificate: /a, privateKey: /b/../c",
+            "tls.privateKey",
+            "\"/b/../c\" is no absolute path",
+        ),
+        (
+            "mode: MUTUAL, credentialName: bank, privateKey: /b",
+            "tls.privateKey",
+            "excludes credentialName",
+        ),
+        (
+            "mode: SIMPLE, credentialName: 'configmap://bank'",
+            "tls.credentialName",
+            "not supported yet",
+        ),
+        (
+            "mode: SIMPLE, caCertificates: ca.pem",
+            "tls.caCertificates",
+            "\"ca.pem\" is no absolute path",
         ),
     ] {
         let mesh = with(true, &format!("tls: {{{tls}}}"));
@@ -127,14 +179,17 @@ fn what_cannot_be_done_refuses_and_says_so() {
             "{tls}"
         );
         let problems = mesh.problems();
-        let said =
-            |text: &String| text.contains(field) && text.contains("is not connected to (UF)");
+        let said = |problem: &String| {
+            [field, text, "is not connected to (UF)"]
+                .iter()
+                .all(|part| problem.contains(part))
+        };
         assert!(problems.iter().any(said), "no {field} in {problems:#?}");
     }
-    let mesh = with(true, "tls: {mode: SIMPLE, caCertificates: ca.pem}");
+    let mesh = with(true, "tls: {mode: SIMPLE, privateKey: /a}");
     let problems = mesh.problems().join("\n");
     assert!(
-        problems.contains("\"ca.pem\" is no absolute path"),
+        problems.contains("SIMPLE shows no certificate"),
         "{problems}"
     );
 }

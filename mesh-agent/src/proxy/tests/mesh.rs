@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     datapath::{Connector, Netns, PodSockets},
-    identity::{Alpn, CertificateAuthority, Identities},
+    identity::{Alpn, CertificateAuthority, CredentialSources, Identities},
     model::{
         Backend, Cluster, Endpoint, EndpointLoad, HttpRoutes, HttpRule, ObjectRef, OpaqueBackend,
         OpaqueMatch, OpaquePort, OpaqueRoutes, OpaqueRule, Position, Protocol, Refusal, Schedule,
@@ -286,6 +286,11 @@ impl Mesh {
             outbound: Vec::new(),
             inbound: Vec::new(),
         });
+    }
+
+    /// Says where certificates come from that rules name.
+    pub(super) fn credentials(&self, sources: CredentialSources) {
+        self.identities.set_credential_sources(sources);
     }
 
     /// Has certificates issued for the workloads.

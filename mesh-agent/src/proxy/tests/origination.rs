@@ -64,6 +64,8 @@ impl Bank {
             server_name: Some(NAME.into()),
             names: Vec::new(),
             roots: Roots::File(self.roots.to_str().expect("UTF-8").into()),
+            revoked: None,
+            credential: None,
             skip_verify: false,
         }
     }
@@ -102,7 +104,7 @@ impl Drop for Bank {
 }
 
 /// The endpoint as a cluster, with this TLS towards it.
-fn secured(address: SocketAddr, tls: ClientTls) -> Arc<Cluster> {
+pub(super) fn secured(address: SocketAddr, tls: ClientTls) -> Arc<Cluster> {
     let plain = cluster(&[address]);
     let endpoints = plain.endpoints.iter().map(|endpoint| Endpoint {
         tls: Some(Arc::new(tls.clone())),
