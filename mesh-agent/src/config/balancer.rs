@@ -11,7 +11,6 @@ use http::HeaderName;
 use super::{
     facts::Findings,
     istio::{ConsistentHash, HttpCookie, LoadBalancer, Simple},
-    object::Present,
     resolve,
 };
 use crate::model::{
@@ -52,11 +51,7 @@ pub(super) fn read(
         Simple::LeastConn | Simple::LeastRequest | Simple::Unspecified => {
             Some(Balancer::LeastRequest)
         }
-        Simple::Passthrough => {
-            let what = "endpoints are chosen by least requests of two";
-            findings.unsupported(path, &[("simple", Present(true))], what);
-            None
-        }
+        Simple::Passthrough => Some(Balancer::Original),
     }
 }
 

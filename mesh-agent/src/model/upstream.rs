@@ -159,6 +159,12 @@ impl Cluster {
         }
     }
 
+    /// Whether connections go on to where they were opened to.
+    pub fn is_original(&self) -> bool {
+        let upstream = self.upstream.as_ref();
+        upstream.is_some_and(|upstream| upstream.policy.balancer == Balancer::Original)
+    }
+
     /// Where a connection that was opened to `address` goes on, if that is where it was opened to;
     /// `workload` is who has the address.
     pub fn original(
@@ -167,7 +173,7 @@ impl Cluster {
         workload: impl FnOnce() -> Option<Arc<Workload>>,
     ) -> Option<Endpoint> {
         let upstream = self.upstream.as_ref()?;
-        (upstream.policy.balancer == Balancer::Original).then(|| {
+        self.is_original().then(|| {
             let workload = workload();
             let enrolled = workload.as_ref().is_some_and(|workload| workload.enrolled);
             let tls = upstream.policy.tls.as_ref();

@@ -101,13 +101,22 @@ pub(crate) async fn cluster(
     Err(failure)
 }
 
-/// The endpoint of a cluster that has none of its own: where the connection was opened to.
+/// The endpoint of a cluster whose connections go on to where they were opened to.
+///
+/// None where that is an address of a Service with an endpoint in the mesh: what is sent there
+/// would reach it in plaintext. As without a mesh, any of the endpoints is taken instead.
 pub(crate) fn original(connection: &Connection, cluster: &Cluster) -> Option<Endpoint> {
     let to = connection.orig_dst;
-    cluster.original(to, || {
-        let snapshot = connection.thread.snapshot();
-        snapshot.by_address.get(&to.ip()).cloned()
-    })
+    if !cluster.is_original() {
+        return None;
+    }
+    let snapshot = connection.thread.snapshot();
+    let in_mesh = |endpoint: &Endpoint| endpoint.workload.as_ref().is_some_and(|it| it.enrolled);
+    let there = snapshot.by_vip.get(&to).map(|(_, port)| &port.cluster);
+    if there.is_some_and(|there| there.endpoints.iter().any(in_mesh)) {
+        return None;
+    }
+    cluster.original(to, || snapshot.by_address.get(&to.ip()).cloned())
 }
 
 /// What bytes are sent by, where endpoints are found by key: nothing but their source is known.

@@ -13,6 +13,7 @@ mod limits;
 mod local;
 mod mesh;
 mod opaque;
+mod original;
 mod origination;
 mod rate_limits;
 mod smuggling;

@@ -320,12 +320,12 @@ fn fields_without_effect_are_reported_by_name() {
     );
     let rule = destination_rule(
         "name: web",
-        "host: web, trafficPolicy: {loadBalancer: {simple: PASSTHROUGH}, tunnel: {}, tls: {mode: MUTUAL, credentialName: 'configmap://a'}}, subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]",
+        "host: web, trafficPolicy: {loadBalancer: {simple: RANDOM, zoneAwareLbSetting: {}}, tunnel: {}, tls: {mode: MUTUAL, credentialName: 'configmap://a'}}, subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]",
     );
     let mesh = Mesh::new(&(virtual_service("name: web", &spec) + &rule + &canary("web")));
     mesh.check_problems(&[
         "spec.http[0].retries.retryRemoteLocalities",
-        "spec.trafficPolicy.loadBalancer.simple",
+        "spec.trafficPolicy.loadBalancer.zoneAwareLbSetting",
         "spec.trafficPolicy.tunnel",
         "Error [MESH0003] (DestinationRule default/web test.yaml:7) spec.trafficPolicy.tls.credentialName",
     ]);

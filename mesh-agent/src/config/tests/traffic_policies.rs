@@ -79,11 +79,11 @@ fn load_balancer_simple_names_the_balancer() {
         ("LEAST_REQUEST", Balancer::LeastRequest),
         ("LEAST_CONN", Balancer::LeastRequest),
         ("UNSPECIFIED", Balancer::LeastRequest),
+        ("PASSTHROUGH", Balancer::Original),
     ] {
         let policy = used(&format!("loadBalancer: {{simple: {simple}}}"));
         assert_eq!(policy.balancer, want);
     }
-    check_unsupported("loadBalancer: {simple: PASSTHROUGH}", "loadBalancer.simple");
 }
 
 #[test]
