@@ -22,6 +22,7 @@ pub mod outlier;
 pub mod path;
 pub mod plan;
 pub mod policy;
+pub mod proxy_protocol;
 pub mod retry;
 pub mod rewrite;
 pub mod route;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Certificates that a DestinationRule has shown to a server that other people wrote.
+//! What a DestinationRule has said to a server that other people wrote: whose certificate the agent
+//! shows, and who the client is.
 
 use std::{
     fs,
@@ -101,5 +102,34 @@ fn nginx_that_wants_a_certificate_gets_the_rules_and_only_then_answers() {
         let answer = get();
         assert_eq!(answer.status, 503, "{}", answer.text());
         assert!(answer.text().contains("is not below"), "{}", answer.text());
+    }
+}
+
+#[test]
+fn nginx_is_told_its_client_by_the_proxy_protocol() {
+    let pods = Pods::start("proxy protocol");
+    let inside = pods.lab.pod("told-inside").on_b().start();
+    let outside = pods.lab.pod("told-outside").on_b().outside().start();
+    let told =
+        "add_header X-Client $proxy_protocol_addr; add_header X-To $proxy_protocol_server_addr;";
+    let _servers = [&inside, &outside]
+        .map(|pod| foreign::nginx_with(&pods.lab, pod, 443, "proxy_protocol", told));
+    let servers = [inside.v4.to_string(), outside.v4.to_string()];
+    let mesh = pods.enrol(&[]);
+    let to = format!("{ADDRESS}:443");
+    for server in &servers {
+        for version in ["V1", "V2"] {
+            let plain = entry(server, "mode: DISABLE");
+            let told = format!("trafficPolicy: {{proxyProtocol: {{version: {version}}}, ");
+            mesh.apply(&plain.replace("trafficPolicy: {", &told));
+            for _ in 0..2 {
+                let answer = mesh.client.run(|| client::get(&to, HOST, "/"));
+                let answer = answer.expect("an answer");
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                let client = mesh.client.v4.to_string();
+                assert_eq!(answer.header("x-client"), Some(&*client));
+                assert_eq!(answer.header("x-to"), Some(ADDRESS));
+            }
+        }
     }
 }

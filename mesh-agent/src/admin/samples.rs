@@ -249,6 +249,7 @@ fn service(endpoint: &Arc<Workload>) -> Service {
                 workload: Some(Arc::clone(endpoint)),
                 place: None,
                 tls: None,
+                proxy_protocol: None,
                 load: Arc::default(),
             }],
         ))

@@ -25,7 +25,7 @@ pub(super) use self::{
     opaque::{RouteDestination, TcpRoute, TlsRoute},
     policy::{
         ConnectionPool, ConsistentHash, Distribute, HttpCookie, LoadBalancer, LocalityLb,
-        OutlierDetection, RetryBudgetSettings, Simple, TrafficPolicy,
+        OutlierDetection, ProxyProtocolVersion, RetryBudgetSettings, Simple, TrafficPolicy,
     },
 };
 use super::object::{Present, null_default};

@@ -32,6 +32,7 @@ impl Loads {
                 workload,
                 place,
                 tls: None,
+                proxy_protocol: None,
             }
         };
         sockets.into_iter().map(endpoint).collect()

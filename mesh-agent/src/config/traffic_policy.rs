@@ -12,15 +12,16 @@ use super::{
     balancer, budget, client_tls,
     facts::Findings,
     istio::{
-        self, ConnectionPool, LoadBalancer, OutlierDetection, RetryBudgetSettings, TrafficPolicy,
+        self, ConnectionPool, LoadBalancer, OutlierDetection, ProxyProtocolVersion,
+        RetryBudgetSettings, TrafficPolicy,
     },
     locality,
     problem::{Severity, code},
     resolve, warmup,
 };
 use crate::model::{
-    Balancer, ClientTls, Limits, Outlier, Spread, UpstreamPolicy, upstream::RetryBudget,
-    warmup::Warmup,
+    Balancer, ClientTls, Limits, Outlier, Spread, UpstreamPolicy, proxy_protocol::ProxyProtocol,
+    upstream::RetryBudget, warmup::Warmup,
 };
 
 /// A policy, and those of single ports.
@@ -39,6 +40,8 @@ struct Parts {
     budget: Option<RetryBudget>,
     /// `Some(None)` is none by will.
     tls: Option<Option<Arc<ClientTls>>>,
+    /// Ports have none of their own.
+    proxy_protocol: Option<ProxyProtocol>,
 }
 
 /// What `loadBalancer` says.
@@ -74,6 +77,9 @@ pub(super) fn effective(
     port: u16,
 ) -> Option<UpstreamPolicy> {
     let none = Parts::default();
+    let whole = [own, general].into_iter().flatten();
+    let mut whole = whole.filter_map(|policy| policy.parts.proxy_protocol);
+    let proxy_protocol = whole.next();
     let general = general.map_or(&none, |policy| policy.at(port).1);
     let (alone, own) = own.map_or((false, &none), |policy| policy.at(port));
     let general = if alone { &none } else { general };
@@ -94,16 +100,14 @@ pub(super) fn effective(
             other => other,
         }),
         tls: own.tls.as_ref().or(general.tls.as_ref()).cloned().flatten(),
+        proxy_protocol,
     };
     (policy != UpstreamPolicy::default()).then_some(policy)
 }
 
 /// Compiles a policy.
 pub(super) fn read(policy: &TrafficPolicy, path: &str, findings: &mut Findings) -> PolicyFacts {
-    let fields = [
-        ("tunnel", policy.tunnel),
-        ("proxyProtocol", policy.proxy_protocol),
-    ];
+    let fields = [("tunnel", policy.tunnel)];
     findings.unsupported(path, &fields, "the defaults apply");
     let mut ports = Vec::new();
     for (index, of_port) in policy.port_level_settings.iter().enumerate() {
@@ -119,6 +123,7 @@ pub(super) fn read(policy: &TrafficPolicy, path: &str, findings: &mut Findings) 
             outlier: reader.outlier(of_port.outlier_detection.as_ref()),
             budget: None,
             tls: reader.tls(of_port.tls.as_ref()),
+            proxy_protocol: None,
         };
         ports.push((port.number, parts));
     }
@@ -132,6 +137,10 @@ pub(super) fn read(policy: &TrafficPolicy, path: &str, findings: &mut Findings) 
         outlier: reader.outlier(policy.outlier_detection.as_ref()),
         budget: reader.budget(policy.retry_budget.as_ref()),
         tls: reader.tls(policy.tls.as_ref()),
+        proxy_protocol: policy.proxy_protocol.as_ref().map(|it| match it.version {
+            ProxyProtocolVersion::V1 => ProxyProtocol::V1,
+            ProxyProtocolVersion::V2 => ProxyProtocol::V2,
+        }),
     };
     PolicyFacts { parts, ports }
 }

@@ -250,6 +250,7 @@ mod tests {
             workload: None,
             place: None,
             tls: None,
+            proxy_protocol: None,
             load: Arc::default(),
         };
         (1..=count).map(endpoint).collect()

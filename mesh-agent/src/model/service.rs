@@ -10,7 +10,8 @@ use std::{
 
 use super::{
     balance::EndpointLoad, client_tls::ClientTls, locality::Place, opaque::OpaquePort,
-    route::HttpRoutes, upstream::UpstreamUse, visibility::Visibility, workload::Workload,
+    proxy_protocol::ProxyProtocol, route::HttpRoutes, upstream::UpstreamUse,
+    visibility::Visibility, workload::Workload,
 };
 
 /// A Service's namespace and name.
@@ -184,4 +185,6 @@ pub struct Endpoint {
     pub load: Arc<EndpointLoad>,
     /// TLS besides the mesh's own, if a DestinationRule asks for it.
     pub tls: Option<Arc<ClientTls>>,
+    /// How it is told of its client, if a DestinationRule asks for it.
+    pub proxy_protocol: Option<ProxyProtocol>,
 }

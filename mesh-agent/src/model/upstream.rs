@@ -18,6 +18,7 @@ use super::{
     locality::{Place, Spread},
     outlier::{Conduct, Outlier},
     plan::Plans,
+    proxy_protocol::ProxyProtocol,
     service::{Cluster, Endpoint},
     warmup::Warmup,
     workload::Workload,
@@ -38,6 +39,8 @@ pub struct UpstreamPolicy {
     pub warmup: Option<Warmup>,
     /// TLS towards them besides the mesh's own; what each endpoint has is what counts.
     pub tls: Option<Arc<ClientTls>>,
+    /// How they are told of their client; what each endpoint has is what counts.
+    pub proxy_protocol: Option<ProxyProtocol>,
 }
 
 /// What is said about places where nothing is said.
@@ -185,6 +188,7 @@ impl Cluster {
                 tls: tls
                     .and_then(|tls| tls.towards(&self.hostname, enrolled))
                     .map(Arc::new),
+                proxy_protocol: upstream.policy.proxy_protocol,
             }
         })
     }

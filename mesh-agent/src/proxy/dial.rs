@@ -9,6 +9,7 @@
 use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderMap, StatusCode, Uri};
+use tokio::io::AsyncWriteExt;
 
 use super::{
     Outcome,
@@ -137,7 +138,8 @@ pub(crate) async fn endpoint(
 ) -> Result<Upstream, Outcome> {
     let to = (endpoint.address, endpoint.workload.as_ref());
     let Some(tls) = endpoint.tls.as_deref() else {
-        return address(connection, service, to.0, to.1).await;
+        let upstream = address(connection, service, to.0, to.1).await?;
+        return introduced(connection, endpoint, upstream).await;
     };
     let wanted = match tls {
         ClientTls::Originate(wanted) => wanted,
@@ -155,12 +157,35 @@ pub(crate) async fn endpoint(
     let connector = Box::pin(identities.originate(wanted, alpn)).await;
     let (connector, name) = connector.map_err(|error| refused(to.0, &chain(&error)))?;
     let upstream = address(connection, service, to.0, to.1).await?;
+    let upstream = introduced(connection, endpoint, upstream).await?;
     let shaking = connector.connect(name, Box::new(upstream));
     // Cancel-safe: what is given up is the attempt to connect.
     match tokio::time::timeout(HANDSHAKE, Box::pin(shaking)).await {
         Ok(Ok(stream)) => Ok(Upstream::Originated(Box::new(stream))),
         Ok(Err(error)) => Err(refused(to.0, &chain(&error))),
         Err(_elapsed) => Err(refused(to.0, "the handshake took too long")),
+    }
+}
+
+/// The connection once it has said whose it is, if a rule asks for that.
+async fn introduced(
+    connection: &Connection,
+    endpoint: &Endpoint,
+    mut upstream: Upstream,
+) -> Result<Upstream, Outcome> {
+    let Some(version) = endpoint.proxy_protocol else {
+        return Ok(upstream);
+    };
+    let header = version.header(connection.peer, connection.orig_dst);
+    // Cancel-safe: what is given up is the attempt to connect.
+    let said = tokio::time::timeout(HANDSHAKE, async {
+        upstream.write_all(&header).await?;
+        upstream.flush().await
+    });
+    match said.await {
+        Ok(Ok(())) => Ok(upstream),
+        Ok(Err(error)) => Err(failed(endpoint.address, &error)),
+        Err(_elapsed) => Err(too_slow(endpoint.address)),
     }
 }
 

@@ -70,6 +70,7 @@ pub(crate) async fn serve(
         connection,
         service: Some(service),
         pool,
+        own_pool: std::cell::OnceCell::new(),
         waiting: Rc::default(),
         truncated: std::cell::Cell::default(),
         switched: std::cell::Cell::default(),

@@ -5,7 +5,13 @@
 //! Knows nothing of how they are carried. Invariant: the record is made exactly once, when the
 //! exchange is dropped; an exchange that nobody ended was left by its client.
 
-use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    cell::{Cell, OnceCell},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
 
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode, Uri, Version,
@@ -31,6 +37,8 @@ pub(crate) struct Front {
     pub(crate) service: Option<Arc<Service>>,
     /// The source pod's connections to endpoints.
     pub(crate) pool: Rc<Pool>,
+    /// The connection's own ones, to endpoints that are told of their client.
+    pub(crate) own_pool: OnceCell<Rc<Pool>>,
     /// What a client waits for that has ended its side.
     pub(crate) waiting: Rc<Waiting>,
     /// A response was cut short, so the connection must not end as if it were whole.
@@ -89,12 +97,24 @@ impl Front {
         Some(Arc::clone(port))
     }
 
+    /// The connections to the endpoint that its requests may be sent over.
+    pub(crate) fn pool_to(&self, endpoint: &Endpoint) -> &Rc<Pool> {
+        match endpoint.proxy_protocol {
+            None => &self.pool,
+            Some(_) => {
+                let pools = &self.connection.thread.pools;
+                self.own_pool.get_or_init(|| pools.apart())
+            }
+        }
+    }
+
     /// The same for a request that is sent on behalf of the connection, but not by its client.
     pub(crate) fn shadow(&self) -> Rc<Self> {
         Rc::new(Self {
             connection: Rc::clone(&self.connection),
             service: self.service.clone(),
             pool: Rc::clone(&self.pool),
+            own_pool: OnceCell::new(),
             waiting: Rc::default(),
             truncated: Cell::default(),
             switched: Cell::default(),

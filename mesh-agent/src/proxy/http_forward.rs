@@ -236,9 +236,9 @@ impl<'a> Tries<'a> {
             let switching = switch.then(|| http1.switching());
             self.front.waiting.attach(http1.ending());
             let lease = Lease {
+                pool: Rc::clone(self.front.pool_to(&endpoint)),
                 endpoint,
                 limit: self.cluster.limits().requests_per_connection,
-                pool: Rc::clone(&self.front.pool),
                 progress: exchange.progress.clone(),
                 http1,
             };
@@ -259,7 +259,7 @@ impl<'a> Tries<'a> {
             let pooled = if self.fresh {
                 None
             } else {
-                self.front.pool.http2(&endpoint)
+                self.front.pool_to(&endpoint).http2(&endpoint)
             };
             let reused = pooled.is_some();
             let mut sender = match pooled {
@@ -294,7 +294,7 @@ impl<'a> Tries<'a> {
         if self.fresh {
             return None;
         }
-        let pool = &self.front.pool;
+        let pool = self.front.pool_to(endpoint);
         if let Some(http1) = pool.take(endpoint) {
             return Some(http1);
         }
@@ -305,7 +305,7 @@ impl<'a> Tries<'a> {
 
     async fn open(&self, endpoint: &Endpoint) -> Result<Http1, Outcome> {
         let upstream = self.dial(endpoint, "http/1.1").await?;
-        self.front.pool.admit(endpoint);
+        self.front.pool_to(endpoint).admit(endpoint);
         http_upstream::http1(&self.front.connection.thread.shared.tasks, upstream)
             .await
             .map_err(|error| Outcome::ConnectFailed(error.to_string().into()))
@@ -313,7 +313,7 @@ impl<'a> Tries<'a> {
 
     /// Opens the one HTTP/2 connection to the endpoint, unless another request has meanwhile.
     async fn open_http2(&self, endpoint: &Endpoint) -> Result<Http2, Outcome> {
-        let pool = &self.front.pool;
+        let pool = self.front.pool_to(endpoint);
         let opening = pool.opening(endpoint);
         let _turn = opening.lock().await;
         if let Some(sender) = pool.http2(endpoint) {

@@ -6,7 +6,7 @@
 //! HTTP/2 connection per endpoint takes any number. An endpoint is its address and the pod behind
 //! it, so an address used again by another pod never gets an old connection. A plain stream can be
 //! taken by hand or by hyper; what hyper has had in hand stays hyper's. TLS that a rule asks for is
-//! part of who an endpoint is.
+//! part of who an endpoint is, and whether it is told of its clients.
 //!
 //! Knows nothing of routes. Invariant: no connection in the pool belongs to a pod that the
 //! snapshot no longer has.
@@ -32,7 +32,7 @@ use super::{
     stream::{self, Upstream},
 };
 use crate::{
-    model::{ClientTls, Endpoint, Snapshot, WorkloadUid},
+    model::{ClientTls, Endpoint, Snapshot, WorkloadUid, proxy_protocol::ProxyProtocol},
     tasks::Tasks,
 };
 
@@ -75,6 +75,7 @@ pub(crate) struct Identity {
     uid: Option<WorkloadUid>,
     enrolled: bool,
     tls: Option<Arc<ClientTls>>,
+    proxy_protocol: Option<ProxyProtocol>,
 }
 
 impl Identity {
@@ -85,11 +86,12 @@ impl Identity {
             uid: workload.map(|workload| workload.uid.clone()),
             enrolled: workload.is_some_and(|workload| workload.enrolled),
             tls: endpoint.tls.clone(),
+            proxy_protocol: endpoint.proxy_protocol,
         }
     }
 
     fn is(&self, endpoint: &Endpoint) -> bool {
-        if self.tls != endpoint.tls {
+        if self.tls != endpoint.tls || self.proxy_protocol != endpoint.proxy_protocol {
             return false;
         }
         match (&self.uid, &endpoint.workload) {

@@ -8,7 +8,13 @@
 //! Invariant: nothing reaches the application but requests that were allowed; what is not HTTP
 //! does not.
 
-use std::{cell::Cell, io, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, OnceCell},
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use ::http::request;
 use bytes::BytesMut;
@@ -60,6 +66,7 @@ impl Inbound {
             workload: None,
             place: None,
             tls: None,
+            proxy_protocol: None,
             load: Arc::new(EndpointLoad::default()),
         };
         let name = ServiceName { namespace, name };
@@ -198,6 +205,7 @@ fn front(connection: Rc<Connection>, inbound: Inbound) -> Rc<Front> {
         connection,
         service: None,
         pool,
+        own_pool: OnceCell::new(),
         waiting: Rc::default(),
         truncated: Cell::default(),
         switched: Cell::default(),

@@ -19,7 +19,7 @@ use super::{
     copy::{Abort, Carried, copy},
     dial::{self, Dialed},
     hello::Hello,
-    http,
+    http, http_pool,
     opening::{self, Said},
     sniff::{self, First},
     stream::{self, Prefixed, Upstream},
@@ -49,6 +49,11 @@ impl Reached {
         let Some((endpoint, _load, _admission)) = self.load else {
             return;
         };
+        if endpoint.proxy_protocol.is_some() {
+            // It was told of this client, and the requests' own connections tell it again.
+            http_pool::end(&connection.thread.shared.tasks, self.upstream);
+            return;
+        }
         let pool = connection.thread.pools.of(&connection.pod.workload.uid);
         pool.admit(&endpoint);
         pool.put_plain(&endpoint, self.upstream);

@@ -15,6 +15,7 @@ mod mesh;
 mod opaque;
 mod original;
 mod origination;
+mod proxy_protocol;
 mod rate_limits;
 mod smuggling;
 mod tcp;

@@ -135,16 +135,21 @@ fn used_so<'e>(
     here: Option<&Place>,
 ) -> (Vec<Endpoint>, Option<UpstreamPolicy>) {
     let mut policy = policy.unwrap_or_default();
-    let tls = policy.tls.take();
+    let (tls, proxy_protocol) = (policy.tls.take(), policy.proxy_protocol.take());
     if policy.balancer == Balancer::Original {
         // Its endpoints are made of connections as they come.
         policy.tls.clone_from(&tls);
+        policy.proxy_protocol = proxy_protocol;
     }
     let endpoints: Vec<Endpoint> = endpoints
-        .map(|endpoint| secured(endpoint, tls.as_deref(), hostname))
+        .map(|endpoint| Endpoint {
+            proxy_protocol,
+            ..secured(endpoint, tls.as_deref(), hostname)
+        })
         .collect();
-    // Requests to endpoints with TLS of their own take the way that knows policies.
-    let is_kept = endpoints.iter().any(|endpoint| endpoint.tls.is_some())
+    // Requests to endpoints that are not just connected to take the way that knows policies.
+    let is_special = |one: &Endpoint| one.tls.is_some() || one.proxy_protocol.is_some();
+    let is_kept = endpoints.iter().any(is_special)
         || policy != UpstreamPolicy::default() && distribution::matters(&policy, &endpoints, here);
     (endpoints, is_kept.then_some(policy))
 }
@@ -173,6 +178,7 @@ pub(super) fn are_same(one: &[Endpoint], other: &[Endpoint]) -> bool {
             && a.place == b.place
             && Arc::ptr_eq(&a.load, &b.load)
             && a.tls == b.tls
+            && a.proxy_protocol == b.proxy_protocol
             && match (&a.workload, &b.workload) {
                 (Some(a), Some(b)) => Arc::ptr_eq(a, b),
                 (None, None) => true,

@@ -25,7 +25,7 @@ pub struct TrafficPolicy {
     #[serde(deserialize_with = "null_default")]
     pub port_level_settings: Vec<PortTrafficPolicy>,
     pub tunnel: Present,
-    pub proxy_protocol: Present,
+    pub proxy_protocol: Option<ProxyProtocolSettings>,
     pub retry_budget: Option<RetryBudgetSettings>,
 }
 
@@ -69,6 +69,21 @@ pub struct RetryBudgetSettings {
     pub percent: Option<f64>,
     pub min_retry_concurrency: Option<u32>,
     pub budget_interval: Option<String>,
+}
+
+/// `proxyProtocol`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ProxyProtocolSettings {
+    pub version: ProxyProtocolVersion,
+}
+
+/// `proxyProtocol.version`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum ProxyProtocolVersion {
+    #[default]
+    V1,
+    V2,
 }
 
 /// `loadBalancer.localityLbSetting`.

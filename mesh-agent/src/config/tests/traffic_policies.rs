@@ -13,6 +13,7 @@ use super::{
 use crate::model::{
     Ask, Balancer, Cluster, Decision, Limits, Outlier, UpstreamPolicy,
     hashing::{HashKey, TableKind},
+    proxy_protocol::ProxyProtocol,
     warmup::Warmup,
 };
 
@@ -84,6 +85,35 @@ fn load_balancer_simple_names_the_balancer() {
         let policy = used(&format!("loadBalancer: {{simple: {simple}}}"));
         assert_eq!(policy.balancer, want);
     }
+}
+
+#[test]
+fn proxy_protocol_is_for_all_ports_and_a_subsets_own_wins() {
+    let told = |policy: &str, own: &str| {
+        let mesh = with(&format!(
+            "host: web, trafficPolicy: {{{policy}}}, \
+             subsets: [{{name: v1, labels: {{version: v1}}, trafficPolicy: {{{own}}}}}]"
+        ));
+        mesh.check_problems(&[]);
+        let port = &mesh.service("default", "web").ports[0];
+        assert!(!port.is_plain("default"), "{policy}");
+        cluster(&mesh, "client").endpoints[0].proxy_protocol
+    };
+    let (one, two) = (Some(ProxyProtocol::V1), Some(ProxyProtocol::V2));
+    assert_eq!(told("proxyProtocol: {}", ""), one);
+    assert_eq!(told("proxyProtocol: {version: V2}", ""), two);
+    let port = "portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]";
+    assert_eq!(
+        told(&format!("proxyProtocol: {{version: V2}}, {port}"), ""),
+        two
+    );
+    assert_eq!(
+        told(
+            "proxyProtocol: {version: V2}",
+            "proxyProtocol: {version: V1}"
+        ),
+        one
+    );
 }
 
 #[test]

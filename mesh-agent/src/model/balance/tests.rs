@@ -124,6 +124,7 @@ fn cluster(loads: &[u32]) -> (Cluster, Vec<LoadGuard>) {
                 workload: None,
                 place: None,
                 tls: None,
+                proxy_protocol: None,
                 load: cell,
             }
         })

@@ -45,6 +45,7 @@ fn endpoint(last: u8, place: Place, labels: &[(&str, &str)]) -> Endpoint {
         workload: Some(Arc::new(workload)),
         place: Some(Arc::new(place)),
         tls: None,
+        proxy_protocol: None,
         load: Arc::default(),
     }
 }

@@ -30,6 +30,7 @@ fn made(tiers: &[(u32, u32, u32)]) -> (Plan, Vec<Endpoint>) {
                 workload: None,
                 place: None,
                 tls: None,
+                proxy_protocol: None,
                 load: Arc::default(),
             };
             if nth < *left_out {

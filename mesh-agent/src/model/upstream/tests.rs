@@ -16,6 +16,7 @@ fn cluster(count: u8, policy: UpstreamPolicy) -> Cluster {
         workload: None,
         place: None,
         tls: None,
+        proxy_protocol: None,
         load: Arc::default(),
     };
     let endpoints: Vec<Endpoint> = (1..=count).map(endpoint).collect();

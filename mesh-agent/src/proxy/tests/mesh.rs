@@ -81,6 +81,7 @@ pub(super) fn cluster_of(endpoints: Vec<(SocketAddr, Option<Arc<Workload>>)>) ->
         workload,
         place: None,
         tls: None,
+        proxy_protocol: None,
         load: Arc::new(EndpointLoad::default()),
     });
     Arc::new(Cluster::new(
