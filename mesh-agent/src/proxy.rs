@@ -47,6 +47,7 @@ mod mux;
 mod opening;
 mod outbound;
 pub mod outcome;
+mod patience;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod pieces;
 pub mod pipe;

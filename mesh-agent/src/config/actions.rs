@@ -15,7 +15,7 @@ use super::{
     facts::Findings,
     istio::{DerivePort, DirectResponse, HttpRedirect, HttpRewrite},
 };
-use crate::model::{DirectAnswer, PathEdit, Redirect, UrlRewrite, rewrite};
+use crate::model::{DirectAnswer, HeaderEdits, PathEdit, Redirect, UrlRewrite, rewrite};
 
 /// A redirect before it is known at which port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,12 @@ pub(super) struct VirtualRedirect {
 }
 
 impl VirtualRedirect {
+    /// The same with changes in the headers of its answer.
+    pub(super) fn with(mut self, edits: &HeaderEdits) -> Self {
+        self.redirect = self.redirect.with(edits);
+        self
+    }
+
     /// The redirect for clients of port `number` of a Service.
     pub(super) fn at(&self, number: u16) -> Redirect {
         Redirect {
@@ -87,6 +93,7 @@ pub(super) fn redirect(
             host: host.map(|host| host.as_str().into()),
             port: written.port,
             path: edit,
+            edits: None,
         },
         of_request_port: written.derive_port == Some(DerivePort::FromRequestPort),
     })

@@ -45,6 +45,12 @@ pub(super) struct RedirectFacts {
 }
 
 impl RedirectFacts {
+    /// The same with changes in the headers of its answer.
+    pub(super) fn with(mut self, edits: &HeaderEdits) -> Self {
+        self.redirect = self.redirect.with(edits);
+        self
+    }
+
     /// The redirect for clients of port `number` of a Service.
     pub(super) fn at(&self, number: u16) -> Redirect {
         let of_scheme = self
@@ -175,6 +181,7 @@ impl FilterReader<'_> {
                 host: host.map(|host| host.as_str().into()),
                 port: None,
                 path: self.path(wanted.path.as_ref())?,
+                edits: None,
             },
             port: wanted.port,
         })

@@ -77,6 +77,7 @@ fn rule(mut reader: RuleReader<'_>, index: usize, rule: &Rule) -> RouteRuleFacts
             ..policy
         })
     });
+    let redirect = filters.redirect.take();
     RouteRuleFacts {
         name: reader.name(index, rule.name.as_deref()),
         matches,
@@ -92,7 +93,7 @@ fn rule(mut reader: RuleReader<'_>, index: usize, rule: &Rule) -> RouteRuleFacts
             fault: None,
             retry,
         },
-        redirect: filters.redirect,
+        redirect: redirect.map(|redirect| redirect.with(&filters.edits)),
         refused: filters.refused,
     }
 }

@@ -24,8 +24,9 @@ pub(super) use self::{
     entries::{EntryPort, Resolution, ServiceEntrySpec, WorkloadEntrySpec},
     opaque::{RouteDestination, TcpRoute, TlsRoute},
     policy::{
-        ConnectionPool, ConsistentHash, Distribute, HttpCookie, LoadBalancer, LocalityLb,
-        OutlierDetection, ProxyProtocolVersion, RetryBudgetSettings, Simple, TrafficPolicy,
+        ConnectionPool, ConsistentHash, Distribute, H2Upgrade, HttpCookie, HttpSettings,
+        LoadBalancer, LocalityLb, OutlierDetection, ProxyProtocolVersion, RetryBudgetSettings,
+        Simple, TcpSettings, TrafficPolicy,
     },
 };
 use super::object::{Present, null_default};

@@ -16,6 +16,7 @@ mod opaque_routes;
 mod policies;
 mod property;
 mod rate_limits;
+mod redirects;
 mod routes;
 mod safety;
 mod scale;

@@ -12,16 +12,18 @@ use super::{
     balancer, budget, client_tls,
     facts::Findings,
     istio::{
-        self, ConnectionPool, LoadBalancer, OutlierDetection, ProxyProtocolVersion,
-        RetryBudgetSettings, TrafficPolicy,
+        self, ConnectionPool, H2Upgrade, HttpSettings, LoadBalancer, OutlierDetection,
+        ProxyProtocolVersion, RetryBudgetSettings, TcpSettings, TrafficPolicy,
     },
     locality,
     problem::{Severity, code},
     resolve, warmup,
 };
 use crate::model::{
-    Balancer, ClientTls, Limits, Outlier, Spread, UpstreamPolicy, proxy_protocol::ProxyProtocol,
-    upstream::RetryBudget, warmup::Warmup,
+    Balancer, ClientTls, Limits, Outlier, Spread, UpstreamPolicy,
+    proxy_protocol::ProxyProtocol,
+    upstream::{RetryBudget, Spoken},
+    warmup::Warmup,
 };
 
 /// A policy, and those of single ports.
@@ -176,23 +178,7 @@ impl Reader<'_> {
         let tcp = written.tcp.clone().unwrap_or_default();
         let http = written.http.clone().unwrap_or_default();
         let path = format!("{}.connectionPool", self.path);
-        let of_tcp = [
-            ("tcpKeepalive", tcp.tcp_keepalive),
-            ("maxConnectionDuration", tcp.max_connection_duration),
-            ("idleTimeout", tcp.idle_timeout),
-        ];
-        let of_http = [
-            ("idleTimeout", http.idle_timeout),
-            ("h2UpgradePolicy", http.h2_upgrade_policy),
-            ("useClientProtocol", http.use_client_protocol),
-            ("maxConcurrentStreams", http.max_concurrent_streams),
-            ("http2KeepAlive", http.http2_keep_alive),
-        ];
-        let what = "the defaults apply";
-        self.findings
-            .unsupported(&format!("{path}.tcp"), &of_tcp, what);
-        self.findings
-            .unsupported(&format!("{path}.http"), &of_http, what);
+        self.unheeded(&path, &tcp, &http);
         let mut count = |number: Option<i32>, field: &str| {
             let number = number.filter(|number| *number != 0)?;
             let count = u32::try_from(number).ok();
@@ -215,17 +201,55 @@ impl Reader<'_> {
                 http.max_requests_per_connection,
                 "http.maxRequestsPerConnection",
             ),
-            connect_timeout: None,
-            retry_budget: None,
+            spoken: match (http.use_client_protocol, http.h2_upgrade_policy) {
+                (true, _) => Spoken::Clients,
+                (false, Some(H2Upgrade::Upgrade)) => Spoken::Http2,
+                (false, Some(H2Upgrade::Default | H2Upgrade::DoNotUpgrade) | None) => {
+                    Spoken::Declared
+                }
+            },
+            ..Limits::default()
         };
-        let connect_timeout = tcp
-            .connect_timeout
-            .as_deref()
-            .and_then(|text| self.duration(text, "connectionPool.tcp.connectTimeout"));
+        let mut duration = |text: &Option<String>, field: &str| {
+            let text = text.as_deref()?;
+            self.duration(text, &format!("connectionPool.tcp.{field}"))
+        };
+        // As where nothing is written: for ever.
+        let is_some_time = |text: &String| resolve::duration(text) != Some(Duration::ZERO);
         Some(Limits {
-            connect_timeout,
+            connect_timeout: duration(&tcp.connect_timeout, "connectTimeout"),
+            idle: duration(&tcp.idle_timeout.filter(is_some_time), "idleTimeout"),
+            lifetime: duration(&tcp.max_connection_duration, "maxConnectionDuration"),
             ..limits
         })
+    }
+
+    /// What means nothing here, and why.
+    fn unheeded(&mut self, path: &str, tcp: &TcpSettings, http: &HttpSettings) {
+        for (field, present, why) in [
+            (
+                "tcp.tcpKeepalive",
+                tcp.tcp_keepalive,
+                "tunnels between nodes are kept alive by the agents, other connections by the kernel's defaults",
+            ),
+            (
+                "http.idleTimeout",
+                http.idle_timeout,
+                "connections without a request are kept for a minute",
+            ),
+            (
+                "http.maxConcurrentStreams",
+                http.max_concurrent_streams,
+                "an endpoint is spoken to by one HTTP/2 connection, with as many streams as it admits",
+            ),
+            (
+                "http.http2KeepAlive",
+                http.http2_keep_alive,
+                "tunnels between nodes are kept alive by the agents",
+            ),
+        ] {
+            self.findings.unsupported(path, &[(field, present)], why);
+        }
     }
 
     fn outlier(&mut self, written: Option<&OutlierDetection>) -> Option<Outlier> {

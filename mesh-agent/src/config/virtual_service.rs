@@ -257,9 +257,9 @@ impl RuleReader<'_> {
         }
         let action = match (&rule.redirect, &rule.direct_response) {
             (Some(written), _) => {
-                self.without_headers(edits);
                 let path = format!("{path}.redirect");
-                actions::redirect(written, &path, self.findings).map(Action::Redirect)
+                let redirect = actions::redirect(written, &path, self.findings);
+                redirect.map(|redirect| Action::Redirect(redirect.with(edits)))
             }
             (None, Some(written)) => {
                 let path = format!("{path}.directResponse");
@@ -272,18 +272,6 @@ impl RuleReader<'_> {
         };
         // What is wrong was rejected, so that this is never used.
         action.unwrap_or_else(|| Action::Route(Vec::new()))
-    }
-
-    fn without_headers(&mut self, edits: &HeaderEdits) {
-        if !edits.is_empty() {
-            self.findings.add(
-                Severity::Warning,
-                code::UNSUPPORTED,
-                format!("{}.headers", self.path),
-                "not supported yet: a redirect's headers stay as they are",
-                "remove the field if you can do without",
-            );
-        }
     }
 
     fn sending(

@@ -15,6 +15,7 @@ use http::{
 
 use super::{
     condition::HttpMatch,
+    edits::HeaderEdits,
     route::RequestHead,
     text::{NotRegex, Substitution},
 };
@@ -51,6 +52,8 @@ pub struct Redirect {
     pub port: Option<u16>,
     /// What becomes of the path; it stays if `None`.
     pub path: Option<PathEdit>,
+    /// What is changed in the headers of the answer, if anything is.
+    pub edits: Option<Arc<HeaderEdits>>,
 }
 
 /// What the endpoint sees instead of what the client sent.
@@ -156,6 +159,20 @@ fn with_query(path: String, uri: &Uri) -> String {
 }
 
 impl Redirect {
+    /// The same with the changes of `edits` in the headers of its answer.
+    #[must_use]
+    pub fn with(self, edits: &HeaderEdits) -> Self {
+        let response = &edits.response;
+        let edits = (!response.is_empty()).then(|| HeaderEdits {
+            request: Vec::new(),
+            response: response.clone(),
+        });
+        Self {
+            edits: edits.map(Arc::new),
+            ..self
+        }
+    }
+
     /// The `Location` for a request that met `condition`.
     pub fn location(
         &self,
@@ -305,6 +322,7 @@ mod tests {
                 host: host.map(Into::into),
                 port: Some(port),
                 path,
+                edits: None,
             }
         };
         let new = Some(PathEdit::prefix("/new").unwrap());
@@ -360,6 +378,7 @@ mod tests {
                 host: host.map(Into::into),
                 port: None,
                 path: None,
+                edits: None,
             };
             check_location(&redirect, authority, "/", want);
         }
@@ -373,6 +392,7 @@ mod tests {
             host: None,
             port: None,
             path: Some(PathEdit::with_query("/new?x=y").unwrap()),
+            edits: None,
         };
         check_location(&redirect, "shop", "/old?a=b", "http://shop/new?x=y");
         assert!(PathEdit::with_query("new?x=y").is_err());

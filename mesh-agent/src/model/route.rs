@@ -163,6 +163,8 @@ pub enum Decision {
         status: u16,
         /// Where to.
         location: HeaderValue,
+        /// What to change in the headers of that answer.
+        edits: Option<Arc<HeaderEdits>>,
         /// The rule's name.
         route: Arc<str>,
     },
@@ -241,12 +243,13 @@ impl HttpRoutes {
 }
 
 impl HttpRule {
-    /// Whether requests are only sent on, redirected or refused.
+    /// Whether requests are only sent on, redirected without more ado, or refused.
     pub(super) fn is_plain(&self) -> bool {
         let plain = |backend: &Backend| match backend {
             Backend::Cluster { cluster, .. } => cluster.upstream.is_none(),
+            Backend::Redirect(redirect) => redirect.edits.is_none(),
             Backend::Answer(_) => false,
-            Backend::Redirect(_) | Backend::Refused(_) => true,
+            Backend::Refused(_) => true,
         };
         self.treatment.is_none() && self.backends.iter().all(plain)
     }
@@ -324,6 +327,7 @@ impl HttpRule {
                 Ok(location) => Decision::Redirect {
                     status: redirect.status,
                     location,
+                    edits: redirect.edits.clone(),
                     route: Arc::clone(&self.name),
                 },
                 Err(error) => self.refuse(400, format!("{}: {error}", self.origin)),

@@ -79,6 +79,24 @@ pub struct Limits {
     pub connect_timeout: Option<Duration>,
     /// How many retries there may be beside requests; counts instead of `retries`.
     pub retry_budget: Option<RetryBudget>,
+    /// How long a connection that is carried as bytes may carry none.
+    pub idle: Option<Duration>,
+    /// How long it may live.
+    pub lifetime: Option<Duration>,
+    /// Which version of HTTP endpoints are spoken to by.
+    pub spoken: Spoken,
+}
+
+/// Which version of HTTP an endpoint is spoken to by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Spoken {
+    /// What its Service's port declares; the client's, if that leaves it open.
+    #[default]
+    Declared,
+    /// The client's.
+    Clients,
+    /// HTTP/2.
+    Http2,
 }
 
 /// How many retries may be under way.

@@ -128,6 +128,13 @@ pub struct Copy<'a, C, U> {
     broken: Option<Broken>,
 }
 
+impl<C, U> Copy<'_, C, U> {
+    /// What was carried so far.
+    pub(crate) fn carried(&self) -> Carried {
+        *self.carried
+    }
+}
+
 #[derive(Debug)]
 struct Direction {
     buffer: Option<Box<[u8]>>,

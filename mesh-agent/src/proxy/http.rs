@@ -314,10 +314,12 @@ fn reply(
 /// Our own answer: in gRPC's form to gRPC, else in Envoy's words.
 fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> {
     let (status, text, grpc) = (outcome.status(), outcome.body(), outcome.grpc());
-    let (mut location, mut whole) = (None, None);
+    let (mut redirected, mut whole) = (None, None);
     let retry_after = outcome.retry_after();
     match &outcome {
-        Outcome::Redirected { location: to, .. } => location = Some(to.clone()),
+        Outcome::Redirected {
+            location, edits, ..
+        } => redirected = Some((location.clone(), edits.clone())),
         Outcome::Answered(answer) => whole = Some(Arc::clone(answer)),
         _ => {}
     }
@@ -343,8 +345,11 @@ fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> 
         response.headers_mut().insert(CONTENT_TYPE, plain);
         response
     };
-    if let Some(location) = location {
+    if let Some((location, edits)) = redirected {
         response.headers_mut().insert(LOCATION, location);
+        if let Some(edits) = edits {
+            edits.apply_response(response.headers_mut());
+        }
     }
     if let Some(seconds) = retry_after {
         let seconds = HeaderValue::from(seconds);

@@ -56,10 +56,15 @@ pub(crate) fn decide(
         Decision::Redirect {
             status,
             location,
+            edits,
             route,
         } => {
             exchange.route(route, None);
-            Err(Outcome::Redirected { status, location })
+            Err(Outcome::Redirected {
+                status,
+                location,
+                edits,
+            })
         }
         Decision::Forward {
             cluster,

@@ -28,7 +28,7 @@ use super::{
     stream::{Prefixed, Upstream},
     usage,
 };
-use crate::model::{Ask, Cluster, Conduct, Endpoint, Protocol};
+use crate::model::{Ask, Cluster, Conduct, Endpoint, Protocol, upstream::Spoken};
 
 /// What an endpoint answered.
 pub(crate) struct Answer {
@@ -88,13 +88,16 @@ async fn run(
 ) -> Result<Answer, Outcome> {
     let front = tries.front;
     let declared = front.port().map(|port| port.protocol);
-    let http2 = match declared {
-        Some(Protocol::Http2 | Protocol::Grpc) => !switch,
-        Some(Protocol::Http | Protocol::Tcp | Protocol::Tls | Protocol::Sniff) | None => {
-            exchange.version == Version::HTTP_2
-        }
-    };
     let cluster = tries.cluster;
+    let of_client = exchange.version == Version::HTTP_2;
+    let http2 = match (cluster.limits().spoken, declared) {
+        (Spoken::Clients, _) => of_client,
+        (Spoken::Http2, _) | (Spoken::Declared, Some(Protocol::Http2 | Protocol::Grpc)) => !switch,
+        (
+            Spoken::Declared,
+            Some(Protocol::Http | Protocol::Tcp | Protocol::Tls | Protocol::Sniff) | None,
+        ) => of_client,
+    };
     tries.key = match cluster.upstream {
         None => None,
         Some(_) => {

@@ -21,6 +21,7 @@ use super::{
     hello::Hello,
     http, http_pool,
     opening::{self, Said},
+    patience::Patience,
     sniff::{self, First},
     stream::{self, Prefixed, Upstream},
     usage::Admission,
@@ -41,6 +42,7 @@ struct Reached {
     upstream: Upstream,
     ends: Ends,
     load: Option<(Endpoint, LoadGuard, Option<Admission>)>,
+    patience: Patience,
 }
 
 impl Reached {
@@ -110,6 +112,7 @@ async fn to_address(connection: &Rc<Connection>, stream: ClientStream) {
                 upstream,
                 ends,
                 load: None,
+                patience: Patience::default(),
             };
             let client = Prefixed::new(Bytes::new(), stream);
             carry(connection, client, reached, Bytes::new()).await;
@@ -298,6 +301,10 @@ async fn reach(
         upstream,
         ends,
         load: Some((endpoint, load, admission)),
+        patience: Patience {
+            idle: cluster.limits().idle,
+            lifetime: cluster.limits().lifetime,
+        },
     })
 }
 
@@ -341,8 +348,15 @@ async fn carry(
     upstream.carry_bytes();
     connection.opened(&ends, Reporter::Source, connection.peer);
     let mut carried = Carried::default();
-    let copied = copy(&mut client, &mut upstream, &mut carried).await;
-    let outcome = finish(client, upstream, copied);
+    let copying = copy(&mut client, &mut upstream, &mut carried);
+    let outcome = match reached.patience.carry(copying).await {
+        Ok(copied) => finish(client, upstream, copied),
+        Err(expiry) => {
+            client.abort();
+            upstream.abort();
+            Outcome::Expired(expiry)
+        }
+    };
     let ended = Ended { outcome, carried };
     connection.closed(&ends, Reporter::Source, connection.peer, &ended);
 }

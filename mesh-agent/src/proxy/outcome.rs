@@ -10,7 +10,9 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
-use crate::model::{AbortStatus, DirectAnswer, Refusal, ResponseFlag, authorization::Denial};
+use crate::model::{
+    AbortStatus, DirectAnswer, HeaderEdits, Refusal, ResponseFlag, authorization::Denial,
+};
 
 /// How a connection or a request ended.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub enum Outcome {
         status: u16,
         /// Where to.
         location: HeaderValue,
+        /// What is changed in the headers of the answer.
+        edits: Option<Arc<HeaderEdits>>,
     },
     /// The configuration has the answer.
     Answered(Arc<DirectAnswer>),
@@ -51,6 +55,8 @@ pub enum Outcome {
     },
     /// The route's time limit passed.
     TimedOut,
+    /// It lived, or was silent, for as long as it may.
+    Expired(Expiry),
     /// The client went away first.
     ClientGone,
     /// What the client sent is not what it should be.
@@ -69,6 +75,15 @@ pub enum Outcome {
     Loop,
 }
 
+/// Which time a connection had is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// It carried nothing for as long as it may.
+    Idle,
+    /// It has lived for as long as it may.
+    Lifetime,
+}
+
 impl Outcome {
     /// Policy changed, and `denial` is what it says now.
     pub(crate) fn revoked(denial: &Denial) -> Self {
@@ -78,7 +93,7 @@ impl Outcome {
     /// The status of the answer that the mesh gives itself; 0 where none can be given.
     pub fn status(&self) -> u16 {
         match self {
-            Self::Complete | Self::ClientGone | Self::Loop => 0,
+            Self::Complete | Self::ClientGone | Self::Loop | Self::Expired(_) => 0,
             Self::PolicyDenied | Self::PolicyChanged(_) => 0,
             Self::Denied(_) | Self::DeniedThere(_) => 403,
             Self::Refused(refusal) => refusal.status,
@@ -110,6 +125,8 @@ impl Outcome {
             Self::Overflow => "UO",
             Self::Limited { .. } => "RL",
             Self::TimedOut => "UT",
+            Self::Expired(Expiry::Idle) => "SI",
+            Self::Expired(Expiry::Lifetime) => "DT",
             Self::ClientGone => "DC",
             Self::Malformed(_) => "DPE",
             Self::Denied(_) | Self::DeniedThere(_) | Self::PolicyDenied => "DENY",
@@ -146,6 +163,8 @@ impl Outcome {
             Self::Overflow => Some("the client has as much under way as it may"),
             Self::Limited { reason, .. } => Some(reason),
             Self::TimedOut => Some("route timeout"),
+            Self::Expired(Expiry::Idle) => Some("nothing was carried within idleTimeout"),
+            Self::Expired(Expiry::Lifetime) => Some("maxConnectionDuration has passed"),
             Self::ClientGone => Some("downstream disconnected"),
             Self::Unsupported(what) => Some(what),
             Self::PolicyDenied => Some("connection closed due to policy rejection"),
@@ -158,7 +177,7 @@ impl Outcome {
     /// The body of the answer that the mesh gives itself, in the words Envoy uses.
     pub fn body(&self) -> Cow<'static, str> {
         match self {
-            Self::Complete | Self::ClientGone | Self::Loop => Cow::Borrowed(""),
+            Self::Complete | Self::ClientGone | Self::Loop | Self::Expired(_) => Cow::Borrowed(""),
             Self::PolicyDenied | Self::PolicyChanged(_) => Cow::Borrowed(""),
             Self::Redirected { .. } => Cow::Borrowed(""),
             Self::Denied(_) | Self::DeniedThere(_) => Cow::Borrowed("RBAC: access denied"),
@@ -232,6 +251,8 @@ mod tests {
                  error",
             ),
             (Outcome::TimedOut, 504, "UT", "upstream request timeout"),
+            (Outcome::Expired(Expiry::Idle), 0, "SI", ""),
+            (Outcome::Expired(Expiry::Lifetime), 0, "DT", ""),
             (
                 Outcome::Limited {
                     reason: "too many".into(),
@@ -256,6 +277,7 @@ mod tests {
         let outcome = Outcome::Redirected {
             status: 308,
             location: HeaderValue::from_static("http://elsewhere/"),
+            edits: None,
         };
         assert_eq!((outcome.status(), outcome.flags()), (308, "-"));
         assert_eq!((outcome.reason(), &*outcome.body()), (None, ""));

@@ -181,8 +181,8 @@ pub struct TcpSettings {
     pub max_connections: Option<i32>,
     pub connect_timeout: Option<String>,
     pub tcp_keepalive: Present,
-    pub max_connection_duration: Present,
-    pub idle_timeout: Present,
+    pub max_connection_duration: Option<String>,
+    pub idle_timeout: Option<String>,
 }
 
 /// `connectionPool.http`.
@@ -194,10 +194,19 @@ pub struct HttpSettings {
     pub max_requests_per_connection: Option<i32>,
     pub max_retries: Option<i32>,
     pub idle_timeout: Present,
-    pub h2_upgrade_policy: Present,
-    pub use_client_protocol: Present,
+    pub h2_upgrade_policy: Option<H2Upgrade>,
+    pub use_client_protocol: bool,
     pub max_concurrent_streams: Present,
     pub http2_keep_alive: Present,
+}
+
+/// `connectionPool.http.h2UpgradePolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum H2Upgrade {
+    Default,
+    DoNotUpgrade,
+    Upgrade,
 }
 
 /// `outlierDetection`.

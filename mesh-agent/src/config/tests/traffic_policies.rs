@@ -14,6 +14,7 @@ use crate::model::{
     Ask, Balancer, Cluster, Decision, Limits, Outlier, UpstreamPolicy,
     hashing::{HashKey, TableKind},
     proxy_protocol::ProxyProtocol,
+    upstream::Spoken,
     warmup::Warmup,
 };
 
@@ -197,7 +198,7 @@ fn connection_pool_limits_what_a_client_has_under_way() {
         retries: Some(4),
         requests_per_connection: Some(5),
         connect_timeout: Some(Duration::from_secs(2)),
-        retry_budget: None,
+        ..Limits::default()
     };
     assert_eq!(used(policy).limits, want);
     assert_eq!(used("connectionPool: {}"), UpstreamPolicy::default());
@@ -208,14 +209,36 @@ fn connection_pool_limits_what_a_client_has_under_way() {
 }
 
 #[test]
+fn connection_pool_says_how_long_bytes_are_carried_and_by_what_requests() {
+    let limits = |text: &str| used(&format!("connectionPool: {{{text}}}")).limits;
+    let tcp = limits("tcp: {idleTimeout: 30s, maxConnectionDuration: 1h}");
+    assert_eq!(tcp.idle, Some(Duration::from_secs(30)));
+    assert_eq!(tcp.lifetime, Some(Duration::from_secs(3600)));
+    assert_eq!(limits("tcp: {idleTimeout: 0s}"), Limits::default());
+    for (http, want) in [
+        ("h2UpgradePolicy: UPGRADE", Spoken::Http2),
+        ("h2UpgradePolicy: DO_NOT_UPGRADE", Spoken::Declared),
+        ("h2UpgradePolicy: DEFAULT", Spoken::Declared),
+        ("useClientProtocol: true", Spoken::Clients),
+        (
+            "useClientProtocol: true, h2UpgradePolicy: UPGRADE",
+            Spoken::Clients,
+        ),
+    ] {
+        assert_eq!(limits(&format!("http: {{{http}}}")).spoken, want, "{http}");
+    }
+    let timeout = "connectionPool: {tcp: {maxConnectionDuration: never}}";
+    check_refused(
+        timeout,
+        "tcp.maxConnectionDuration: \"never\" is not a duration",
+    );
+}
+
+#[test]
 fn connection_pool_fields_without_effect_are_reported() {
     for (part, field) in [
         ("tcp", "tcpKeepalive"),
-        ("tcp", "maxConnectionDuration"),
-        ("tcp", "idleTimeout"),
         ("http", "idleTimeout"),
-        ("http", "h2UpgradePolicy"),
-        ("http", "useClientProtocol"),
         ("http", "maxConcurrentStreams"),
         ("http", "http2KeepAlive"),
     ] {
@@ -344,12 +367,11 @@ fn a_subset_overrides_part_by_part() {
 
 #[test]
 fn policy_fields_without_effect_are_reported() {
-    for field in ["tunnel", "proxyProtocol"] {
-        check_unsupported(&format!("{field}: {{}}"), &format!("trafficPolicy.{field}"));
-    }
-    check_unsupported("tls: {mode: MUTUAL}", "trafficPolicy.tls.mode");
-    let of_port = "portLevelSettings: [{port: {number: 80}, tls: {mode: MUTUAL}}]";
-    check_unsupported(of_port, "portLevelSettings[0].tls.mode");
+    check_unsupported("tunnel: {}", "trafficPolicy.tunnel");
+    let tls = "tls: {mode: MUTUAL, credentialName: 'configmap://a'}";
+    check_unsupported(tls, "trafficPolicy.tls.credentialName");
+    let of_port = format!("portLevelSettings: [{{port: {{number: 80}}, {tls}}}]");
+    check_unsupported(&of_port, "portLevelSettings[0].tls.credentialName");
 }
 
 #[test]

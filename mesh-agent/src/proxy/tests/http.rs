@@ -350,6 +350,7 @@ async fn a_redirect_is_answered_and_counted() {
         host: Some("elsewhere".into()),
         port: Some(80),
         path: None,
+        edits: None,
     }));
     let rules = vec![rule(vec![(1, redirect)], None)];
     let vip = mesh.service(1, Protocol::Http, cluster(&[]), rules).await;
