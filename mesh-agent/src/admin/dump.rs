@@ -139,6 +139,7 @@ fn rule(rule: &HttpRule) -> Value {
                 cluster,
                 edits,
                 rewrite,
+                treatment: _,
             } => json!({
                 "weight": weight,
                 "cluster": cluster.istio_name(),

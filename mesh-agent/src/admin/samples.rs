@@ -227,6 +227,7 @@ fn canary(to: &Arc<Cluster>) -> HttpRule {
             cluster: Arc::clone(to),
             edits: None,
             rewrite: None,
+            treatment: None,
         }],
         weights: vec![100],
         schedule: Schedule::new(&[100], Default::default()),

@@ -123,19 +123,46 @@ impl Compiler<'_, '_> {
         } else {
             let weights = rule.backends.iter().map(|one| one.weight).collect();
             let all = rule.backends.iter();
-            let compile = |one| self.backend(one, &rule.name, status);
+            let compile = |one| self.treated(one, rule, status);
             (all.map(compile).collect(), weights)
         };
+        let mirrors = self.mirrors(&rule.mirrors, &rule.name, status);
+        let treatment = treatment(&rule.treatment, mirrors);
+        let of = (index, &rule.name, rule.timeout);
+        self.rule(of, Vec::new(), drawn, treatment)
+    }
+
+    /// A backend with what is done with its requests, if it says anything about that itself.
+    fn treated(&mut self, one: &BackendFacts, rule: &RouteRuleFacts, status: u16) -> Backend {
+        let mut backend = self.backend(one, &rule.name, status);
+        if let Backend::Cluster { treatment, .. } = &mut backend
+            && !(one.mirrors.is_empty() && one.cors.is_none())
+        {
+            let all = [&*rule.mirrors, &*one.mirrors].concat();
+            let facts = TreatmentFacts {
+                cors: one.cors.clone().or_else(|| rule.treatment.cors.clone()),
+                ..rule.treatment.clone()
+            };
+            *treatment = self::treatment(&facts, self.mirrors(&all, &rule.name, status));
+        }
+        backend
+    }
+
+    /// Where copies of requests go; what is missing gets none.
+    fn mirrors(
+        &mut self,
+        facts: &[(BackendFacts, Share)],
+        rule: &Arc<str>,
+        status: u16,
+    ) -> Vec<Mirror> {
         self.sharing = Sharing::Copies;
-        let mirrors = rule.mirrors.iter().filter_map(|(one, share)| {
-            let backend = self.backend(one, &rule.name, status);
+        let mirrors = facts.iter().filter_map(|(one, share)| {
+            let backend = self.backend(one, rule, status);
             mirror(backend, *share)
         });
         let mirrors = mirrors.collect();
         self.sharing = Sharing::Requests;
-        let treatment = treatment(&rule.treatment, mirrors);
-        let of = (index, &rule.name, rule.timeout);
-        self.rule(of, Vec::new(), drawn, treatment)
+        mirrors
     }
 
     fn rule(
@@ -231,6 +258,7 @@ impl Compiler<'_, '_> {
                 cluster,
                 edits: destination.edits.clone(),
                 rewrite: destination.rewrite.clone(),
+                treatment: None,
             },
             None => self.missing(503, field.clone(), "there is no such cluster", "", rule),
         }
@@ -264,6 +292,7 @@ impl Compiler<'_, '_> {
                 cluster,
                 edits: backend.edits.clone(),
                 rewrite: backend.rewrite.clone(),
+                treatment: None,
             },
             None => {
                 let text = match self.catalog.service(&hostname).is_some() {

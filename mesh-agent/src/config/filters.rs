@@ -136,7 +136,7 @@ impl FilterReader<'_> {
                 let wanted = wanted.ok_or_else(|| unset("urlRewrite"))?;
                 into.rewrite = Some(self.rewrite(wanted)?);
             }
-            ("RequestMirror", _) if !self.of_backend => {
+            ("RequestMirror", RouteKind::Http | RouteKind::Grpc) => {
                 let wanted = filter.request_mirror.as_ref();
                 let wanted = wanted.ok_or_else(|| unset("requestMirror"))?;
                 let share = mirrored(wanted)?;
@@ -146,12 +146,12 @@ impl FilterReader<'_> {
                         .push((wanted.backend_ref.clone(), share, field));
                 }
             }
-            ("CORS", RouteKind::Http) if !self.of_backend => {
+            ("CORS", RouteKind::Http) => {
+                if into.cors.is_some() {
+                    return Err("there is a CORS filter already".to_owned());
+                }
                 let wanted = filter.cors.as_ref().ok_or_else(|| unset("cors"))?;
                 into.cors = Some(cors(wanted)?);
-            }
-            (kind @ ("RequestMirror" | "CORS"), _) if self.of_backend => {
-                return Err(format!("{kind} on a backend is not supported yet"));
             }
             (kind, _) => return Err(format!("{kind} is not supported yet")),
         }

@@ -16,7 +16,7 @@ use super::{
     problem::{Origin, Problem, Severity, code},
 };
 use crate::model::{
-    HttpRoutes, HttpRule, ObjectRef, Protocol, ServiceName, Treatment,
+    Backend, HttpRoutes, HttpRule, ObjectRef, Protocol, ServiceName, Treatment,
     limit::{Rate, RateLimit},
 };
 
@@ -158,11 +158,22 @@ impl RateLimits {
             let limits = limits(rule);
             let mut rule = rule.clone();
             if !limits.is_empty() {
-                let last = rule.treatment.as_deref().cloned();
-                rule.treatment = Some(Arc::new(Treatment {
-                    limits,
-                    ..last.unwrap_or_default()
-                }));
+                let limited = |last: Option<&Treatment>| {
+                    Arc::new(Treatment {
+                        limits: limits.clone(),
+                        ..last.cloned().unwrap_or_default()
+                    })
+                };
+                for backend in &mut rule.backends {
+                    if let Backend::Cluster {
+                        treatment: Some(own),
+                        ..
+                    } = backend
+                    {
+                        *own = limited(Some(&**own));
+                    }
+                }
+                rule.treatment = Some(limited(rule.treatment.as_deref()));
             }
             rule
         };

@@ -19,8 +19,8 @@ use super::{
     treatment::TreatmentFacts,
 };
 use crate::model::{
-    HeaderEdits, HttpMatch, NamePattern, ServiceName, Share, TextMatch, UrlRewrite, path::PathRank,
-    text::FullRegex,
+    Cors, HeaderEdits, HttpMatch, NamePattern, ServiceName, Share, TextMatch, UrlRewrite,
+    path::PathRank, text::FullRegex,
 };
 
 /// Which kind of route it is. The greater wins where both are attached to one port.
@@ -136,6 +136,10 @@ pub(super) struct BackendFacts {
     pub(super) weight: u32,
     pub(super) edits: Option<Arc<HeaderEdits>>,
     pub(super) rewrite: Option<Arc<UrlRewrite>>,
+    /// Where copies of its own requests go.
+    pub(super) mirrors: Vec<(BackendFacts, Share)>,
+    /// What it says to pages of other origins, if the rule says nothing.
+    pub(super) cors: Option<Cors>,
     pub(super) field: String,
 }
 
@@ -271,6 +275,7 @@ impl RuleReader<'_> {
     ) -> BackendFacts {
         let mut filters = Filters {
             refused: None,
+            mirrors: Vec::new(),
             ..of_rule.clone()
         };
         self.filters(prefixes, true)
@@ -281,7 +286,7 @@ impl RuleReader<'_> {
             .namespace
             .as_deref()
             .map_or_else(|| Arc::clone(&self.meta.namespace), Into::into);
-        let target = match (filters.refused, backend.port) {
+        let target = match (filters.refused.take(), backend.port) {
             (Some(reason), _) => Err(Unusable::Filter(reason)),
             _ if kind != "Service" || !matches!(group, "" | "core") => {
                 Err(Unusable::Kind(kind.into()))
@@ -302,12 +307,15 @@ impl RuleReader<'_> {
                 "name a Service and its port",
             );
         }
+        let mirrors = self.mirrors(&filters);
         let edits = filters.edits;
         BackendFacts {
             target,
             weight,
             edits: (!edits.is_empty()).then(|| Arc::new(edits)),
             rewrite: filters.rewrite.map(Arc::new),
+            mirrors,
+            cors: filters.cors.filter(|_| of_rule.cors.is_none()),
             field,
         }
     }

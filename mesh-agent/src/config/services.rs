@@ -415,6 +415,7 @@ impl PortMaker<'_, '_> {
                 cluster: Arc::clone(cluster),
                 edits: None,
                 rewrite: None,
+                treatment: None,
             }],
             schedule: Schedule::new(&[1], Position::default()),
             weights: vec![1],

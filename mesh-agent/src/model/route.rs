@@ -110,6 +110,8 @@ pub enum Backend {
         edits: Option<Arc<HeaderEdits>>,
         /// What the endpoint sees instead of the request's URL, if that changes.
         rewrite: Option<Arc<UrlRewrite>>,
+        /// What else is done with its requests, if that is not what the rule says.
+        treatment: Option<Arc<Treatment>>,
     },
     /// Elsewhere: the client is told where.
     Redirect(Arc<Redirect>),
@@ -246,7 +248,9 @@ impl HttpRule {
     /// Whether requests are only sent on, redirected without more ado, or refused.
     pub(super) fn is_plain(&self) -> bool {
         let plain = |backend: &Backend| match backend {
-            Backend::Cluster { cluster, .. } => cluster.upstream.is_none(),
+            Backend::Cluster {
+                cluster, treatment, ..
+            } => cluster.upstream.is_none() && treatment.is_none(),
             Backend::Redirect(redirect) => redirect.edits.is_none(),
             Backend::Answer(_) => false,
             Backend::Refused(_) => true,
@@ -269,7 +273,7 @@ impl HttpRule {
             .as_ref()
             .and_then(|treatment| treatment.cors.as_ref());
         let Some(cors) = cors else {
-            return self.draw(head, met);
+            return self.drawn(head, met);
         };
         match cors.decide(head.method, head.headers) {
             CorsDecision::Pass => self.draw(head, met),
@@ -283,6 +287,19 @@ impl HttpRule {
                 }
                 other => other,
             },
+        }
+    }
+
+    /// As [`draw`](Self::draw); preflights are answered if the backend that is drawn says how.
+    fn drawn(&self, head: &RequestHead<'_>, met: Option<&HttpMatch>) -> Decision {
+        let decision = self.draw(head, met);
+        let Decision::Forward { treatment, .. } = &decision else {
+            return decision;
+        };
+        let cors = treatment.as_ref().and_then(|own| own.cors.as_ref());
+        match cors.map(|cors| cors.decide(head.method, head.headers)) {
+            Some(CorsDecision::Answer(answer)) => self.answer(answer),
+            Some(CorsDecision::Pass | CorsDecision::Mark(_)) | None => decision,
         }
     }
 
@@ -306,6 +323,7 @@ impl HttpRule {
                 cluster,
                 edits,
                 rewrite,
+                treatment,
             } => match rewrite.as_ref().map(|one| one.apply(head.uri, met)) {
                 Some(Err(error)) => {
                     self.refuse(500, format!("{}: rewritten: {error}", self.origin))
@@ -316,7 +334,7 @@ impl HttpRule {
                     timeout: self.timeout,
                     edits: edits.clone(),
                     rewritten: rewritten.and_then(Result::ok).map(Box::new),
-                    treatment: self.treatment.clone(),
+                    treatment: treatment.as_ref().or(self.treatment.as_ref()).cloned(),
                 },
             },
             Backend::Answer(answer) => Decision::Answer {

@@ -299,6 +299,67 @@ fn request_mirror_copies_all_or_a_share() {
     }
 }
 
+/// What else is done with requests to each of two backends, the second with filters of its own.
+#[track_caller]
+fn of_backends(of_rule: &str, own: &str) -> [Option<std::sync::Arc<crate::model::Treatment>>; 2] {
+    let rule = format!(
+        "{{filters: [{of_rule}], backendRefs: [{{name: web-v1, port: 80}}, {{name: web-v2, port: 80, filters: [{own}]}}]}}"
+    );
+    let mesh = Mesh::new(&(gateway("name: web", &rule) + &backends()));
+    mesh.check_problems(&[]);
+    [(); 2].map(
+        |()| match mesh.decide("client", WEB, "GET", "/", &HeaderMap::new()) {
+            crate::model::Decision::Forward { treatment, .. } => treatment,
+            other => panic!("{other:?}"),
+        },
+    )
+}
+
+#[test]
+fn request_mirror_on_a_backend_copies_its_own_requests_besides_the_rules() {
+    let mirror = |name: &str| {
+        format!(
+            "{{type: RequestMirror, requestMirror: {{backendRef: {{name: {name}, port: 80}}}}}}"
+        )
+    };
+    let [first, second] = of_backends("", &mirror("web-v1"));
+    assert!(first.is_none());
+    assert_eq!(second.unwrap().mirrors.len(), 1);
+    let [first, second] = of_backends(&mirror("web-v2"), &mirror("web-v1"));
+    assert_eq!(first.unwrap().mirrors.len(), 1);
+    let names = second.unwrap();
+    let names = names.mirrors.iter().map(|one| &*one.cluster.service.name);
+    assert_eq!(names.collect::<Vec<_>>(), ["web-v2", "web-v1"]);
+}
+
+#[test]
+fn cors_on_a_backend_answers_its_share_of_preflights() {
+    let cors = "{type: CORS, cors: {allowOrigins: [\"https://a\"]}}";
+    let [first, second] = of_backends("", cors);
+    assert!(first.is_none());
+    assert!(second.unwrap().cors.is_some());
+    let rule = format!(
+        "{{backendRefs: [{{name: web-v1, port: 80, weight: 0}}, {{name: web-v2, port: 80, filters: [{cors}]}}]}}"
+    );
+    let mesh = Mesh::new(&(gateway("name: web", &rule) + &backends()));
+    let mut headers = HeaderMap::new();
+    headers.insert("origin", HeaderValue::from_static("https://a"));
+    let method = HeaderValue::from_static("PUT");
+    headers.insert("access-control-request-method", method);
+    match mesh.decide("client", WEB, "OPTIONS", "/", &headers) {
+        crate::model::Decision::Answer { answer, .. } => {
+            assert_eq!(answer.headers["access-control-allow-origin"], "https://a");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(!mesh.service("default", "web").ports[0].is_plain("default"));
+    let rule = format!(
+        "{{filters: [{cors}], backendRefs: [{{name: web-v1, port: 80, filters: [{cors}]}}]}}"
+    );
+    let mesh = Mesh::new(&(gateway("name: web", &rule) + &backends()));
+    mesh.check_problems(&["backendRefs[0].filters[0]: there is a CORS filter already"]);
+}
+
 #[test]
 fn request_mirror_is_refused_where_it_means_nothing() {
     for (mirror, want) in [

@@ -68,6 +68,7 @@ fn rule(name: &str, matches: Vec<HttpMatch>, weights: &[(&str, u32)]) -> HttpRul
                 cluster: cluster(subset),
                 edits: None,
                 rewrite: None,
+                treatment: None,
             })
             .collect(),
         schedule: Schedule::new(&weighted, Position::default()),

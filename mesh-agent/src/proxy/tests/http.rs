@@ -392,6 +392,7 @@ async fn a_rewritten_request_is_what_the_endpoint_sees() {
             authority: Some("inside".parse().expect("a host")),
             path: Some(PathEdit::full("/new").expect("a path")),
         })),
+        treatment: None,
     };
     let rules = vec![rule(vec![(1, backend)], None)];
     let vip = mesh.service(1, Protocol::Http, cluster(&[]), rules).await;

@@ -152,6 +152,7 @@ pub(super) fn to(cluster: Arc<Cluster>) -> Backend {
         cluster,
         edits: None,
         rewrite: None,
+        treatment: None,
     }
 }
 
