@@ -44,7 +44,7 @@ use self::{
 use crate::{
     admin::{self, Desk, Successor, Views, Wish},
     datapath::{self, ABI_VERSION, Datapath, DatapathSettings, Stop},
-    identity::Alpn,
+    identity::{Alpn, KeySets},
     proxy::{Http1Engine, Proxy, ProxySettings, ProxyView, Shared},
     settings::{AccessLog, Http1, LogForm, OnAgentDeath, RunSettings, Tunnel},
     tasks::Tasks,
@@ -125,6 +125,7 @@ impl Agent {
         } = Box::pin(source::start(settings, &tasks)).await?;
         let Started { identities, remote } = authority::start(settings, &tasks).await?;
         credentials::start(settings, &identities).await?;
+        let keys = KeySets::start(snapshot.clone(), &tasks);
 
         let policy = stopping::policy(settings, &tasks).await;
 
@@ -145,6 +146,7 @@ impl Agent {
                     report,
                     source,
                     identities,
+                    keys,
                     telemetry: telemetry.clone(),
                     datapath: unfit::observe(&error),
                     proxy: Arc::new(ProxyView::default),
@@ -175,6 +177,7 @@ impl Agent {
             Shared {
                 snapshot: snapshot.clone(),
                 identities: identities.clone(),
+                keys: keys.clone(),
                 connector,
                 telemetry: telemetry.clone(),
                 tasks: tasks.clone(),
@@ -193,6 +196,7 @@ impl Agent {
             report,
             source,
             identities: identities.clone(),
+            keys,
             telemetry: telemetry.clone(),
             datapath: observe_datapath(&datapath),
             proxy: {

@@ -54,6 +54,16 @@ pub const TARGETS: &[(&str, Target, &[&[u8]])] = &[
         &[b"\x0a\x1b-----BEGIN CERTIFICATE-----"],
     ),
     (
+        "token",
+        identity::fuzzing::token,
+        &[identity::fuzzing::TOKEN_SEED],
+    ),
+    (
+        "token_keys",
+        identity::fuzzing::keys,
+        &[identity::fuzzing::KEYS_SEED],
+    ),
+    (
         "manifests",
         config::fuzzing::manifests,
         config::fuzzing::SEEDS,

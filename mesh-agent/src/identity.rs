@@ -30,10 +30,12 @@ mod ca;
 mod ciphers;
 mod credentials;
 mod custody;
+mod fetch;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod issue;
 mod keep;
+mod key_sets;
 mod lasting;
 mod origination;
 mod originations;
@@ -45,19 +47,24 @@ mod rotate;
 mod server_names;
 mod signer;
 mod tls;
+mod token;
 mod trust;
 mod verify;
 
+#[cfg(test)]
+pub(crate) use self::token::samples as token_samples;
 pub use self::{
     ca::{AuthorityError, CertificateAuthority},
     credentials::{CredentialSources, Reading, Sealed, SecretError, SecretFields, Secrets},
     issue::{Answer, Authority, Chain, IssueError},
     keep::Keep,
+    key_sets::{KeySetView, KeySets},
     origination::OriginationError,
     remote::{RemoteAuthority, RemoteError, RemoteSettings},
     roots::{RootView, RootsError, fingerprint, parse_roots},
     signer::{RootPem, SignError, Signer, SignerPem, certificate_facts},
     tls::Alpn,
+    token::TokenCache,
     verify::{PeerError, peer, refusal},
 };
 use self::{issue::Issued, originations::Originations, trust::Trust};

@@ -33,6 +33,7 @@ pub mod shared_map;
 pub mod snapshot;
 pub mod spiffe;
 pub mod text;
+pub mod token;
 pub mod treatment;
 pub mod upstream;
 pub mod visibility;

@@ -84,7 +84,7 @@ use self::{
 };
 use crate::{
     datapath::{Connector, PodSockets},
-    identity::{Alpn, Identities},
+    identity::{Alpn, Identities, KeySets},
     model::{Snapshot, WorkloadUid},
     tasks::Tasks,
     telemetry::Telemetry,
@@ -134,6 +134,8 @@ pub struct Shared {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// Whom the workloads here are.
     pub identities: Identities,
+    /// The keys by which tokens are verified.
+    pub keys: KeySets,
     /// Opens connections from pods.
     pub connector: Connector,
     /// Counts.

@@ -36,5 +36,6 @@ mod routes;
 mod scale;
 mod seeds;
 mod slice;
+mod tokens;
 mod traffic;
 mod upgrade;

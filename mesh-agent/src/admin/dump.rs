@@ -66,6 +66,7 @@ fn workload(pod: &Workload) -> Value {
         "probePorts": pod.probe_ports,
         "inbound": { "mode": mode, "ports": ports },
         "authorizationPolicies": pods::policies(pod),
+        "requestAuthentications": pods::authentications(pod),
     })
 }
 

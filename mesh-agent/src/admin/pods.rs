@@ -138,6 +138,12 @@ pub(super) fn policies(pod: &Workload) -> Vec<Value> {
     policies.map(row).collect()
 }
 
+/// The RequestAuthentications that are for `pod`, in the order in which they are asked.
+pub(super) fn authentications(pod: &Workload) -> Vec<&str> {
+    let names = pod.inbound.authentication.names();
+    names.map(|name| &**name).collect()
+}
+
 /// What `pod` accepts: its mode, and those ports that differ.
 pub(super) fn modes(pod: &Workload) -> (&'static str, BTreeMap<u16, &'static str>) {
     let ports = pod.inbound.ports.iter();

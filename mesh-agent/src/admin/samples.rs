@@ -14,7 +14,7 @@ use super::{hand_over::HandOver, views::Views};
 use crate::{
     config::{KindState, Origin, Problem, Report, Severity, SourceKind, SourceState},
     datapath::{ExistingConnection, Hook, NetnsId, Observation, PodObservation},
-    identity::{CertificateAuthority, Identities},
+    identity::{CertificateAuthority, Identities, KeySets},
     model::{
         Backend, Cluster, Endpoint, HttpRoutes, HttpRule, InboundPolicy, MtlsMode, ObjectRef,
         OpaquePort, Protocol, Schedule, Service, ServiceName, ServicePort, Snapshot, SpiffeId,
@@ -101,6 +101,7 @@ impl Sample {
             report: report.subscribe(),
             source: watch::Sender::new(Arc::new(source())).subscribe(),
             identities: Identities::new(authority, Duration::from_secs(3600), tasks.clone()),
+            keys: KeySets::default(),
             telemetry: Telemetry::new(AccessLogFormat::Off),
             datapath: reader(&observation),
             proxy: reader(&proxy),

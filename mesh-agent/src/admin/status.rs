@@ -17,7 +17,7 @@ use super::{pods, readiness, views::Views};
 use crate::{
     config::{Severity, SourceState},
     datapath::{ExistingConnection, Observation, PodObservation},
-    identity::{CertificateState, CertificateView},
+    identity::{CertificateState, CertificateView, KeySetView},
     model::{Snapshot, Workload, WorkloadUid},
     proxy::ProxyView,
     tasks::Tasks,
@@ -36,6 +36,23 @@ pub(super) fn status(views: &Views, tasks: &Tasks) -> Value {
             .iter()
             .map(|certificate| certificate_row(certificate, now))
             .collect::<Vec<_>>(),
+        "keySets": views
+            .keys
+            .list()
+            .iter()
+            .map(|keys| key_set_row(keys, now))
+            .collect::<Vec<_>>(),
+    })
+}
+
+/// The keys of an issuer; none if they were never fetched.
+fn key_set_row(keys: &KeySetView, now: SystemTime) -> Value {
+    json!({
+        "url": *keys.place.url,
+        "discovered": keys.place.discover,
+        "keys": keys.keys,
+        "fetchedSecondsAgo": keys.fetched.map(|at| age(at, now).as_secs()),
+        "error": keys.error.as_deref(),
     })
 }
 
@@ -225,6 +242,7 @@ fn add_promises(
     let (mode, ports) = pods::modes(pod);
     row["inbound"] = json!({ "mode": mode, "ports": ports });
     row["authorizationPolicies"] = pods::policies(pod).into();
+    row["requestAuthentications"] = pods::authentications(pod).into();
     row["identity"] = pod.identity.as_str().into();
     row["certificate"] = certificate.map_or(Value::Null, |it| certificate_row(it, now));
 }

@@ -10,7 +10,7 @@ use super::hand_over::HandOver;
 use crate::{
     config::{Report, SourceState},
     datapath::Observation,
-    identity::Identities,
+    identity::{Identities, KeySets},
     model::Snapshot,
     proxy::ProxyView,
     telemetry::{LogLevel, Telemetry},
@@ -28,6 +28,8 @@ pub struct Views {
     pub source: watch::Receiver<Arc<SourceState>>,
     /// Certificates.
     pub identities: Identities,
+    /// The keys by which tokens are verified.
+    pub keys: KeySets,
     /// Metrics.
     pub telemetry: Telemetry,
     /// Reads the kernel.

@@ -223,11 +223,31 @@ pub(super) fn status(answer: &Value) -> String {
         cell(&node["droppedLogLines"]),
         cell(&node["droppedAccessLogLines"]),
     ));
+    text.push_str(&key_sets(&answer["keySets"]));
     text.push_str(&format!(
         "Kernel:   {}\n\n",
         counters(&node["kernelCounters"])
     ));
     text.push_str(&pods(&answer["pods"]));
+    text
+}
+
+/// The keys of issuers whose tokens are known here.
+fn key_sets(rows: &Value) -> String {
+    let mut text = String::new();
+    for row in rows.as_array().into_iter().flatten() {
+        let url = cell(&row["url"]);
+        let state = if row["keys"].is_null() {
+            "never fetched: tokens of its issuer are refused".to_owned()
+        } else {
+            let age = seconds(&row["fetchedSecondsAgo"]);
+            format!("{} keys, fetched {age} ago", cell(&row["keys"]))
+        };
+        text.push_str(&format!("Keys:     {url}: {state}\n"));
+        if !row["error"].is_null() {
+            text.push_str(&format!("          - {}\n", cell(&row["error"])));
+        }
+    }
     text
 }
 

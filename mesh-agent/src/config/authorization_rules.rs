@@ -11,8 +11,11 @@ use super::{
     facts::Findings,
     problem::{Severity, code},
 };
-use crate::model::authorization::{
-    Clause, Condition, HostPattern, Operation, PathPattern, Pattern, Rule, Source,
+use crate::model::{
+    authorization::{
+        Clause, Condition, HostPattern, Operation, PathPattern, Pattern, Rule, Source,
+    },
+    token::TokenPart,
 };
 
 /// What may stand in `when`.
@@ -111,9 +114,7 @@ impl Compiler<'_> {
         }
         let identity = [principals, namespaces, accounts, domains];
         self.warn_of_plaintext(&identity);
-        if !tokens.is_empty() {
-            self.unknowable(&tokens.field(), "JSON web tokens are not checked yet");
-        }
+        self.warn_of_anonymous(&tokens);
         self.note_remote(&far);
         Source {
             principals: self.principals(principals),
@@ -124,7 +125,7 @@ impl Compiler<'_> {
                 values::networks(near, self.findings),
                 values::networks(far, self.findings),
             ],
-            unknowable: !tokens.is_empty(),
+            request_principals: values::patterns(tokens, self.findings),
         }
     }
 
@@ -217,20 +218,15 @@ impl Compiler<'_> {
                 values::patterns(lists, self.findings),
             ));
         }
-        let claims = key.starts_with("request.auth.claims[") && key.ends_with(']');
-        let tokens = [
-            "request.auth.principal",
-            "request.auth.audiences",
-            "request.auth.presenter",
-        ];
-        if claims || tokens.contains(&key) {
+        if let Some(part) = token_part(key) {
             if self.action == ActionSpec::Custom {
                 let text = "a CUSTOM policy cannot ask for tokens";
                 self.findings
                     .reject(field, text, "ask for them in another policy");
             }
-            self.unknowable(field, "JSON web tokens are not checked yet");
-            return Some(Condition::Unknowable);
+            self.warn_of_anonymous(&lists);
+            let clause = values::patterns(lists, self.findings);
+            return Some(Condition::Token(part, clause));
         }
         if key.starts_with("experimental.envoy.filters.") {
             self.unknowable(field, "there is no Envoy whose filters could tell");
@@ -268,6 +264,20 @@ impl Compiler<'_> {
         );
     }
 
+    /// A request without a token is in no list, so it passes all that only say who must not.
+    fn warn_of_anonymous(&mut self, lists: &Lists<'_>) {
+        if lists.wants() || !lists.excludes() || self.action != ActionSpec::Allow {
+            return;
+        }
+        self.findings.add(
+            Severity::Warning,
+            code::OPEN_TO_PLAINTEXT,
+            lists.not_field(),
+            "requests without a token are not excluded by it: they are allowed",
+            "add requestPrincipals: [\"*\"] beside it",
+        );
+    }
+
     /// A peer without an identity is in no list, so it passes all that only say who must not.
     fn warn_of_plaintext(&mut self, identity: &[Lists<'_>]) {
         let wants = identity.iter().any(|lists| lists.wants());
@@ -284,4 +294,18 @@ impl Compiler<'_> {
             "add principals: [\"*\"] beside it, or make mutual TLS STRICT",
         );
     }
+}
+
+/// What of a token a key names.
+fn token_part(key: &str) -> Option<TokenPart> {
+    let rest = key.strip_prefix("request.auth.")?;
+    match rest {
+        "principal" => return Some(TokenPart::Principal),
+        "audiences" => return Some(TokenPart::Audiences),
+        "presenter" => return Some(TokenPart::Presenter),
+        _ => {}
+    }
+    let names = rest.strip_prefix("claims[")?.strip_suffix(']')?;
+    let names: Vec<String> = names.split("][").map(str::to_owned).collect();
+    (!names.iter().any(String::is_empty)).then_some(TokenPart::Claim(names))
 }

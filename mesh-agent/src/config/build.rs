@@ -38,6 +38,7 @@ pub(super) struct Joined {
     services: Services,
     references: References,
     selected: Selected,
+    selected_for_tokens: Selected,
 }
 
 impl Joined {
@@ -50,6 +51,7 @@ impl Joined {
             services: Services::default(),
             references: References::default(),
             selected: Selected::default(),
+            selected_for_tokens: Selected::default(),
         }
     }
 
@@ -65,6 +67,7 @@ impl Joined {
             &shelves.policies,
             &shelves.mesh_policies,
             &shelves.authorization_policies,
+            &shelves.request_authentications,
             &shelves.services,
             &settings.root_namespace,
         );
@@ -75,6 +78,7 @@ impl Joined {
             services,
             references,
             selected,
+            selected_for_tokens,
         } = self;
         let touched = pods.update(shelves, settings, &composer, dirty);
         let domain = &settings.cluster_domain;
@@ -89,8 +93,13 @@ impl Joined {
         entries.problems(shelves, &mut problems);
         references.update(shelves, settings, endpoints, pods, dirty, &touched);
         references.check(shelves, pods, &mut problems);
-        selected.update(shelves, &settings.root_namespace, pods, dirty, &touched);
-        selected.check(shelves, &settings.root_namespace, pods, &mut problems);
+        let (root, changes) = (&settings.root_namespace, (dirty, &touched));
+        let guards = &shelves.authorization_policies;
+        selected.update(guards, shelves, root, pods, changes);
+        selected.check(guards, root, pods, &mut problems);
+        let tokens = &shelves.request_authentications;
+        selected_for_tokens.update(tokens, shelves, root, pods, changes);
+        selected_for_tokens.check(tokens, root, pods, &mut problems);
         problems.into_iter().collect()
     }
 

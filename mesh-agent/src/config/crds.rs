@@ -22,6 +22,7 @@ use super::{
     authorization::AuthorizationPolicySpec,
     istio::{DestinationRuleSpec, ServiceEntrySpec, VirtualServiceSpec, WorkloadEntrySpec},
     rate_limit::LocalRateLimitSpec,
+    request_authentication::RequestAuthenticationSpec,
     security::{PeerAuthenticationSpec, PolicySpec},
 };
 
@@ -42,7 +43,7 @@ struct Shape {
     columns: &'static [(&'static str, &'static str, &'static str)],
 }
 
-const SHAPES: [Shape; 9] = [
+const SHAPES: [Shape; 10] = [
     Shape {
         group: "networking.istio.io",
         kind: "VirtualService",
@@ -111,6 +112,16 @@ const SHAPES: [Shape; 9] = [
         versions: &["v1", "v1beta1"],
         spec: spec::<AuthorizationPolicySpec>,
         columns: &[("Action", "string", ".spec.action"), AGE],
+    },
+    Shape {
+        group: "security.istio.io",
+        kind: "RequestAuthentication",
+        plural: "requestauthentications",
+        short: Some("ra"),
+        scope: "Namespaced",
+        versions: &["v1", "v1beta1"],
+        spec: spec::<RequestAuthenticationSpec>,
+        columns: &[AGE],
     },
     Shape {
         group: "authentication.istio.io",

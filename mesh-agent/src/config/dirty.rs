@@ -65,6 +65,7 @@ impl Dirty {
             }
             Kind::PeerAuthentication
             | Kind::AuthorizationPolicy
+            | Kind::RequestAuthentication
             | Kind::Policy
             | Kind::MeshPolicy => {
                 self.policies.insert((kind, name));

@@ -14,6 +14,7 @@ pub const SEEDS: &[&[u8]] = &[
     b"---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec: {hosts: [s], http: [{match: [{uri: {regex: '/a.*'}}], route: [{destination: {host: s, subset: v1}, weight: 3}]}]}\n",
     b"---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec: {parentRefs: [{kind: Service, group: '', name: s}], rules: [{backendRefs: [{name: s, port: 80}]}]}\n",
     b"---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: q}\nspec: {mtls: {mode: STRICT}}\n",
+    b"---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: t}\nspec: {jwtRules: [{issuer: 'https://i', fromHeaders: [{name: x, prefix: 'b '}], outputClaimToHeaders: [{header: y, claim: z}]}]}\n",
     b"{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [{\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \"metadata\": {\"name\": \"a\"}}]}",
 ];
 

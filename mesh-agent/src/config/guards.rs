@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Which AuthorizationPolicies are for which pod.
+//! Which AuthorizationPolicies and RequestAuthentications are for which pod.
 //!
 //! Those of the pod's namespace and of the root namespace, by labels or by the Services that the
 //! pod is behind. Knows nothing of rules. Invariant: pods with the same policies share one value.
@@ -12,9 +12,10 @@ use std::{
 };
 
 use super::{
-    authorization_facts::{Aim, AuthorizationFacts},
+    aim::Aim,
+    authorization_facts::AuthorizationFacts,
     dirty::Dirty,
-    facts::{Findings, Name, Shelf},
+    facts::{Findings, Meta, Name, Shelf},
     index::Shelves,
     object::Kind,
     pod::PodFacts,
@@ -22,24 +23,92 @@ use super::{
     problem::{Origin, Problem, Severity, code},
     selection::has_labels,
     service::{ServiceFacts, Target},
+    token_rules::RequestAuthenticationFacts,
 };
-use crate::model::authorization::{Attached, Authorization};
+use crate::model::{
+    authorization::{Attached, Authorization},
+    token::{AttachedRules, Authentication},
+};
+
+/// Ports of a pod, if not all.
+type Ports = Option<Arc<[u16]>>;
+
+/// A kind of policy that is for pods.
+pub(super) trait Guard: PartialEq + Sized {
+    /// What a pod's policies of the kind make up.
+    type Made;
+
+    const KIND: Kind;
+
+    fn meta(&self) -> &Meta;
+
+    fn aim(&self) -> &Aim;
+
+    fn make<'a>(attached: impl Iterator<Item = (&'a Self, Ports)>) -> Self::Made
+    where
+        Self: 'a;
+}
+
+impl Guard for AuthorizationFacts {
+    type Made = Authorization;
+
+    const KIND: Kind = Kind::AuthorizationPolicy;
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn aim(&self) -> &Aim {
+        &self.aim
+    }
+
+    fn make<'a>(attached: impl Iterator<Item = (&'a Self, Ports)>) -> Authorization {
+        let attached = attached.map(|(facts, ports)| Attached {
+            policy: Arc::clone(&facts.policy),
+            ports,
+        });
+        Authorization::new(attached.collect())
+    }
+}
+
+impl Guard for RequestAuthenticationFacts {
+    type Made = Authentication;
+
+    const KIND: Kind = Kind::RequestAuthentication;
+
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn aim(&self) -> &Aim {
+        &self.aim
+    }
+
+    fn make<'a>(attached: impl Iterator<Item = (&'a Self, Ports)>) -> Authentication {
+        let attached = attached.map(|(facts, ports)| AttachedRules {
+            name: format!("{}/{}", facts.meta.namespace, facts.meta.name).into(),
+            rules: facts.rules.clone(),
+            ports,
+        });
+        Authentication::new(attached.collect())
+    }
+}
 
 /// A policy's place in the list, and the ports that it is about, if not all.
-type Place = (usize, Option<Arc<[u16]>>);
+type Place = (usize, Ports);
 
 /// Tells the policies of pods.
-pub(super) struct Guards<'a> {
-    policies: Vec<(&'a AuthorizationFacts, &'a Origin)>,
+pub(super) struct Guards<'a, T: Guard> {
+    policies: Vec<(&'a T, &'a Origin)>,
     by_namespace: HashMap<&'a str, Vec<usize>>,
     everywhere: Vec<usize>,
     services: &'a Shelf<ServiceFacts>,
-    made: RefCell<HashMap<Vec<Place>, Arc<Authorization>>>,
+    made: RefCell<HashMap<Vec<Place>, Arc<T::Made>>>,
 }
 
-impl<'a> Guards<'a> {
+impl<'a, T: Guard> Guards<'a, T> {
     pub(super) fn new(
-        policies: &'a Shelf<AuthorizationFacts>,
+        policies: &'a Shelf<T>,
         services: &'a Shelf<ServiceFacts>,
         root_namespace: &str,
     ) -> Self {
@@ -47,7 +116,7 @@ impl<'a> Guards<'a> {
         let mut by_namespace: HashMap<&str, Vec<usize>> = HashMap::new();
         let mut everywhere = Vec::new();
         for (index, (policy, _)) in policies.iter().enumerate() {
-            match (&policy.aim, &*policy.meta.namespace) {
+            match (policy.aim(), &*policy.meta().namespace) {
                 (Aim::Pods(_), namespace) if namespace == root_namespace => everywhere.push(index),
                 (_, namespace) => by_namespace.entry(namespace).or_default().push(index),
             }
@@ -62,7 +131,7 @@ impl<'a> Guards<'a> {
     }
 
     /// The policies of `pod`.
-    pub(super) fn of(&self, pod: &PodFacts) -> Arc<Authorization> {
+    pub(super) fn of(&self, pod: &PodFacts) -> Arc<T::Made> {
         let own = self.by_namespace.get(&*pod.meta.namespace);
         let indices = self.everywhere.iter().chain(own.into_iter().flatten());
         let places: Vec<Place> = indices
@@ -71,23 +140,21 @@ impl<'a> Guards<'a> {
         if let Some(known) = self.made.borrow().get(&places) {
             return Arc::clone(known);
         }
-        let attached = places.iter().map(|(index, ports)| Attached {
-            policy: Arc::clone(&self.policies[*index].0.policy),
-            ports: ports.clone(),
-        });
-        let made = Arc::new(Authorization::new(attached.collect()));
+        let attached = places.iter();
+        let attached = attached.map(|(index, ports)| (self.policies[*index].0, ports.clone()));
+        let made = Arc::new(T::make(attached));
         self.made.borrow_mut().insert(places, Arc::clone(&made));
         made
     }
 
     /// Whether the policy is for `pod`, and at which ports if not at all.
-    fn ports(&self, index: usize, pod: &PodFacts) -> Option<Option<Arc<[u16]>>> {
+    fn ports(&self, index: usize, pod: &PodFacts) -> Option<Ports> {
         let (policy, _) = &self.policies[index];
-        let targets = match &policy.aim {
+        let targets = match policy.aim() {
             Aim::Pods(labels) => return has_labels(&pod.labels, labels).then_some(None),
             Aim::Services(targets) => targets,
         };
-        let namespace = &policy.meta.namespace;
+        let namespace = &policy.meta().namespace;
         let mut ports = Vec::new();
         let mut selected = false;
         for (name, _) in targets {
@@ -112,11 +179,11 @@ impl<'a> Guards<'a> {
     pub(super) fn check_services(&self) -> Vec<Findings> {
         let mut all = Vec::new();
         for (policy, origin) in &self.policies {
-            let Aim::Services(targets) = &policy.aim else {
+            let Aim::Services(targets) = policy.aim() else {
                 continue;
             };
-            let mut findings = findings(policy, origin);
-            let namespace = &policy.meta.namespace;
+            let mut findings = findings(*policy, origin);
+            let namespace = &policy.meta().namespace;
             for (name, field) in targets {
                 let text = match self.services.get(namespace, name) {
                     None => format!("there is no Service {namespace}/{name}"),
@@ -139,26 +206,26 @@ impl<'a> Guards<'a> {
     }
 }
 
-/// The pods that each policy with labels is for, and whether they are in the mesh. A policy for all
+/// The pods that each policy of a kind with labels is for, and whether they are in the mesh. A policy for all
 /// pods of a namespace, or of the mesh, needs no pod to make sense.
 #[derive(Debug, Default)]
 pub(super) struct Selected(HashMap<Name, BTreeMap<Name, bool>>);
 
 impl Selected {
     /// Takes in what changed.
-    pub(super) fn update(
+    pub(super) fn update<T: Guard>(
         &mut self,
+        policies: &Shelf<T>,
         shelves: &Shelves,
         root_namespace: &str,
         pods: &Pods,
-        dirty: &Dirty,
-        touched: &Touched,
+        (dirty, touched): (&Dirty, &Touched),
     ) {
         let changed = dirty.policies.iter();
-        for (_, name) in changed.filter(|(kind, _)| *kind == Kind::AuthorizationPolicy) {
+        for (_, name) in changed.filter(|(kind, _)| *kind == T::KIND) {
             self.0.remove(name);
         }
-        for (policy, _) in shelves.authorization_policies.iter() {
+        for (policy, _) in policies.iter() {
             let Some(labels) = labels(policy) else {
                 continue;
             };
@@ -187,19 +254,19 @@ impl Selected {
     }
 
     /// Adds what is wrong to `problems`.
-    pub(super) fn check(
+    pub(super) fn check<T: Guard>(
         &self,
-        shelves: &Shelves,
+        policies: &Shelf<T>,
         root_namespace: &str,
         pods: &Pods,
         problems: &mut BTreeSet<Problem>,
     ) {
-        for (policy, origin) in shelves.authorization_policies.iter() {
+        for (policy, origin) in policies.iter() {
             let mut findings = findings(policy, origin);
             if let Some(pods) = self.0.get(&name(policy)) {
                 tell(pods, &mut findings);
-            } else if *policy.meta.namespace != *root_namespace
-                && pods.is_left_out(&policy.meta.namespace)
+            } else if *policy.meta().namespace != *root_namespace
+                && pods.is_left_out(&policy.meta().namespace)
             {
                 findings.add(
                     Severity::Warning,
@@ -214,21 +281,21 @@ impl Selected {
     }
 }
 
-fn name(policy: &AuthorizationFacts) -> Name {
-    let meta = &policy.meta;
+fn name(policy: &impl Guard) -> Name {
+    let meta = policy.meta();
     (Arc::clone(&meta.namespace), Arc::clone(&meta.name))
 }
 
 /// The labels of the pods that a policy is for, if it has any.
-fn labels(policy: &AuthorizationFacts) -> Option<&BTreeMap<String, String>> {
-    match &policy.aim {
+fn labels(policy: &impl Guard) -> Option<&BTreeMap<String, String>> {
+    match policy.aim() {
         Aim::Pods(labels) if !labels.is_empty() => Some(labels),
         Aim::Pods(_) | Aim::Services(_) => None,
     }
 }
 
-fn findings(policy: &AuthorizationFacts, origin: &Origin) -> Findings {
-    Findings::new(policy.meta.to_ref("AuthorizationPolicy"), origin.clone())
+fn findings<T: Guard>(policy: &T, origin: &Origin) -> Findings {
+    Findings::new(policy.meta().to_ref(T::KIND.as_str()), origin.clone())
 }
 
 fn tell(pods: &BTreeMap<Name, bool>, findings: &mut Findings) {

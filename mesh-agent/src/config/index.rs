@@ -33,6 +33,7 @@ use super::{
     service::{ServiceFacts, SliceFacts},
     service_entry::ServiceEntryFacts,
     status::{self, ObjectStatus},
+    token_rules::RequestAuthenticationFacts,
     virtual_service::VirtualServiceFacts,
     workload_entry::WorkloadEntryFacts,
 };
@@ -181,6 +182,11 @@ impl Index {
                 let shelf = &mut shelves.authorization_policies;
                 shelf.put_closed(facts, findings, |facts| facts.stopgap)
             }
+            Object::RequestAuthentication(object) => {
+                let facts = RequestAuthenticationFacts::new(&object, &mut findings);
+                let shelf = &mut shelves.request_authentications;
+                shelf.put_closed(facts, findings, |facts| facts.stopgap)
+            }
             Object::Policy(object) => {
                 let facts = PolicyFacts::new(&object, false, &mut findings);
                 shelves.policies.put(facts, findings)
@@ -239,6 +245,7 @@ impl Index {
             Kind::WorkloadEntry => shelves.workload_entries.remove(namespace, name),
             Kind::PeerAuthentication => shelves.peer_authentications.remove(namespace, name),
             Kind::AuthorizationPolicy => shelves.authorization_policies.remove(namespace, name),
+            Kind::RequestAuthentication => shelves.request_authentications.remove(namespace, name),
             Kind::Policy => shelves.policies.remove(namespace, name),
             Kind::MeshPolicy => shelves.mesh_policies.remove(namespace, name),
             Kind::HttpRoute => shelves.http_routes.remove(namespace, name),

@@ -52,6 +52,8 @@ pub enum Kind {
     PeerAuthentication,
     /// `security.istio.io AuthorizationPolicy`.
     AuthorizationPolicy,
+    /// `security.istio.io RequestAuthentication`.
+    RequestAuthentication,
     /// `authentication.istio.io/v1alpha1 Policy`.
     Policy,
     /// `authentication.istio.io/v1alpha1 MeshPolicy`.
@@ -73,8 +75,7 @@ pub enum Kind {
 }
 
 /// Security kinds that must not be taken for enforced.
-const UNENFORCED: [(&str, &str); 5] = [
-    ("security.istio.io", "RequestAuthentication"),
+const UNENFORCED: [(&str, &str); 4] = [
     ("rbac.istio.io", "ServiceRole"),
     ("rbac.istio.io", "ServiceRoleBinding"),
     ("rbac.istio.io", "ClusterRbacConfig"),
@@ -98,7 +99,7 @@ const UNSUPPORTED: [(&str, &str); 13] = [
     ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy"),
 ];
 
-const SUPPORTED: [(&str, &[&str], Kind); 19] = [
+const SUPPORTED: [(&str, &[&str], Kind); 20] = [
     ("", &["v1"], Kind::Namespace),
     ("", &["v1"], Kind::Node),
     ("", &["v1"], Kind::ServiceAccount),
@@ -118,6 +119,11 @@ const SUPPORTED: [(&str, &[&str], Kind); 19] = [
         "security.istio.io",
         &["v1", "v1beta1"],
         Kind::AuthorizationPolicy,
+    ),
+    (
+        "security.istio.io",
+        &["v1", "v1beta1"],
+        Kind::RequestAuthentication,
     ),
     ("authentication.istio.io", &["v1alpha1"], Kind::Policy),
     ("authentication.istio.io", &["v1alpha1"], Kind::MeshPolicy),
@@ -220,6 +226,7 @@ impl Kind {
             Self::WorkloadEntry => "WorkloadEntry",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::RequestAuthentication => "RequestAuthentication",
             Self::Policy => "Policy",
             Self::MeshPolicy => "MeshPolicy",
             Self::HttpRoute => "HTTPRoute",
@@ -320,6 +327,8 @@ pub enum Object {
     PeerAuthentication(Box<Resource<PeerAuthenticationSpec>>),
     /// Its `spec` is read where it is judged, so that one that cannot be read is judged, too.
     AuthorizationPolicy(Box<Resource<serde_json::Value>>),
+    /// As an AuthorizationPolicy's.
+    RequestAuthentication(Box<Resource<serde_json::Value>>),
     Policy(Box<Resource<PolicySpec>>),
     MeshPolicy(Box<Resource<PolicySpec>>),
     HttpRoute(Box<Resource<HttpRouteSpec>>),
@@ -374,6 +383,7 @@ impl Object {
             Self::WorkloadEntry(object) => (Kind::WorkloadEntry, &object.metadata),
             Self::PeerAuthentication(object) => (Kind::PeerAuthentication, &object.metadata),
             Self::AuthorizationPolicy(object) => (Kind::AuthorizationPolicy, &object.metadata),
+            Self::RequestAuthentication(object) => (Kind::RequestAuthentication, &object.metadata),
             Self::Policy(object) => (Kind::Policy, &object.metadata),
             Self::MeshPolicy(object) => (Kind::MeshPolicy, &object.metadata),
             Self::HttpRoute(object) => (Kind::HttpRoute, &object.metadata),

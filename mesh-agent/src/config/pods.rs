@@ -285,8 +285,14 @@ fn implied(shelves: &Shelves, settings: &IndexSettings, dirty: &Dirty) -> HashSe
     // Policies name Services, whose selectors and ports they take over.
     let targets = |namespace: &str| {
         let guards = &shelves.authorization_policies;
+        let tokens = &shelves.request_authentications;
         shelves.policies.in_namespace(namespace).next().is_some()
             || guards.in_namespace(namespace).next().is_some()
+            || tokens.in_namespace(namespace).next().is_some()
+            || tokens
+                .in_namespace(&settings.root_namespace)
+                .next()
+                .is_some()
     };
     for (namespace, _) in &dirty.services {
         if !namespaces.contains(namespace) && targets(namespace) {

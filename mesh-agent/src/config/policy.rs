@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! What each pod accepts: PeerAuthentication, and the legacy Policy and MeshPolicy, composed; and the
-//! AuthorizationPolicies that are for it.
+//! AuthorizationPolicies and RequestAuthentications that are for it.
 //!
 //! From weakest to strongest: permissive, MeshPolicy, PeerAuthentication of the mesh, Policy of the
 //! namespace, Policy with targets, PeerAuthentication of the namespace, of the workload, of a port.
@@ -21,9 +21,14 @@ use super::{
     pod::PodFacts,
     problem::{Origin, Severity, code},
     security::{LegacyMode, Mode, Mtls, Peer, PeerAuthenticationSpec, PolicySpec, TargetPort},
+    selection::has_labels,
     service::{ServiceFacts, Target},
+    token_rules::RequestAuthenticationFacts,
 };
-use crate::model::{InboundPolicy, MtlsMode};
+use crate::model::{
+    InboundPolicy, MtlsMode, Protocol,
+    token::{Speech, Spoken},
+};
 
 /// What matters of a PeerAuthentication.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,7 +217,9 @@ pub(super) struct Composer<'a> {
     /// MeshPolicy, then PeerAuthentication of the root namespace.
     mesh: MtlsMode,
     levels: HashMap<Arc<str>, Level<'a>>,
-    guards: Guards<'a>,
+    guards: Guards<'a, AuthorizationFacts>,
+    tokens: Guards<'a, RequestAuthenticationFacts>,
+    services: &'a Shelf<ServiceFacts>,
     /// What is wrong with the objects taken together.
     pub(super) findings: Vec<Findings>,
 }
@@ -223,15 +230,21 @@ impl<'a> Composer<'a> {
         policies: &'a Shelf<PolicyFacts>,
         mesh_policies: &'a Shelf<PolicyFacts>,
         authorization: &'a Shelf<AuthorizationFacts>,
+        authentication: &'a Shelf<RequestAuthenticationFacts>,
         services: &'a Shelf<ServiceFacts>,
         root_namespace: &str,
     ) -> Self {
         let guards = Guards::new(authorization, services, root_namespace);
+        let tokens = Guards::new(authentication, services, root_namespace);
+        let mut findings = guards.check_services();
+        findings.extend(tokens.check_services());
         let mut composer = Self {
             mesh: MtlsMode::Permissive,
             levels: HashMap::new(),
-            findings: guards.check_services(),
+            findings,
             guards,
+            tokens,
+            services,
         };
         if let Some((policy, _)) = mesh_policies.iter().next() {
             composer.mesh = policy.mode;
@@ -325,12 +338,45 @@ impl<'a> Composer<'a> {
         self.findings.push(findings);
     }
 
+    /// What the Services say that the ports of `pod` speak.
+    fn spoken(&self, pod: &PodFacts) -> Spoken {
+        let mut spoken = Spoken::new();
+        let near = self.services.in_namespace(&pod.meta.namespace);
+        let behind = |service: &&ServiceFacts| {
+            !service.selector.is_empty() && has_labels(&pod.labels, &service.selector)
+        };
+        for service in near.map(|(_, service)| service).filter(behind) {
+            for port in &service.ports {
+                let number = match &port.target {
+                    Target::Number(number) => Some(*number),
+                    Target::Name(name) => pod.port(name),
+                };
+                let (Some(number), Some(speech)) = (number, speech(port.protocol)) else {
+                    continue;
+                };
+                // Where one Service says HTTP, there are requests to be looked at.
+                match spoken.get(&number) {
+                    Some(Speech::Http) => {}
+                    Some(Speech::Opaque) | None => drop(spoken.insert(number, speech)),
+                }
+            }
+        }
+        spoken
+    }
+
     /// What `pod` accepts.
     pub(super) fn compose(&self, pod: &PodFacts) -> InboundPolicy {
+        let authentication = self.tokens.of(pod);
+        let spoken = match authentication.is_empty() {
+            true => Spoken::new(),
+            false => self.spoken(pod),
+        };
         let mut policy = InboundPolicy {
             default: self.mesh,
             ports: BTreeMap::new(),
             authorization: self.guards.of(pod),
+            authentication,
+            spoken,
         };
         let Some(level) = self.levels.get(&pod.meta.namespace) else {
             return policy;
@@ -351,6 +397,15 @@ impl<'a> Composer<'a> {
             policy.ports.extend(&peer.ports);
         }
         policy
+    }
+}
+
+/// What `protocol` means for those who look for requests; `None` if only the bytes tell.
+fn speech(protocol: Protocol) -> Option<Speech> {
+    match protocol {
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => Some(Speech::Http),
+        Protocol::Tcp | Protocol::Tls => Some(Speech::Opaque),
+        Protocol::Sniff => None,
     }
 }
 

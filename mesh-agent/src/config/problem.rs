@@ -65,6 +65,8 @@ pub mod code {
     pub const OVERRULED: &str = "MESH0005";
     /// A policy lets in peers that prove no identity, probably against what is meant.
     pub const OPEN_TO_PLAINTEXT: &str = "MESH0006";
+    /// Keys by which tokens are verified are fetched so that others may change them on their way.
+    pub const PLAINTEXT_KEYS: &str = "MESH0012";
     /// What is written changes nothing, as it is written.
     pub const WITHOUT_EFFECT: &str = "MESH0010";
 }

@@ -298,6 +298,7 @@ fn typed(kind: Kind, key: &ObjectKey, value: Value) -> Result<Object, Vec<Fault>
         Kind::WorkloadEntry => Object::WorkloadEntry(exact(value)?),
         Kind::PeerAuthentication => Object::PeerAuthentication(exact(spec_or_empty(value))?),
         Kind::AuthorizationPolicy => Object::AuthorizationPolicy(exact(spec_or_empty(value))?),
+        Kind::RequestAuthentication => Object::RequestAuthentication(exact(spec_or_empty(value))?),
         Kind::Policy => Object::Policy(exact(spec_or_empty(value))?),
         Kind::MeshPolicy => Object::MeshPolicy(exact(spec_or_empty(value))?),
         Kind::HttpRoute => Object::HttpRoute(exact(value)?),

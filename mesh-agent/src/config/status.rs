@@ -99,9 +99,12 @@ pub(super) fn build(shelves: &Shelves, problems: &[Problem]) -> Vec<ObjectStatus
     judge.others(Kind::WorkloadEntry, &shelves.workload_entries);
     judge.others(Kind::PeerAuthentication, &shelves.peer_authentications);
     judge.others(Kind::AuthorizationPolicy, &shelves.authorization_policies);
+    judge.others(
+        Kind::RequestAuthentication,
+        &shelves.request_authentications,
+    );
     judge.others(Kind::Policy, &shelves.policies);
     judge.others(Kind::MeshPolicy, &shelves.mesh_policies);
-    judge.unenforced();
     judge.statuses
 }
 
@@ -300,21 +303,6 @@ impl<'a> Judge<'a> {
         for (namespace, name, stored) in shelf.stored() {
             let key = key(kind, namespace, name);
             let own = own(self.problems_of(&key));
-            self.add(key, &stored.revision, Conditions::Own(vec![own]));
-        }
-    }
-
-    /// Security policies that nobody must take for enforced.
-    fn unenforced(&mut self) {
-        for (namespace, name, stored) in self.shelves.others.stored() {
-            let Some(kind @ Kind::Unenforced("RequestAuthentication")) = stored.facts else {
-                continue;
-            };
-            // Several kinds share the shelf: the name there is that of the kind, then its own.
-            let own_name = name.split_once(' ').map_or(&**name, |(_, own)| own);
-            let key = key(kind, namespace, &Arc::from(own_name));
-            let problems: Vec<&Problem> = stored.problems.iter().collect();
-            let own = own(&problems);
             self.add(key, &stored.revision, Conditions::Own(vec![own]));
         }
     }

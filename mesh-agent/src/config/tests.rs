@@ -23,6 +23,7 @@ mod scale;
 mod seeds;
 mod services;
 mod statuses;
+mod tokens;
 mod traffic;
 mod traffic_policies;
 mod workloads;

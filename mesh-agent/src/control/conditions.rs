@@ -251,9 +251,9 @@ fn served(kind: Kind) -> Option<(&'static str, &'static [&'static str])> {
         Kind::VirtualService | Kind::DestinationRule | Kind::ServiceEntry | Kind::WorkloadEntry => {
             Some(("networking.istio.io", &["v1"]))
         }
-        Kind::PeerAuthentication
-        | Kind::AuthorizationPolicy
-        | Kind::Unenforced("RequestAuthentication") => Some(("security.istio.io", &["v1"])),
+        Kind::PeerAuthentication | Kind::AuthorizationPolicy | Kind::RequestAuthentication => {
+            Some(("security.istio.io", &["v1"]))
+        }
         Kind::LocalRateLimit => Some(("mesh-agent.io", &["v1alpha1"])),
         Kind::Policy | Kind::MeshPolicy => Some(("authentication.istio.io", &["v1alpha1"])),
         Kind::Namespace

@@ -14,25 +14,61 @@ use std::{
     rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::{SystemTime, UNIX_EPOCH},
 };
+
+use ::http::request;
 
 use super::{Outcome, pod::Pod, threads::Thread};
 use crate::{
     datapath::{Leg, Upstream},
     model::{
-        MtlsMode, SpiffeId, Verdict,
+        InboundPolicy, MtlsMode, SpiffeId, Verdict, Workload,
         authorization::{Authorization, Caller, Denial, RequestReading},
+        token::{Heed, Token, TokenRefusal},
     },
     telemetry::Decision,
 };
 
 /// One who wants in.
+#[derive(Clone)]
 pub(crate) struct Entrance {
     thread: Rc<Thread>,
     pod: Arc<Pod>,
     identity: Option<SpiffeId>,
     from: SocketAddr,
     to: SocketAddr,
+}
+
+/// What becomes of one who wants in.
+pub(crate) enum Knock {
+    /// Whatever it sends is delivered.
+    Allowed,
+    /// Nothing is.
+    Denied(Denial),
+    /// Its requests are looked at.
+    Look(Otherwise),
+}
+
+/// What becomes of what is no request where requests are looked at.
+pub(crate) enum Otherwise {
+    /// It is denied.
+    Denied(Denial),
+    /// It does not belong there.
+    Misplaced,
+    /// It passes.
+    Passes,
+}
+
+/// What of a stream is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Nothing.
+    Nothing,
+    /// Its begin, which is that of no request.
+    Begin,
+    /// Each request.
+    Requests,
 }
 
 /// Streams whose owners do not wait for changes of policy themselves.
@@ -42,7 +78,7 @@ pub(crate) struct Watched(RefCell<Vec<Weak<Pass>>>);
 /// What lets a stream go on, until it is taken back.
 pub(crate) struct Pass {
     entrance: Entrance,
-    looked_at: bool,
+    seen: Seen,
     state: RefCell<PassState>,
 }
 
@@ -51,6 +87,8 @@ struct PassState {
     revoked: Option<Outcome>,
     waker: Option<Waker>,
 }
+
+const CLOSED: &str = "connection closed due to policy change";
 
 /// Fewer streams than this are not looked through for those that have ended.
 const FEW: usize = 64;
@@ -90,8 +128,8 @@ impl Entrance {
         Box::pin(connector.connect(&self.pod.netns, leg, self.to)).await
     }
 
-    fn authorization(&self) -> Arc<Authorization> {
-        Arc::clone(&self.thread.workload(&self.pod).inbound.authorization)
+    fn workload(&self) -> Arc<Workload> {
+        self.thread.workload(&self.pod)
     }
 
     fn caller(&self) -> Caller<'_> {
@@ -102,19 +140,49 @@ impl Entrance {
         }
     }
 
-    /// What becomes of it, by the policy of this moment.
-    pub(crate) fn verdict(&self) -> Verdict {
-        self.authorization().connection(&self.caller())
+    /// What becomes of it, by the policy of this moment. Policies that are not enforced have
+    /// their say.
+    pub(crate) fn knock(&self) -> Knock {
+        let workload = self.workload();
+        let policy = &workload.inbound;
+        match policy.authorization.connection(&self.caller()) {
+            Verdict::Denied(denial) => Knock::Denied(denial),
+            Verdict::Depends(denial) => Knock::Look(Otherwise::Denied(denial)),
+            Verdict::Allowed => match policy.heed(self.to.port()) {
+                Heed::Nothing => {
+                    self.remark(&policy.authorization, None);
+                    Knock::Allowed
+                }
+                Heed::Requests => Knock::Look(Otherwise::Passes),
+                Heed::RequestsOnly => Knock::Look(Otherwise::Misplaced),
+            },
+        }
     }
 
-    /// The same at its begin: policies that are not enforced have their say.
-    pub(crate) fn knock(&self) -> Verdict {
-        let authorization = self.authorization();
-        let verdict = authorization.connection(&self.caller());
-        if verdict == Verdict::Allowed {
-            self.remark(&authorization, None);
+    /// Judges the tokens of a request, and changes its head as they ask for.
+    ///
+    /// # Errors
+    /// How a request ends whose token is not good.
+    pub(crate) fn identify(
+        &self,
+        head: &mut request::Parts,
+    ) -> Result<Option<Arc<Token>>, Outcome> {
+        let workload = self.workload();
+        let rules = &workload.inbound.authentication;
+        if rules.is_empty() {
+            return Ok(None);
         }
-        verdict
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_secs();
+        let keys = &self.thread.shared.keys;
+        let mut cache = self.thread.tokens.borrow_mut();
+        rules
+            .admit(self.to.port(), head, |rule, text| {
+                cache.verify(keys, rule, text, now)
+            })
+            .map_err(|fault| {
+                Outcome::Unauthenticated(TokenRefusal::new(fault, &head.uri, &head.headers))
+            })
     }
 
     /// Judges a request.
@@ -122,9 +190,10 @@ impl Entrance {
     /// # Errors
     /// If it is denied.
     pub(crate) fn ask(&self, request: &RequestReading<'_>) -> Result<(), Denial> {
-        let authorization = self.authorization();
+        let workload = self.workload();
+        let authorization = &workload.inbound.authorization;
         authorization.request(&self.caller(), request)?;
-        self.remark(&authorization, Some(request));
+        self.remark(authorization, Some(request));
         Ok(())
     }
 
@@ -147,22 +216,34 @@ impl Entrance {
 
     /// Whether it may not be in plaintext, by the mode of the port.
     pub(crate) fn needs_identity(&self) -> bool {
-        let mode = self.thread.workload(&self.pod).inbound.mode(self.to.port());
-        match mode {
+        self.lacks_identity(&self.workload().inbound)
+    }
+
+    fn lacks_identity(&self, policy: &InboundPolicy) -> bool {
+        match policy.mode(self.to.port()) {
             MtlsMode::Strict => self.identity.is_none(),
             MtlsMode::Permissive => false,
         }
     }
 
     /// How what was let in ends by the policy of this moment, if it may not go on.
-    fn objection(&self, looked_at: bool) -> Option<Outcome> {
-        if self.needs_identity() {
-            let why = "connection closed due to policy change";
-            return Some(Outcome::PolicyChanged(why.into()));
+    fn objection(&self, seen: Seen) -> Option<Outcome> {
+        let workload = self.workload();
+        let policy = &workload.inbound;
+        let changed = |why: &str| Outcome::PolicyChanged(format!("{CLOSED}{why}").into());
+        if self.lacks_identity(policy) {
+            return Some(changed(""));
         }
-        let denial = match self.verdict() {
-            Verdict::Allowed => return None,
-            Verdict::Depends(_) if looked_at => return None,
+        let denial = match policy.authorization.connection(&self.caller()) {
+            Verdict::Allowed => {
+                let is_fine = match policy.heed(self.to.port()) {
+                    Heed::Nothing => true,
+                    Heed::Requests => seen != Seen::Nothing,
+                    Heed::RequestsOnly => seen == Seen::Requests,
+                };
+                return (!is_fine).then(|| changed(": tokens are looked at"));
+            }
+            Verdict::Depends(_) if seen == Seen::Requests => return None,
             Verdict::Denied(denial) | Verdict::Depends(denial) => denial,
         };
         let telemetry = &self.thread.shared.telemetry;
@@ -170,11 +251,11 @@ impl Entrance {
         Some(Outcome::revoked(&denial))
     }
 
-    /// Lets it in; the pass says when that is over. If `looked_at`, each request is judged anyway.
-    pub(crate) fn admit(self, looked_at: bool) -> Rc<Pass> {
+    /// Lets it in; the pass says when that is over.
+    pub(crate) fn admit(self, seen: Seen) -> Rc<Pass> {
         let pass = Rc::new(Pass {
             entrance: self,
-            looked_at,
+            seen,
             state: RefCell::default(),
         });
         pass.entrance.thread.watched.add(&pass);
@@ -206,11 +287,12 @@ impl Pass {
         &self.entrance
     }
 
-    fn judge(&self) {
+    /// Takes it back if its owner may not go on by the policy of this moment.
+    pub(crate) fn judge(&self) {
         if self.state.borrow().revoked.is_some() {
             return;
         }
-        let Some(outcome) = self.entrance.objection(self.looked_at) else {
+        let Some(outcome) = self.entrance.objection(self.seen) else {
             return;
         };
         let waker = {

@@ -17,7 +17,9 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderValue, Request, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, TRANSFER_ENCODING},
+    header::{
+        CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, TRANSFER_ENCODING, WWW_AUTHENTICATE,
+    },
     request,
 };
 use hyper::{body::Incoming, server::conn, service::service_fn};
@@ -202,7 +204,7 @@ async fn handle(
         return Ok(refuse(exchange, Outcome::Unsupported(what)));
     }
     let decided = match &front.inbound {
-        Some(inbound) => inbound.decide(&head),
+        Some(inbound) => inbound.decide(&mut head),
         None => http_decide::decide(front.port().as_deref(), &mut exchange, &head.headers),
     };
     let Way {
@@ -314,13 +316,14 @@ fn reply(
 /// Our own answer: in gRPC's form to gRPC, else in Envoy's words.
 fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> {
     let (status, text, grpc) = (outcome.status(), outcome.body(), outcome.grpc());
-    let (mut redirected, mut whole) = (None, None);
+    let (mut redirected, mut whole, mut challenge) = (None, None, None);
     let retry_after = outcome.retry_after();
     match &outcome {
         Outcome::Redirected {
             location, edits, ..
         } => redirected = Some((location.clone(), edits.clone())),
         Outcome::Answered(answer) => whole = Some(Arc::clone(answer)),
+        Outcome::Unauthenticated(refusal) => challenge = Some(refusal.challenge.clone()),
         _ => {}
     }
     exchange.end(outcome);
@@ -350,6 +353,9 @@ fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> 
         if let Some(edits) = edits {
             edits.apply_response(response.headers_mut());
         }
+    }
+    if let Some(challenge) = challenge {
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }
     if let Some(seconds) = retry_after {
         let seconds = HeaderValue::from(seconds);

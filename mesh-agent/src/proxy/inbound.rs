@@ -26,12 +26,12 @@ use super::{
     connection::{Connection, Ended, Ends, finish},
     copy::{Abort, Carried, copy},
     dial,
-    entrance::{Entrance, Pass},
+    entrance::{Entrance, Knock, Pass, Seen},
     hbone::{self, Around, ConnectRequest},
     inbound_http, turns,
 };
 use crate::{
-    model::{SpiffeId, Verdict, Workload},
+    model::{SpiffeId, Workload},
     telemetry::Reporter,
 };
 
@@ -78,19 +78,20 @@ async fn plaintext(connection: &Rc<Connection>, client: ClientStream, entrance: 
         endpoint: Some(connection.orig_dst),
         ..Ends::default()
     };
-    let verdict = entrance.knock();
-    if let Verdict::Depends(denial) = verdict {
-        let connection = Rc::clone(connection);
-        return Box::pin(inbound_http::serve(
-            connection, client, entrance, ends, denial,
-        ))
-        .await;
-    }
+    let denial = match entrance.knock() {
+        Knock::Look(otherwise) => {
+            let connection = Rc::clone(connection);
+            let serving = inbound_http::serve(connection, client, entrance, ends, otherwise);
+            return Box::pin(serving).await;
+        }
+        Knock::Allowed => None,
+        Knock::Denied(denial) => Some(denial),
+    };
     connection.opened(&ends, Reporter::Destination, connection.peer);
     let mut carried = Carried::default();
-    let outcome = match verdict {
-        Verdict::Allowed => {
-            let pass = entrance.admit(false);
+    let outcome = match denial {
+        None => {
+            let pass = entrance.admit(Seen::Nothing);
             match pass.entrance().connect().await {
                 Err(error) => {
                     client.abort();
@@ -99,7 +100,7 @@ async fn plaintext(connection: &Rc<Connection>, client: ClientStream, entrance: 
                 Ok(app) => carry(client, app, &pass, &mut carried).await,
             }
         }
-        Verdict::Denied(denial) | Verdict::Depends(denial) => {
+        Some(denial) => {
             client.abort();
             entrance.denied(denial)
         }
@@ -109,7 +110,7 @@ async fn plaintext(connection: &Rc<Connection>, client: ClientStream, entrance: 
 }
 
 /// Carries bytes both ways, as long as policy allows it.
-async fn carry<Client>(
+pub(super) async fn carry<Client>(
     mut client: Client,
     mut app: crate::datapath::Upstream,
     pass: &Pass,
@@ -198,19 +199,20 @@ async fn stream_to_app(connection: Rc<Connection>, request: ConnectRequest) {
         return;
     }
     let entrance = entrance(&connection, Some(request.peer.clone()), address);
-    let verdict = entrance.knock();
-    if let Verdict::Depends(denial) = verdict {
-        let client = request.accept(dial::baggage(&local));
-        return Box::pin(inbound_http::serve(
-            connection, client, entrance, ends, denial,
-        ))
-        .await;
-    }
+    let denial = match entrance.knock() {
+        Knock::Look(otherwise) => {
+            let client = request.accept(dial::baggage(&local));
+            let serving = inbound_http::serve(connection, client, entrance, ends, otherwise);
+            return Box::pin(serving).await;
+        }
+        Knock::Allowed => None,
+        Knock::Denied(denial) => Some(denial),
+    };
     connection.opened(&ends, Reporter::Destination, connection.peer);
     let mut carried = Carried::default();
-    let outcome = match verdict {
-        Verdict::Allowed => {
-            let pass = entrance.admit(false);
+    let outcome = match denial {
+        None => {
+            let pass = entrance.admit(Seen::Nothing);
             match pass.entrance().connect().await {
                 Err(error) => {
                     let why = format!("{address}: {error}");
@@ -223,7 +225,7 @@ async fn stream_to_app(connection: Rc<Connection>, request: ConnectRequest) {
                 }
             }
         }
-        Verdict::Denied(denial) | Verdict::Depends(denial) => {
+        Some(denial) => {
             request.refuse(StatusCode::UNAUTHORIZED, denial.as_str());
             entrance.denied(denial)
         }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Requests to a pod whose policies ask for more than who the client is: each is judged, and goes
-//! on to the application or is answered here.
+//! Requests to a pod whose policies ask for more than who the client is: its tokens, what it wants.
+//! Each is judged, and goes on to the application or is answered here.
 //!
 //! Whether it is HTTP, the client's first bytes say. Owns no HTTP: that is served and passed on as
 //! for a pod's own requests, over connections to the application that no other client shares.
 //! Invariant: nothing reaches the application but requests that were allowed; what is not HTTP
-//! does not.
+//! does only where it is certain that it is none, and all that is asked of requests is their tokens.
 
 use std::{
     cell::{Cell, OnceCell},
@@ -24,18 +24,16 @@ use super::{
     Outcome,
     connection::{self, Connection, Ended, Ends},
     copy::{Abort, Carried},
-    entrance::{Entrance, Pass},
+    entrance::{Entrance, Otherwise, Pass, Seen},
     http,
     http_decide::Way,
     http_exchange::Front,
+    inbound,
     sniff::{self, First},
     stream::{self, Prefixed},
 };
 use crate::{
-    model::{
-        Cluster, Endpoint, EndpointLoad, ServiceName,
-        authorization::{Denial, RequestReading},
-    },
+    model::{Cluster, Endpoint, EndpointLoad, ServiceName, authorization::RequestReading},
     telemetry::{Flow, Reporter},
 };
 
@@ -55,8 +53,8 @@ pub(crate) struct Inbound {
 }
 
 impl Inbound {
-    fn new(entrance: Entrance, ends: Ends) -> Self {
-        let pass = entrance.admit(true);
+    fn new(entrance: Entrance, ends: Ends, seen: Seen) -> Self {
+        let pass = entrance.admit(seen);
         let address = pass.entrance().to();
         let name = ends.destination.as_ref();
         let name = name.map(|pod| (Arc::clone(&pod.namespace), Arc::clone(&pod.name)));
@@ -79,10 +77,12 @@ impl Inbound {
         }
     }
 
-    /// Where a request goes that policy allows.
-    pub(crate) fn decide(&self, head: &request::Parts) -> Result<Way, Outcome> {
-        let reading = RequestReading::new(&head.method, &head.uri, &head.headers);
+    /// Where a request goes that policy allows; its head is changed as its tokens ask for.
+    pub(crate) fn decide(&self, head: &mut request::Parts) -> Result<Way, Outcome> {
         let entrance = self.pass.entrance();
+        let token = entrance.identify(head)?;
+        let reading = RequestReading::new(&head.method, &head.uri, &head.headers);
+        let reading = reading.with_token(token.as_deref());
         match entrance.ask(&reading) {
             Ok(()) => Ok(Way {
                 cluster: Arc::clone(&self.cluster),
@@ -117,18 +117,17 @@ impl Inbound {
     }
 }
 
-/// Serves a client of whom it depends on the requests whether they are allowed; `denial` is what
-/// becomes of all else.
+/// Serves a client whose requests are looked at; of what is none, `otherwise` says what becomes.
 pub(crate) async fn serve<Client>(
     connection: Rc<Connection>,
     mut client: Client,
     entrance: Entrance,
     ends: Ends,
-    denial: Denial,
+    otherwise: Otherwise,
 ) where
     Client: AsyncRead + AsyncWrite + Abort + Unpin + 'static,
 {
-    let inbound = Inbound::new(entrance, ends);
+    let inbound = Inbound::new(entrance, ends, Seen::Requests);
     let pass = Rc::clone(&inbound.pass);
     let mut ahead = BytesMut::with_capacity(READ_AHEAD);
     // Cancel-safe: what was read is lost only together with the client.
@@ -153,10 +152,20 @@ pub(crate) async fn serve<Client>(
             stream::linger(client).await;
             Outcome::Complete
         }
-        Ok(_) => {
-            client.abort();
-            pass.entrance().denied(denial)
-        }
+        Ok(first) => match (otherwise, first) {
+            (Otherwise::Passes, Some(First::Opaque)) => {
+                let client = Prefixed::new(ahead.freeze(), client);
+                return Box::pin(inbound.bytes(&connection, client)).await;
+            }
+            (Otherwise::Denied(denial), _) => {
+                client.abort();
+                pass.entrance().denied(denial)
+            }
+            (Otherwise::Misplaced | Otherwise::Passes, _) => {
+                client.abort();
+                Outcome::PolicyDenied
+            }
+        },
         Err(outcome) => {
             client.abort();
             outcome
@@ -166,14 +175,45 @@ pub(crate) async fn serve<Client>(
         outcome,
         carried: Carried::default(),
     };
-    inbound.record(&connection, &ended);
+    inbound.opened(&connection);
+    inbound.closed(&connection, &ended);
 }
 
 impl Inbound {
-    /// The record of a connection without requests.
-    fn record(&self, connection: &Connection, ended: &Ended) {
+    /// Carries what is no request.
+    async fn bytes<Client>(self, connection: &Connection, client: Client)
+    where
+        Client: AsyncRead + AsyncWrite + Abort + Unpin,
+    {
+        let entrance = self.pass.entrance().clone();
+        let inbound = Self {
+            pass: entrance.admit(Seen::Begin),
+            ..self
+        };
+        // Policy may have changed since it was asked what becomes of what is no request.
+        inbound.pass.judge();
+        inbound.opened(connection);
+        let mut carried = Carried::default();
+        let outcome = match inbound.connect().await {
+            Ok(app) => inbound::carry(client, app, &inbound.pass, &mut carried).await,
+            Err(error) => {
+                client.abort();
+                let to = inbound.pass.entrance().to();
+                Outcome::ConnectFailed(format!("{to}: {error}").into())
+            }
+        };
+        inbound.closed(connection, &Ended { outcome, carried });
+    }
+
+    /// Tells of the begin of a connection without requests.
+    fn opened(&self, connection: &Connection) {
         let telemetry = &connection.thread.shared.telemetry;
         telemetry.connection_opened(&self.flow());
+    }
+
+    /// Makes the record of a connection without requests.
+    fn closed(&self, connection: &Connection, ended: &Ended) {
+        let telemetry = &connection.thread.shared.telemetry;
         let record = connection::record(self.flow(), &self.ends, ended, connection.started);
         telemetry.connection_closed(&record);
     }

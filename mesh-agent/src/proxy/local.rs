@@ -24,7 +24,7 @@ use super::{
     Outcome,
     connection::{self, Connection, Ended, Ends},
     copy::{Abort, Carried},
-    entrance::{Entrance, Pass},
+    entrance::{Entrance, Knock, Pass, Seen},
     inbound, inbound_http,
     pipe::pipe,
     pod::Pod,
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     datapath::{self, Leg},
-    model::{Verdict, Workload, WorkloadUid},
+    model::{Workload, WorkloadUid},
     telemetry::Reporter,
 };
 
@@ -86,28 +86,25 @@ pub(super) async fn connect(
     let workload = from.identity.clone();
     let identity = Some(workload.clone());
     let entrance = Entrance::new(&connection.thread, &pod, identity, client, address);
-    let verdict = entrance.knock();
-    if let Verdict::Depends(denial) = verdict {
+    let knock = entrance.knock();
+    if let Knock::Look(otherwise) = knock {
         let ends = ends(&connection.thread, from, &pod, address);
         let (near, far) = pipe();
         let tasks = &connection.thread.shared.tasks;
         let connection = Rc::clone(connection);
-        let serving = inbound_http::serve(connection, far, entrance, ends, denial);
+        let serving = inbound_http::serve(connection, far, entrance, ends, otherwise);
         tasks.spawn_local("inbound stream", async move {
             turns::of(&workload, serving).await;
         });
         return Ok(Upstream::Piped(near));
     }
     let mut record = Box::new(Record::begin(connection, from, pod, address));
-    match verdict {
-        Verdict::Allowed => {}
-        Verdict::Denied(denial) | Verdict::Depends(denial) => {
-            let error = io::Error::new(io::ErrorKind::PermissionDenied, denial.to_string());
-            record.broken = Some(entrance.denied(denial));
-            return Err(error);
-        }
+    if let Knock::Denied(denial) = knock {
+        let error = io::Error::new(io::ErrorKind::PermissionDenied, denial.to_string());
+        record.broken = Some(entrance.denied(denial));
+        return Err(error);
     }
-    record.pass = Some(entrance.admit(false));
+    record.pass = Some(entrance.admit(Seen::Nothing));
     let connector = &connection.thread.shared.connector;
     let connecting = connector.connect(&record.pod.netns, Leg::App { client }, address);
     match Box::pin(connecting).await {

@@ -12,6 +12,7 @@ use http::HeaderValue;
 
 use crate::model::{
     AbortStatus, DirectAnswer, HeaderEdits, Refusal, ResponseFlag, authorization::Denial,
+    token::TokenRefusal,
 };
 
 /// How a connection or a request ended.
@@ -67,6 +68,8 @@ pub enum Outcome {
     PolicyDenied,
     /// An AuthorizationPolicy denies it, or none of those that could allow it does.
     Denied(Denial),
+    /// A token of the request is not good.
+    Unauthenticated(Arc<TokenRefusal>),
     /// The other end denies it by its policy; what it said.
     DeniedThere(Arc<str>),
     /// Policy changed so that a live connection is no longer allowed; how.
@@ -96,6 +99,7 @@ impl Outcome {
             Self::Complete | Self::ClientGone | Self::Loop | Self::Expired(_) => 0,
             Self::PolicyDenied | Self::PolicyChanged(_) => 0,
             Self::Denied(_) | Self::DeniedThere(_) => 403,
+            Self::Unauthenticated(refusal) => refusal.fault.status(),
             Self::Refused(refusal) => refusal.status,
             Self::Redirected { status, .. } => *status,
             Self::Answered(answer) => answer.status.as_u16(),
@@ -114,7 +118,7 @@ impl Outcome {
     pub fn flags(&self) -> &'static str {
         match self {
             Self::Complete | Self::Unsupported(_) | Self::Redirected { .. } => "-",
-            Self::Answered(_) => "-",
+            Self::Answered(_) | Self::Unauthenticated(_) => "-",
             Self::Aborted(_) => "FI",
             Self::Refused(refusal) => refusal.flag.as_str(),
             Self::NoEndpoint => "UH",
@@ -169,6 +173,7 @@ impl Outcome {
             Self::Unsupported(what) => Some(what),
             Self::PolicyDenied => Some("connection closed due to policy rejection"),
             Self::Denied(denial) => Some(denial.as_str()),
+            Self::Unauthenticated(refusal) => Some(&refusal.details),
             Self::PolicyChanged(why) | Self::DeniedThere(why) => Some(why),
             Self::Loop => Some("connection would loop back to the agent"),
         }
@@ -181,6 +186,7 @@ impl Outcome {
             Self::PolicyDenied | Self::PolicyChanged(_) => Cow::Borrowed(""),
             Self::Redirected { .. } => Cow::Borrowed(""),
             Self::Denied(_) | Self::DeniedThere(_) => Cow::Borrowed("RBAC: access denied"),
+            Self::Unauthenticated(refusal) => Cow::Owned(refusal.fault.to_string()),
             Self::Answered(answer) => {
                 Cow::Owned(String::from_utf8_lossy(&answer.body).into_owned())
             }

@@ -19,6 +19,7 @@ mod proxy_protocol;
 mod rate_limits;
 mod smuggling;
 mod tcp;
+mod tokens;
 mod treated;
 mod tunnel;
 

@@ -43,7 +43,7 @@ use super::{
 };
 use crate::{
     datapath::PodSockets,
-    identity::Alpn,
+    identity::{Alpn, TokenCache},
     model::{Snapshot, Workload, WorkloadUid},
     tasks::Drain,
 };
@@ -96,6 +96,8 @@ pub(crate) struct Thread {
     pub(crate) pools: Pools,
     /// Streams to be judged anew after each change of the snapshot.
     pub(crate) watched: Watched,
+    /// Tokens that were verified here.
+    pub(crate) tokens: RefCell<TokenCache>,
     pub(crate) lanes: Arc<Lanes>,
     /// Dropping a sender ends the pod's accept loops.
     accepting: RefCell<HashMap<WorkloadUid, Vec<oneshot::Sender<()>>>>,
@@ -299,6 +301,7 @@ impl Thread {
             tunnels,
             pools,
             watched: Watched::default(),
+            tokens: RefCell::default(),
             lanes,
             accepting: RefCell::default(),
             local: RefCell::default(),

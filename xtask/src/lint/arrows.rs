@@ -87,7 +87,7 @@ const ONLY_IN: &[(&[&str], &[&str])] = &[
     (&["h2", "httparse"], &["proxy"]),
     (
         &["hyper", "hyper_util"],
-        &["proxy", "admin", "cli", "control", "grpc"],
+        &["proxy", "admin", "cli", "control", "grpc", "identity"],
     ),
     (&["prost"], &["grpc"]),
     (&["rustls", "tokio_rustls"], &["identity", "proxy", "grpc"]),

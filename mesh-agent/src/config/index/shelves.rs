@@ -21,6 +21,7 @@ use super::{
         route::RouteFacts,
         service::{ServiceFacts, SliceFacts},
         service_entry::ServiceEntryFacts,
+        token_rules::RequestAuthenticationFacts,
         virtual_service::VirtualServiceFacts,
         workload_entry::WorkloadEntryFacts,
     },
@@ -43,6 +44,7 @@ pub(in super::super) struct Shelves {
     pub(in super::super) resolved: HashMap<Arc<str>, Vec<IpAddr>>,
     pub(in super::super) peer_authentications: Shelf<PeerAuthenticationFacts>,
     pub(in super::super) authorization_policies: Shelf<AuthorizationFacts>,
+    pub(in super::super) request_authentications: Shelf<RequestAuthenticationFacts>,
     pub(in super::super) policies: Shelf<PolicyFacts>,
     pub(in super::super) mesh_policies: Shelf<PolicyFacts>,
     pub(in super::super) http_routes: Shelf<RouteFacts>,
@@ -79,6 +81,7 @@ impl Shelves {
             Kind::WorkloadEntry => Box::new(self.workload_entries.keys().map(plain)),
             Kind::PeerAuthentication => Box::new(self.peer_authentications.keys().map(plain)),
             Kind::AuthorizationPolicy => Box::new(self.authorization_policies.keys().map(plain)),
+            Kind::RequestAuthentication => Box::new(self.request_authentications.keys().map(plain)),
             Kind::Policy => Box::new(self.policies.keys().map(plain)),
             Kind::MeshPolicy => Box::new(self.mesh_policies.keys().map(plain)),
             Kind::HttpRoute => Box::new(self.http_routes.keys().map(plain)),
@@ -104,7 +107,7 @@ impl Shelves {
     }
 
     pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
-        let parts: [Box<dyn Iterator<Item = &Problem>>; 18] = [
+        let parts: [Box<dyn Iterator<Item = &Problem>>; 19] = [
             Box::new(self.namespaces.problems()),
             Box::new(self.pods.problems()),
             Box::new(self.services.problems()),
@@ -115,6 +118,7 @@ impl Shelves {
             Box::new(self.workload_entries.problems()),
             Box::new(self.peer_authentications.problems()),
             Box::new(self.authorization_policies.problems()),
+            Box::new(self.request_authentications.problems()),
             Box::new(self.policies.problems()),
             Box::new(self.mesh_policies.problems()),
             Box::new(self.http_routes.problems()),
@@ -139,6 +143,7 @@ impl Shelves {
             + self.workload_entries.len()
             + self.peer_authentications.len()
             + self.authorization_policies.len()
+            + self.request_authentications.len()
             + self.policies.len()
             + self.mesh_policies.len()
             + self.http_routes.len()

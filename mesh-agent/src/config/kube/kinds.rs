@@ -85,7 +85,8 @@ mod tests {
         ] {
             assert!(kinds.contains(&kind), "{kind:?}");
         }
-        assert!(kinds.contains(&Kind::Unenforced("RequestAuthentication")));
+        assert!(kinds.contains(&Kind::RequestAuthentication));
+        assert!(kinds.contains(&Kind::Unenforced("ServiceRole")));
         assert!(!kinds.contains(&Kind::ServiceAccount));
         assert!(!kinds.contains(&Kind::Unsupported("EnvoyFilter")));
     }

@@ -172,14 +172,14 @@ fn kinds_without_bearing_are_noted_and_policies_that_are_not_enforced_are_errors
     let inert = |api: &str, kind: &str| {
         format!("---\napiVersion: {api}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{any: 1}}\n")
     };
-    let text = inert("security.istio.io/v1", "RequestAuthentication")
+    let text = inert("rbac.istio.io/v1alpha1", "ServiceRole")
         + &inert("networking.istio.io/v1", "EnvoyFilter")
         + &inert("gateway.networking.k8s.io/v1", "UDPRoute")
         + "---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: x}\n"
         + &pod("web", "10.1.0.1", "");
     let mesh = Mesh::new(&text);
     mesh.check_problems(&[
-        "Error [MESH0003] (RequestAuthentication default/x test.yaml:2) not enforced yet: what it forbids is allowed",
+        "Error [MESH0003] (ServiceRole default/x test.yaml:2) not enforced yet: what it forbids is allowed",
         "Warning [MESH0003] (EnvoyFilter default/x test.yaml:7) not supported yet",
         "Warning [MESH0003] (UDPRoute default/x test.yaml:12) not supported yet",
     ]);

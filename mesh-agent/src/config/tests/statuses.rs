@@ -244,8 +244,8 @@ fn security_objects_are_told_their_problems() {
             "security.istio.io/v1",
             "jwtRules: []",
         ),
-        "mesh-agent.io/Accepted!UnsupportedValue",
-        "not enforced yet",
+        "mesh-agent.io/Accepted=Accepted",
+        "none is protected by it",
     );
     check_own(
         &own("AuthorizationPolicy", "security.istio.io/v1", ""),

@@ -209,10 +209,14 @@ impl<T> Clause<T> {
         self.any.is_empty() && self.none.is_empty()
     }
 
+    /// Whether it is met where `has` says whether one of the values that there are meets one.
+    pub(super) fn met_if(&self, has: impl Fn(&T) -> bool) -> bool {
+        (self.any.is_empty() || self.any.iter().any(&has)) && !self.none.iter().any(&has)
+    }
+
     /// Whether the one value that there is meets it; a value that is missing meets no condition.
     pub(super) fn met<V: Copy>(&self, value: Option<V>, meets: impl Fn(&T, V) -> bool) -> bool {
-        let meets = |want: &T| value.is_some_and(|value| meets(want, value));
-        (self.any.is_empty() || self.any.iter().any(meets)) && !self.none.iter().any(meets)
+        self.met_if(|want| value.is_some_and(|value| meets(want, value)))
     }
 
     /// Whether a value meets it that may be read in several ways. If that speaks `against` the

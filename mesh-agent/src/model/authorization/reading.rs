@@ -13,6 +13,9 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header::HOST};
 
+use super::{Clause, Pattern};
+use crate::model::token::{Token, TokenPart};
+
 /// A request's head, for policies.
 #[derive(Debug)]
 pub struct RequestReading<'a> {
@@ -24,6 +27,7 @@ pub struct RequestReading<'a> {
     decoded: Option<String>,
     authority: Option<&'a str>,
     headers: &'a HeaderMap,
+    token: Option<&'a Token>,
 }
 
 impl<'a> RequestReading<'a> {
@@ -42,7 +46,18 @@ impl<'a> RequestReading<'a> {
             decoded,
             authority: uri.authority().map(http::uri::Authority::as_str),
             headers,
+            token: None,
         }
+    }
+
+    /// The same of a request that is known by `token`.
+    pub fn with_token(self, token: Option<&'a Token>) -> Self {
+        Self { token, ..self }
+    }
+
+    /// Whether what its token says meets `clause`; without a token nothing is said.
+    pub(super) fn says(&self, part: &TokenPart, clause: &Clause<Pattern>) -> bool {
+        clause.met_if(|want| self.token.is_some_and(|token| token.has(part, want)))
     }
 
     /// All readings of the path.

@@ -13,7 +13,7 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use super::{Caller, Clause, HostPattern, Known, PathPattern, Pattern, RequestReading};
-use crate::model::spiffe::SpiffeId;
+use crate::model::{spiffe::SpiffeId, token::TokenPart};
 
 /// What one entry of `from` asks of the caller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,8 +29,8 @@ pub struct Source {
     /// Of the address: that of the connection, also where the one behind proxies is asked for, as
     /// none of them is trusted to tell it.
     pub addresses: Vec<Clause<IpNet>>,
-    /// Something is asked that nobody here knows: what a token says.
-    pub unknowable: bool,
+    /// Of the token's issuer and subject.
+    pub request_principals: Clause<Pattern>,
 }
 
 /// What one entry of `to` asks of the request.
@@ -57,6 +57,8 @@ pub enum Condition {
     DestinationPort(Clause<u16>),
     /// `request.headers[name]`.
     Header(HeaderName, Clause<Pattern>),
+    /// `request.auth.*`.
+    Token(TokenPart, Clause<Pattern>),
     /// On something that nobody here knows.
     Unknowable,
 }
@@ -73,11 +75,19 @@ pub struct Rule {
 }
 
 impl Source {
-    fn matches(&self, caller: &Caller<'_>, against: bool) -> bool {
+    /// Whether it asks for what only a request can tell.
+    fn needs_request(&self) -> bool {
+        !self.request_principals.is_empty()
+    }
+
+    fn matches(&self, caller: &Caller<'_>, known: Known<'_>, against: bool) -> bool {
+        let of_request = |request: &RequestReading<'_>| {
+            request.says(&TokenPart::Principal, &self.request_principals)
+        };
         let identity = caller.identity;
         let part = |read: fn(&SpiffeId) -> &str| identity.map(read);
         let pattern = |want: &Pattern, text: &str| want.matches(text);
-        (!self.unknowable || against)
+        (!self.needs_request() || known.judge(against, of_request))
             && self.principals.met(part(SpiffeId::principal), pattern)
             && self.namespaces.met(part(SpiffeId::namespace), pattern)
             && self
@@ -138,7 +148,7 @@ impl Known<'_> {
 impl Condition {
     fn matches(&self, caller: &Caller<'_>, known: Known<'_>, against: bool) -> bool {
         match self {
-            Self::Source(source) => source.matches(caller, against),
+            Self::Source(source) => source.matches(caller, known, against),
             Self::DestinationAddress(clause) => clause.met(Some(caller.to.ip()), contains),
             Self::DestinationPort(clause) => {
                 clause.met(Some(caller.to.port()), |want, is| *want == is)
@@ -148,15 +158,16 @@ impl Condition {
                     clause.met_by(|| values.iter().copied(), against, Pattern::matches)
                 })
             }),
+            Self::Token(part, clause) => known.judge(against, |request| request.says(part, clause)),
             Self::Unknowable => against,
         }
     }
 
-    fn is_unknowable(&self) -> bool {
+    fn needs_request(&self) -> bool {
         match self {
-            Self::Source(source) => source.unknowable,
-            Self::Unknowable => true,
-            Self::DestinationAddress(_) | Self::DestinationPort(_) | Self::Header(..) => false,
+            Self::Source(source) => source.needs_request(),
+            Self::Header(..) | Self::Token(..) => true,
+            Self::DestinationAddress(_) | Self::DestinationPort(_) | Self::Unknowable => false,
         }
     }
 }
@@ -164,14 +175,15 @@ impl Condition {
 impl Rule {
     /// Whether it asks for what only a request can tell.
     pub fn needs_request(&self) -> bool {
-        let header = |one: &Condition| matches!(one, Condition::Header(..));
-        self.operations.iter().any(Operation::needs_request) || self.conditions.iter().any(header)
+        self.sources.iter().any(Source::needs_request)
+            || self.operations.iter().any(Operation::needs_request)
+            || self.conditions.iter().any(Condition::needs_request)
     }
 
     /// Whether it asks for something that nobody here knows.
     pub fn is_unknowable(&self) -> bool {
-        self.sources.iter().any(|source| source.unknowable)
-            || self.conditions.iter().any(Condition::is_unknowable)
+        let mut conditions = self.conditions.iter();
+        conditions.any(|one| matches!(one, Condition::Unknowable))
     }
 
     /// Whether it matches. If that speaks `against` the caller, what is not known is left out of
@@ -183,7 +195,7 @@ impl Rule {
                 return false;
             }
         }
-        let source = |one: &Source| one.matches(caller, against);
+        let source = |one: &Source| one.matches(caller, known, against);
         let operation = |one: &Operation| one.matches(caller, known, against);
         let condition = |one: &Condition| one.matches(caller, known, against);
         (self.sources.is_empty() || self.sources.iter().any(source))

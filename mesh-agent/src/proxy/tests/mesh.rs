@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     datapath::{Connector, Netns, PodSockets},
-    identity::{Alpn, CertificateAuthority, CredentialSources, Identities},
+    identity::{Alpn, CertificateAuthority, CredentialSources, Identities, KeySets},
     model::{
         Backend, Cluster, Endpoint, EndpointLoad, HttpRoutes, HttpRule, ObjectRef, OpaqueBackend,
         OpaqueMatch, OpaquePort, OpaqueRoutes, OpaqueRule, Position, Protocol, Refusal, Schedule,
@@ -185,6 +185,7 @@ impl Mesh {
             telemetry: telemetry.clone(),
             tasks: tasks.clone(),
             encrypt_on_node: false,
+            keys: KeySets::default(),
             http1,
         };
         let settings = ProxySettings {

@@ -31,7 +31,7 @@ impl Chance {
 
     /// An object in some state.
     pub(super) fn object(&mut self) -> (ObjectKey, String) {
-        match self.below(36) {
+        match self.below(38) {
             0..6 => self.pod(),
             6..9 => self.service(),
             9..12 => self.slice(),
@@ -46,6 +46,7 @@ impl Chance {
             29 | 30 => self.workload_entry(),
             31 | 32 => self.node(),
             33 | 34 => self.rate_limit(),
+            35 | 36 => self.authentication(),
             _ => self.namespace(),
         }
     }
@@ -68,6 +69,24 @@ impl Chance {
         (key, format!("{text}}}\nspec: {{{aim}{rest}}}\n"))
     }
 
+    fn authentication(&mut self) -> (ObjectKey, String) {
+        let (key, text) = self.name(Kind::RequestAuthentication, "t", 3);
+        let service = self.below(4);
+        let aim = match self.below(4) {
+            0 => String::new(),
+            1 => format!("targetRefs: [{{kind: Service, name: s{service}}}], "),
+            _ => format!("selector: {{matchLabels: {{{}}}}}, ", self.labels()),
+        };
+        let rest = self.of(&[
+            "jwtRules: [{issuer: i, jwksUri: 'https://i/keys'}]",
+            "jwtRules: [{issuer: 'https://i', outputPayloadToHeader: x-payload}]",
+            "jwtRules: []",
+            // Cannot be evaluated.
+            "jwtRules: [{issuer: i}]",
+        ]);
+        (key, format!("{text}}}\nspec: {{{aim}{rest}}}\n"))
+    }
+
     fn name(&mut self, kind: Kind, prefix: &str, count: usize) -> (ObjectKey, String) {
         let key = ObjectKey {
             kind,
@@ -86,7 +105,9 @@ impl Chance {
             | Kind::DestinationRule
             | Kind::ServiceEntry
             | Kind::WorkloadEntry => "networking.istio.io/v1",
-            Kind::PeerAuthentication | Kind::AuthorizationPolicy => "security.istio.io/v1",
+            Kind::PeerAuthentication | Kind::AuthorizationPolicy | Kind::RequestAuthentication => {
+                "security.istio.io/v1"
+            }
             Kind::LocalRateLimit => "mesh-agent.io/v1alpha1",
             Kind::Policy | Kind::MeshPolicy => "authentication.istio.io/v1alpha1",
             _ => "gateway.networking.k8s.io/v1",

@@ -117,6 +117,10 @@ fn an_operation_or_condition_that_cannot_be_is_refused() {
         "spec.rules[0].when[0].key: \"source.port\" is no condition",
     );
     check_refused(
+        &rule("when: [{key: \"request.auth.claims[a][]\", values: [x]}]"),
+        "key: \"request.auth.claims[a][]\" is no condition",
+    );
+    check_refused(
         &rule("when: [{key: \"request.headers[a b]\", values: [x]}]"),
         "spec.rules[0].when[0].key: \"a b\" is no name of a header",
     );

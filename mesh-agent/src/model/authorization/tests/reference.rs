@@ -18,7 +18,11 @@ struct Written {
     paths: Vec<&'static str>,
     header: Vec<&'static str>,
     not_header: Vec<&'static str>,
-    token: bool,
+    subjects: Vec<&'static str>,
+    not_subjects: Vec<&'static str>,
+    groups: Vec<&'static str>,
+    not_groups: Vec<&'static str>,
+    unknowable: bool,
 }
 
 const PRINCIPALS: [&str; 4] = ["td/ns/a/sa/x", "td/ns/a/*", "*/sa/x", "*"];
@@ -26,6 +30,8 @@ const NAMESPACES: [&str; 3] = ["a", "b", "*"];
 const METHODS: [&str; 3] = ["GET", "P*", "*"];
 const PATHS: [&str; 5] = ["/", "/a*", "*b", "/a/b", "*"];
 const ROLES: [&str; 3] = ["x", "y*", "*"];
+const SUBJECTS: [&str; 4] = ["i/a", "i/*", "*/b", "*"];
+const GROUPS: [&str; 3] = ["g", "h*", "*"];
 
 fn some<T: Copy>(values: &[T]) -> Vec<T> {
     let count = fastrand::usize(..6).saturating_sub(3);
@@ -46,7 +52,11 @@ impl Written {
             not_paths: some(&PATHS),
             header: some(&ROLES),
             not_header: some(&ROLES),
-            token: fastrand::u8(..10) == 0,
+            subjects: some(&SUBJECTS),
+            not_subjects: some(&SUBJECTS),
+            groups: some(&GROUPS),
+            not_groups: some(&GROUPS),
+            unknowable: fastrand::u8(..10) == 0,
         }
     }
 
@@ -64,7 +74,7 @@ impl Written {
             sources: vec![Source {
                 principals: clause(&self.principals, &self.not_principals),
                 namespaces: clause(&self.namespaces, &[]),
-                unknowable: self.token,
+                request_principals: clause(&self.subjects, &self.not_subjects),
                 ..Source::default()
             }],
             operations: vec![Operation {
@@ -76,12 +86,21 @@ impl Written {
                 },
                 ..Operation::default()
             }],
-            conditions: match self.header.is_empty() && self.not_header.is_empty() {
-                true => vec![],
-                false => vec![Condition::Header(
-                    name,
-                    clause(&self.header, &self.not_header),
-                )],
+            conditions: {
+                let groups = TokenPart::Claim(vec!["realm".to_owned(), "groups".to_owned()]);
+                let header = clause(&self.header, &self.not_header);
+                let token = clause(&self.groups, &self.not_groups);
+                let mut all = Vec::new();
+                if !header.is_empty() {
+                    all.push(Condition::Header(name, header));
+                }
+                if !token.is_empty() {
+                    all.push(Condition::Token(groups, token));
+                }
+                if self.unknowable {
+                    all.push(Condition::Unknowable);
+                }
+                all
             },
         }
     }
@@ -100,8 +119,32 @@ impl Written {
             && one_of(&self.paths, Some(ask.uri.path()))
             && none_of(&self.not_paths, Some(ask.uri.path()))
             && one_of(&self.header, role)
-            && none_of(&self.not_header, role);
-        (!known || !self.token).then_some(known)
+            && none_of(&self.not_header, role)
+            && one_of(&self.subjects, ask.subject())
+            && none_of(&self.not_subjects, ask.subject())
+            && (self.groups.is_empty()
+                || ask.groups().iter().any(|it| one_of(&self.groups, Some(it))))
+            && ask
+                .groups()
+                .iter()
+                .all(|it| none_of(&self.not_groups, Some(it)));
+        (!known || !self.unknowable).then_some(known)
+    }
+}
+
+/// What the tokens of these tests say.
+const TOKENS: [(&str, &[&str]); 3] = [("i/a", &[]), ("i/b", &["g"]), ("j/b", &["h", "hh"])];
+
+impl Ask {
+    fn subject(&self) -> Option<&str> {
+        self.token.as_ref().and_then(Token::principal)
+    }
+
+    fn groups(&self) -> &'static [&'static str] {
+        let subject = self.subject();
+        let mut tokens = TOKENS.iter();
+        let found = tokens.find(|(its, _)| Some(*its) == subject);
+        found.map_or(&[], |(_, groups)| groups)
     }
 }
 
@@ -154,6 +197,14 @@ fn random_ask() -> Ask {
             Method::POST
         },
         ..Ask::get(uris[fastrand::usize(..uris.len())])
+    };
+    let ask = match TOKENS.get(fastrand::usize(..6)) {
+        None => ask,
+        Some((principal, groups)) => {
+            let (issuer, subject) = principal.split_once('/').unwrap();
+            let realm = serde_json::json!({"groups": groups});
+            ask.with_token(&serde_json::json!({"iss": issuer, "sub": subject, "realm": realm}))
+        }
     };
     match fastrand::u8(..4) {
         0 => ask.with_header("x-role", "x"),

@@ -237,3 +237,39 @@ fn a_host_is_the_targets_and_that_of_the_header() {
         ("depends", false),
     );
 }
+
+#[test]
+fn a_rule_on_tokens_needs_one_that_says_so() {
+    let source = |clause| {
+        from(Source {
+            request_principals: clause,
+            ..Source::default()
+        })
+    };
+    let allow = |rules| vec![policy(Action::Allow, rules)];
+    let deny = |rules| vec![policy(Action::Deny, rules)];
+    let anna = || Ask::get("/").with_token(&serde_json::json!({"iss": "i", "sub": "anna"}));
+    let anybody = || any(texts(["*"]));
+    check(allow(source(anybody())), &Ask::get("/"), ("depends", false));
+    check(allow(source(anybody())), &anna(), ("depends", true));
+    check(
+        allow(source(any(texts(["i/anna"])))),
+        &anna(),
+        ("depends", true),
+    );
+    check(
+        allow(source(any(texts(["i/bob"])))),
+        &anna(),
+        ("depends", false),
+    );
+    // The usual way to demand a token.
+    check(
+        deny(source(none(texts(["*"])))),
+        &Ask::get("/"),
+        ("depends", false),
+    );
+    check(deny(source(none(texts(["*"])))), &anna(), ("depends", true));
+    let claim = |clause| when(Condition::Token(TokenPart::Presenter, clause));
+    check(allow(claim(none(texts(["x"])))), &anna(), ("depends", true));
+    check(allow(claim(anybody())), &anna(), ("depends", false));
+}
