@@ -50,6 +50,7 @@ mod tls;
 mod token;
 mod trust;
 mod verify;
+mod view;
 
 #[cfg(test)]
 pub(crate) use self::token::samples as token_samples;
@@ -66,6 +67,7 @@ pub use self::{
     tls::Alpn,
     token::TokenCache,
     verify::{PeerError, peer, refusal},
+    view::{CertificateState, CertificateView},
 };
 use self::{issue::Issued, originations::Originations, trust::Trust};
 use crate::{
@@ -97,40 +99,6 @@ pub enum IdentityError {
     /// The peer is not who it must be.
     #[error(transparent)]
     Peer(#[from] PeerError),
-}
-
-/// How an identity stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CertificateState {
-    /// Its first certificate is still to come.
-    Waiting,
-    /// Its certificate is valid and will be renewed in time.
-    Live,
-    /// Its certificate is valid; renewing it did not work so far.
-    RenewalFailing,
-    /// Its certificate ran out.
-    Expired,
-}
-
-/// An identity and its certificate, for people to look at.
-#[derive(Clone, Debug)]
-pub struct CertificateView {
-    /// Whose certificate.
-    pub identity: SpiffeId,
-    /// How it stands.
-    pub state: CertificateState,
-    /// The serial number in hexadecimal digits; empty while waiting.
-    pub serial: String,
-    /// Begin of validity.
-    pub not_before: Option<SystemTime>,
-    /// End of validity.
-    pub not_after: Option<SystemTime>,
-    /// See [`Identities::generation`].
-    pub generation: u64,
-    /// Serial numbers of the roots that peers are verified against.
-    pub roots: Vec<String>,
-    /// Why the last attempt to issue did not work.
-    pub error: Option<String>,
 }
 
 /// The identities in use on this node. Clones share everything.

@@ -334,10 +334,8 @@ pub(super) fn spec<T: DeserializeOwned>(value: Value) -> Result<T, Vec<Fault>> {
         field: join("spec", &fault.field),
         ..fault
     };
-    match exact(value) {
-        Ok(spec) => Ok(*spec),
-        Err(faults) => Err(faults.into_iter().map(whole).collect()),
-    }
+    let spec = exact(value).map_err(|faults| faults.into_iter().map(whole).collect::<Vec<_>>());
+    Ok(*spec?)
 }
 
 /// Deserializes all of `value`: what is left over is a fault.
