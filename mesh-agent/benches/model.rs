@@ -48,26 +48,35 @@ fn workload() -> Workload {
     }
 }
 
-fn cluster(endpoints: usize) -> Arc<Cluster> {
+fn endpoints_of(count: usize) -> Vec<Endpoint> {
     let address = |number: usize| {
         let number = u32::try_from(number).expect("few endpoints");
         SocketAddr::new(std::net::Ipv4Addr::from(0x0a00_0000 + number).into(), 80)
     };
-    let endpoints = (0..endpoints).map(|number| Endpoint {
+    let endpoint = |number| Endpoint {
         address: address(number),
         workload: None,
         place: None,
         tls: None,
+        proxy_protocol: None,
         load: Arc::new(EndpointLoad::default()),
-    });
-    Arc::new(Cluster::new(
+    };
+    (0..count).map(endpoint).collect()
+}
+
+fn cluster_of(endpoints: Vec<Endpoint>) -> Cluster {
+    Cluster::new(
         ServiceName::new("default", "web"),
         "web.default.svc.cluster.local".into(),
         80,
         None,
         None,
-        endpoints.collect(),
-    ))
+        endpoints,
+    )
+}
+
+fn cluster(endpoints: usize) -> Arc<Cluster> {
+    Arc::new(cluster_of(endpoints_of(endpoints)))
 }
 
 /// A port with [`RULES`] rules, each with the condition that it is given.
@@ -81,6 +90,7 @@ fn port(condition: impl Fn(usize) -> HttpMatch) -> ServicePort {
             cluster: Arc::clone(&cluster),
             edits: None,
             rewrite: None,
+            treatment: None,
         }],
         schedule: Schedule::new(&[1], Position::default()),
         weights: vec![1],
@@ -181,8 +191,8 @@ fn spread_cluster() -> Cluster {
         ..Place::default()
     };
     let places: Vec<_> = (0..3).map(|zone| Arc::new(place(zone))).collect();
-    let mut cluster = Cluster::clone(&cluster(ENDPOINTS));
-    for (number, endpoint) in cluster.endpoints.iter_mut().enumerate() {
+    let mut endpoints = endpoints_of(ENDPOINTS);
+    for (number, endpoint) in endpoints.iter_mut().enumerate() {
         endpoint.place = Some(Arc::clone(&places[number % 3]));
     }
     let policy = UpstreamPolicy {
@@ -199,8 +209,8 @@ fn spread_cluster() -> Cluster {
         ..UpstreamPolicy::default()
     };
     let here = Some(Arc::clone(&places[1]));
-    let used = UpstreamUse::new(policy, Position::default(), &cluster.endpoints, here);
-    cluster.used(Some(Arc::new(used)))
+    let used = UpstreamUse::new(policy, Position::default(), &endpoints, here);
+    cluster_of(endpoints).used(Some(Arc::new(used)))
 }
 
 fn endpoints(criterion: &mut Criterion) {
