@@ -12,6 +12,7 @@ mod grpc_routes;
 mod http_routes;
 mod locality;
 mod manifests;
+mod opaque_property;
 mod opaque_routes;
 mod policies;
 mod property;
