@@ -53,6 +53,9 @@ fn operate(
     into: &mut Vec<HeaderEdit>,
     findings: &mut Findings,
 ) {
+    for name in &operations.remove {
+        into.extend(named(name, &format!("{path}.remove"), findings).map(HeaderEdit::Remove));
+    }
     // The authority of a request is rewritten instead.
     let of_request = path.ends_with(".request");
     let edited = operations.set.iter();
@@ -68,8 +71,25 @@ fn operate(
             pair(name, value, &field, findings).map(|(name, value)| HeaderEdit::Add(name, value)),
         );
     }
-    for name in &operations.remove {
-        into.extend(named(name, &format!("{path}.remove"), findings).map(HeaderEdit::Remove));
+}
+
+/// What a rule and one of its destinations change, in the order in which Envoy carries it out as Istio
+/// writes it: what is removed goes first, and the destination's edits come last; but where a rule has
+/// several destinations, each one's edits come before the rule's.
+pub(super) fn joined(rule: &HeaderEdits, destination: HeaderEdits, alone: bool) -> HeaderEdits {
+    let join = |rule: &[HeaderEdit], destination: Vec<HeaderEdit>| {
+        if !alone {
+            return [destination, rule.to_vec()].concat();
+        }
+        let all = rule.iter().cloned().chain(destination);
+        let (mut edits, rest): (Vec<_>, Vec<_>) =
+            all.partition(|edit| matches!(edit, HeaderEdit::Remove(_)));
+        edits.extend(rest);
+        edits
+    };
+    HeaderEdits {
+        request: join(&rule.request, destination.request),
+        response: join(&rule.response, destination.response),
     }
 }
 

@@ -376,7 +376,7 @@ impl RuleReader<'_> {
         }
         let destinations = route.iter().enumerate().map(|(index, one)| {
             let field = format!("{}.route[{index}]", self.path);
-            let mut edits = rule_edits.clone();
+            let mut edits = HeaderEdits::default();
             let mut rewrite = rewrite.cloned();
             if let Some(own) = &one.headers {
                 let path = format!("{field}.headers");
@@ -387,6 +387,7 @@ impl RuleReader<'_> {
                     rewrite.authority.get_or_insert(authority);
                 }
             }
+            let edits = headers::joined(rule_edits, edits, route.len() == 1);
             DestinationFacts {
                 // The weight of a single destination does not count.
                 weight: if route.len() == 1 {

@@ -20,7 +20,7 @@ pub struct HeaderEdits {
 pub enum HeaderEdit {
     /// This value replaces all others.
     Set(HeaderName, HeaderValue),
-    /// `<old>,<new>`; a new line for `Set-Cookie`, which does not join.
+    /// `<old>,<new>` in the last line; a new line for `Set-Cookie`, which does not join.
     Add(HeaderName, HeaderValue),
     /// All values go.
     Remove(HeaderName),
@@ -58,18 +58,21 @@ impl HeaderEdit {
 }
 
 fn add(headers: &mut HeaderMap, name: &HeaderName, value: &HeaderValue) {
-    let joined = match headers.get(name) {
-        Some(old) if *name != header::SET_COOKIE => {
-            let bytes = [old.as_bytes(), b",", value.as_bytes()].concat();
-            HeaderValue::from_bytes(&bytes).expect("two header values and a comma are one")
+    if *name == header::SET_COOKIE {
+        headers.append(name, value.clone());
+        return;
+    }
+    match headers.entry(name) {
+        header::Entry::Vacant(entry) => {
+            entry.insert(value.clone());
         }
-        _ => {
-            headers.append(name, value.clone());
-            return;
+        header::Entry::Occupied(mut entry) => {
+            let last = entry.iter_mut().last();
+            let last = last.expect("what is occupied has a value");
+            let bytes = [last.as_bytes(), b",", value.as_bytes()].concat();
+            let joined = HeaderValue::from_bytes(&bytes);
+            *last = joined.expect("two header values and a comma are one");
         }
-    };
-    if let Some(old) = headers.get_mut(name) {
-        *old = joined;
     }
 }
 
@@ -94,6 +97,7 @@ mod tests {
         for (key, old) in [
             ("x-set", "a"),
             ("x-set", "b"),
+            ("x-add", "older"),
             ("x-add", "old"),
             ("x-gone", "x"),
         ] {
@@ -110,7 +114,7 @@ mod tests {
                 .collect()
         };
         assert_eq!(all("x-set"), [b"new"]);
-        assert_eq!(all("x-add"), [b"old,new"]);
+        assert_eq!(all("x-add"), [b"older".as_slice(), b"old,new"]);
         assert_eq!(all("x-fresh"), [b"1"]);
         assert!(all("x-gone").is_empty());
         assert_eq!(all("set-cookie"), [b"a=1", b"b=2"]);
