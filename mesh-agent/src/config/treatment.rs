@@ -167,6 +167,7 @@ pub(super) fn cors(written: &CorsPolicy, path: &str, findings: &mut Findings) ->
         let joined = names.join(",");
         match HeaderValue::from_str(&joined) {
             Ok(_) if joined.is_empty() => Allowed::Unsaid,
+            Ok(value) if value == "*" && field != "exposeHeaders" => Allowed::Anything,
             Ok(value) => Allowed::These(value),
             Err(_) => {
                 let text = format!("{joined:?} is not a header value");

@@ -88,7 +88,7 @@ impl Cors {
     }
 
     fn preflight(&self, origin: &HeaderValue, asked: &HeaderMap) -> HeaderMap {
-        let mut said = self.identity(origin);
+        let mut said = self.response(origin);
         for (list, header, wanted) in [
             (
                 &self.methods,
@@ -213,7 +213,8 @@ mod tests {
         check(
             &policy(),
             request("https://shop.example", true),
-            "answer allow-headers=* allow-methods=GET,PUT allow-origin=https://shop.example max-age=60",
+            "answer allow-headers=* allow-methods=GET,PUT allow-origin=https://shop.example \
+             expose-headers=x-total max-age=60",
         );
     }
 
@@ -251,7 +252,7 @@ mod tests {
             &trusting,
             request("https://any.example", true),
             "answer allow-credentials=true allow-headers=x-odd allow-methods=PUT \
-             allow-origin=https://any.example",
+             allow-origin=https://any.example expose-headers=x-total",
         );
     }
 

@@ -268,11 +268,9 @@ impl HttpRule {
     }
 
     fn decide(&self, head: &RequestHead<'_>, met: Option<&HttpMatch>) -> Decision {
-        let cors = self
-            .treatment
-            .as_ref()
-            .and_then(|treatment| treatment.cors.as_ref());
-        let Some(cors) = cors else {
+        // A fault hits preflights, too: then what is said to pages waits for it.
+        let treatment = self.treatment.as_ref().filter(|one| one.fault.is_none());
+        let Some(cors) = treatment.and_then(|treatment| treatment.cors.as_ref()) else {
             return self.drawn(head, met);
         };
         match cors.decide(head.method, head.headers) {
@@ -296,7 +294,8 @@ impl HttpRule {
         let Decision::Forward { treatment, .. } = &decision else {
             return decision;
         };
-        let cors = treatment.as_ref().and_then(|own| own.cors.as_ref());
+        let own = treatment.as_ref().filter(|one| one.fault.is_none());
+        let cors = own.and_then(|own| own.cors.as_ref());
         match cors.map(|cors| cors.decide(head.method, head.headers)) {
             Some(CorsDecision::Answer(answer)) => self.answer(answer),
             Some(CorsDecision::Pass | CorsDecision::Mark(_)) | None => decision,

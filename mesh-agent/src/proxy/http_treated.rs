@@ -5,7 +5,7 @@
 //! Knows nothing of endpoints. Invariant: what is refused or answered here never leaves the
 //! client's node.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -24,7 +24,7 @@ use super::{
     http_retry::Sending,
     usage,
 };
-use crate::model::{Cluster, CorsDecision, DirectAnswer, Treatment};
+use crate::model::{Cluster, CorsDecision, DirectAnswer, Fault, Treatment};
 
 /// A request's head, to be sent any number of times.
 #[derive(Clone)]
@@ -65,18 +65,37 @@ pub(crate) async fn before(
     treatment: &Treatment,
     head: &request::Parts,
 ) -> Result<(), Outcome> {
-    if let Some(cors) = &treatment.cors
-        && let CorsDecision::Mark(said) = cors.decide(&head.method, &head.headers)
-    {
-        exchange.notes.said = Some(Box::new(said));
-    }
-    if !treatment.limits.is_empty() {
+    let cors = treatment.cors.as_ref();
+    let cors = cors.map_or(CorsDecision::Pass, |cors| {
+        cors.decide(&head.method, &head.headers)
+    });
+    // What is answered here is not limited.
+    if !treatment.limits.is_empty() && !matches!(cors, CorsDecision::Answer(_)) {
         let source = exchange.source();
-        buckets::admit(&treatment.limits, &source.identity, usage::uptime())?;
+        let admitted = buckets::admit(&treatment.limits, &source.identity, usage::uptime());
+        if admitted.is_err()
+            && let CorsDecision::Mark(said) = cors
+        {
+            exchange.notes.said = Some(Box::new(said));
+            return admitted;
+        }
+        admitted?;
     }
-    let Some(fault) = &treatment.fault else {
-        return Ok(());
-    };
+    if let Some(fault) = &treatment.fault {
+        inject(exchange, fault).await?;
+    }
+    match cors {
+        CorsDecision::Pass => Ok(()),
+        CorsDecision::Answer(answer) => Err(Outcome::Answered(Arc::new(answer))),
+        CorsDecision::Mark(said) => {
+            exchange.notes.said = Some(Box::new(said));
+            Ok(())
+        }
+    }
+}
+
+/// Waits, or says how the request ends instead.
+async fn inject(exchange: &mut Exchange, fault: &Fault) -> Result<(), Outcome> {
     let injected = fault.draw(&mut |n| fastrand::usize(..n));
     if let Some(delay) = injected.delay {
         exchange.notes.delayed = true;
