@@ -329,23 +329,25 @@ fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> 
     exchange.end(outcome);
     let mut response = if exchange.is_grpc {
         exchange.set_grpc(grpc);
-        let message = HeaderValue::from_str(&percent_encoded(&text));
         let mut response = Response::new(ReplyBody::own(Bytes::new(), None));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", HeaderValue::from(grpc));
-        headers.insert(
-            "grpc-message",
-            message.expect("percent-encoding leaves visible ASCII"),
-        );
+        if !text.is_empty() {
+            let message = HeaderValue::from_str(&percent_encoded(&text));
+            let message = message.expect("percent-encoding leaves visible ASCII");
+            headers.insert("grpc-message", message);
+        }
         response
     } else {
         let text = Bytes::from(text.into_owned());
+        let plain = (!text.is_empty()).then(|| HeaderValue::from_static("text/plain"));
         let mut response = Response::new(ReplyBody::own(text, None));
         *response.status_mut() =
             StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let plain = HeaderValue::from_static("text/plain");
-        response.headers_mut().insert(CONTENT_TYPE, plain);
+        response
+            .headers_mut()
+            .extend(plain.map(|plain| (CONTENT_TYPE, plain)));
         response
     };
     if let Some((location, edits)) = redirected {

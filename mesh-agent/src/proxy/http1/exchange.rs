@@ -242,8 +242,10 @@ fn own(outcome: &Outcome, close: bool, to_head: bool) -> Own {
         StatusCode::from_u16(outcome.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let reason = status.canonical_reason().unwrap_or("<none>");
     let code = status.as_str();
-    let mut bytes =
-        format!("HTTP/1.1 {code} {reason}\r\ncontent-type: text/plain\r\n").into_bytes();
+    let mut bytes = format!("HTTP/1.1 {code} {reason}\r\n").into_bytes();
+    if !text.is_empty() {
+        bytes.extend_from_slice(b"content-type: text/plain\r\n");
+    }
     if let Outcome::Redirected { location, .. } = outcome {
         bytes.extend_from_slice(b"location: ");
         bytes.extend_from_slice(location.as_bytes());
