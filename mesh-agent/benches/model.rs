@@ -45,6 +45,7 @@ fn workload() -> Workload {
         probe_ports: Vec::new(),
         close_existing_after: None,
         inbound: InboundPolicy::default(),
+        scope: Arc::default(),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod hashing;
 pub mod limit;
 pub mod locality;
 pub mod mirror;
+pub mod named;
 pub mod opaque;
 pub mod outlier;
 pub mod path;
@@ -27,6 +28,7 @@ pub mod retry;
 pub mod rewrite;
 pub mod route;
 pub mod rules;
+pub mod scope;
 pub mod service;
 pub mod share;
 pub mod shared_map;
@@ -51,6 +53,7 @@ pub use self::{
     hashing::{HashPolicy, Key},
     locality::{Nearness, Place, Spread},
     mirror::Mirror,
+    named::{NamedPort, NamedPorts, Strangers, Told},
     opaque::{
         NamePattern, OpaqueBackend, OpaqueDecision, OpaqueMatch, OpaquePort, OpaqueRoutes,
         OpaqueRule, Opening,
@@ -62,7 +65,10 @@ pub use self::{
     rewrite::{PathEdit, Redirect, Rewritten, UrlRewrite},
     route::{Backend, Client, Decision, HttpRoutes, HttpRule, Refusal, RequestHead, ResponseFlag},
     rules::Rules,
-    service::{Cluster, Endpoint, ObjectRef, Protocol, Service, ServiceName, ServicePort},
+    scope::{OutboundPolicy, Scope, Seen, SeenHosts},
+    service::{
+        Cluster, Endpoint, ObjectRef, Protocol, Service, ServiceName, ServicePort, ServiceSocket,
+    },
     share::Share,
     shared_map::{Difference, SharedMap},
     snapshot::{Destination, Snapshot},

@@ -15,6 +15,7 @@ mod client_stream;
 mod connection;
 pub mod copy;
 mod dial;
+mod elsewhere;
 mod entrance;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;

@@ -119,6 +119,11 @@ pub struct RunSettings {
     #[arg(long, env = "MESH_AGENT_TUNNEL", value_name = "KIND", value_enum, default_value_t = Tunnel::Mux)]
     pub tunnel: Tunnel,
 
+    /// What becomes of connections of enrolled pods to what neither a Service, nor a pod, nor a
+    /// ServiceEntry has.
+    #[arg(long, env = "MESH_AGENT_OUTBOUND_POLICY", value_name = "POLICY", value_enum, default_value_t = Outbound::AllowAny)]
+    pub outbound_policy: Outbound,
+
     /// What serves HTTP/1.1: a way back, should the fast path not do.
     #[arg(long, env = "MESH_AGENT_HTTP1", value_name = "ENGINE", value_enum, default_value_t = Http1::Fast, hide = true)]
     pub http1: Http1,
@@ -183,6 +188,15 @@ pub enum Tunnel {
     Mux,
     /// HBONE: HTTP/2 CONNECT.
     Hbone,
+}
+
+/// What becomes of connections to what nobody has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Outbound {
+    /// They go on as they would without the mesh.
+    AllowAny,
+    /// They are refused: 502 for HTTP, a reset for everything else.
+    RegistryOnly,
 }
 
 /// What serves HTTP/1.1.

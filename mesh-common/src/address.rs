@@ -17,7 +17,8 @@ pub struct Address {
 const _: () = assert!(size_of::<Address>() == 16);
 
 impl Address {
-    /// The address that no socket has; marks an unused slot.
+    /// The address that no socket has; marks an unused slot, and stands for every address where a map
+    /// says so.
     pub const NONE: Self = Self { words_be: [0; 4] };
 
     /// An IPv4 address from its word in network byte order.

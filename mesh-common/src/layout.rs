@@ -85,6 +85,16 @@ closed_set! {
 }
 
 closed_set! {
+    /// Which of a pod's new connections are captured.
+    OutboundReach {
+        /// Those to the mesh.
+        MESH = 0 => "mesh",
+        /// All: what is none of the mesh's is for the agent to refuse.
+        EVERYTHING = 1 => "everything",
+    }
+}
+
+closed_set! {
     /// How a port treats plaintext peers.
     InboundMode {
         /// Plaintext and mutual TLS.
@@ -168,8 +178,10 @@ pub struct PodConfig {
     pub default_mode: u8,
     /// 1 if `lo.accept_local` was 0 before capture, and is to be 0 again after it.
     pub accept_local_was_off: u8,
+    /// [`OutboundReach`]; programs older than this field leave it at the mesh.
+    pub outbound: u8,
     /// Zero.
-    pub reserved: [u8; 4],
+    pub reserved: [u8; 3],
 }
 const _: () = assert!(size_of::<PodConfig>() == 8);
 

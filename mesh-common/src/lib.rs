@@ -8,7 +8,8 @@
 //!
 //! Knows nothing of sockets, files or aya (but for `aya::Pod` behind the feature `user`).
 //! Invariant: any change of a layout, a map's type or size, or the meaning of a value changes
-//! [`ABI_VERSION`]: maps of one version are adopted as they are.
+//! [`ABI_VERSION`]: maps of one version are adopted as they are. A byte that was reserved may get a
+//! meaning, if zero means what was done before and older programs do no harm without it.
 #![no_std]
 
 pub mod address;
@@ -20,8 +21,8 @@ pub use self::{
     address::{Address, Endpoint, Tuple, sock_ops_local_port, sock_ops_remote_port},
     counter::Counter,
     layout::{
-        AddressKind, FlowRecord, InboundMode, MeshEntry, NodeConfig, OnDeath, PodConfig, PodState,
-        Tag, TagKind, UnknownValue,
+        AddressKind, FlowRecord, InboundMode, MeshEntry, NodeConfig, OnDeath, OutboundReach,
+        PodConfig, PodState, Tag, TagKind, UnknownValue,
     },
 };
 

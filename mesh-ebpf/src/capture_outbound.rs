@@ -34,8 +34,8 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use mesh_common::{
-    Address, CAPTURE_MARK, Counter, Endpoint, MeshEntry, OnDeath, PodConfig, PodState, Tag,
-    TagKind, Tuple, names,
+    Address, CAPTURE_MARK, Counter, Endpoint, MeshEntry, OnDeath, OutboundReach, PodConfig,
+    PodState, Tag, TagKind, Tuple, names,
 };
 
 use crate::{
@@ -172,7 +172,12 @@ fn decide(pod: &PodConfig, segment: &Segment) -> (TagKind, Counter) {
     if !is_captured(destination) {
         let mut every_port = *destination;
         every_port.port = 0;
-        if !is_captured(&every_port) {
+        let every_address = Endpoint {
+            address: Address::NONE,
+            port: destination.port,
+        };
+        let reaches_all = pod.outbound == OutboundReach::EVERYTHING.0;
+        if !is_captured(&every_port) && !reaches_all && !is_captured(&every_address) {
             return (TagKind::PASSED, Counter::SYN_PASSED);
         }
     }

@@ -215,6 +215,7 @@ fn workload(name: &str, node: &str, address: &str) -> Workload {
             ports: BTreeMap::from([(8080, MtlsMode::Permissive)]),
             ..InboundPolicy::default()
         },
+        scope: Arc::default(),
     }
 }
 

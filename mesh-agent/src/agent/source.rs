@@ -14,8 +14,8 @@ use crate::{
     config::{
         self, Frontier, Index, IndexSettings, Report, SourceKind, SourceState, kube::KubeSettings,
     },
-    model::Snapshot,
-    settings::RunSettings,
+    model::{OutboundPolicy, Snapshot},
+    settings::{Outbound, RunSettings},
     tasks::Tasks,
 };
 
@@ -70,6 +70,10 @@ fn index_settings(settings: &RunSettings) -> IndexSettings {
         trust_domain: settings.authority.trust_domain.clone(),
         cluster_domain: settings.source.cluster_domain.clone(),
         root_namespace: ROOT_NAMESPACE.to_owned(),
+        outbound: match settings.outbound_policy {
+            Outbound::AllowAny => OutboundPolicy::AllowAny,
+            Outbound::RegistryOnly => OutboundPolicy::RegistryOnly,
+        },
         statuses: false,
     }
 }

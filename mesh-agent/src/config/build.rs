@@ -25,6 +25,7 @@ use super::{
     problem::Problem,
     rate_limit,
     references::References,
+    scopes::Scopes,
     services::Services,
 };
 use crate::model::{Snapshot, SpiffeId, Workload};
@@ -80,7 +81,8 @@ impl Joined {
             selected,
             selected_for_tokens,
         } = self;
-        let touched = pods.update(shelves, settings, &composer, dirty);
+        let scopes = Scopes::new(settings, &shelves.sidecars);
+        let touched = pods.update(shelves, settings, (&composer, &scopes), dirty);
         let domain = &settings.cluster_domain;
         let hosts = entries.update(shelves, domain, dirty, &touched);
         let mut changed = endpoints.update(shelves, domain, pods, entries, (dirty, &touched));
@@ -88,7 +90,7 @@ impl Joined {
         services.update(shelves, settings, (entries, endpoints), dirty, changed);
         let mut problems: BTreeSet<Problem> = services.problems().cloned().collect();
         problems.extend(rate_limit::check(shelves));
-        let findings = composer.findings.into_iter();
+        let findings = composer.findings.into_iter().chain(scopes.findings);
         problems.extend(findings.flat_map(|findings| findings.problems));
         entries.problems(shelves, &mut problems);
         references.update(shelves, settings, endpoints, pods, dirty, &touched);
@@ -104,8 +106,10 @@ impl Joined {
     }
 
     /// The names that are to be resolved.
-    pub(super) fn names(&self, shelves: &Shelves) -> BTreeSet<Arc<str>> {
-        self.entries.names(shelves)
+    pub(super) fn names(&self, shelves: &Shelves, domain: &str) -> BTreeSet<Arc<str>> {
+        let mut names = self.entries.names(shelves);
+        names.extend(self.endpoints.names(domain).map(Arc::clone));
+        names
     }
 
     /// What there is now. Shares with earlier snapshots what is the same.
@@ -117,7 +121,10 @@ impl Joined {
             by_address: self.pods.by_address.clone(),
             services: self.services.by_name.clone(),
             by_vip: self.services.by_vip.clone(),
+            by_endpoint: self.services.headless.published.clone(),
+            named: self.services.named.published.clone(),
             local: OnceLock::from(self.pods.local()),
+            ..Snapshot::default()
         }
     }
 }
@@ -128,7 +135,7 @@ pub(super) fn workload(
     namespace: Option<&NamespaceFacts>,
     settings: &IndexSettings,
     node: &Arc<str>,
-    composer: &Composer<'_>,
+    (composer, scopes): (&Composer<'_>, &Scopes<'_>),
 ) -> Workload {
     let label = |keys: &[&str]| {
         let found = keys.iter().find_map(|key| pod.labels.get(*key));
@@ -139,6 +146,7 @@ pub(super) fn workload(
     let here = pod.node == *node;
     let choice = namespace.map(|namespace| namespace.choice);
     let of_all = namespace.and_then(|namespace| namespace.close_existing_after);
+    let enrolled = !pod.host_network && pod.choice.enrols(choice.unwrap_or_default());
     Workload {
         uid: pod.uid.clone(),
         name: Arc::clone(&pod.meta.name),
@@ -168,12 +176,13 @@ pub(super) fn workload(
             "version",
         ])
         .unwrap_or_else(|| "latest".into()),
-        enrolled: !pod.host_network && pod.choice.enrols(choice.unwrap_or_default()),
+        enrolled,
         netns: pod.netns.clone().filter(|_| here && !pod.host_network),
         host_network: pod.host_network,
         ready: pod.ready,
         probe_ports: pod.probe_ports.clone(),
         close_existing_after: pod.close_existing_after.or(of_all),
         inbound: composer.compose(pod),
+        scope: scopes.of(pod, here && enrolled),
     }
 }

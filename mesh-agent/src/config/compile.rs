@@ -206,7 +206,10 @@ impl Compiler<'_, '_> {
         meta: &Meta,
         rule: &Arc<str>,
     ) -> Backend {
-        let (host, field) = (&destination.host, &destination.field);
+        let (host, field) = (
+            &self.catalog.stands_for(&destination.host),
+            &destination.field,
+        );
         let Some(service) = self.catalog.service(host) else {
             let text = format!("no Service has the host {host}");
             return self.missing(
@@ -278,6 +281,13 @@ impl Compiler<'_, '_> {
             }
         };
         let hostname = resolve::hostname(&service.namespace, &service.name, self.router.domain);
+        let facts = self.catalog.service(&hostname);
+        if facts.is_some_and(|facts| facts.alias.is_some()) {
+            // Whoever may write one could reach what no ReferenceGrant lets him.
+            let text = format!("{service} is an ExternalName Service");
+            let fix = "name the Service itself, or write a VirtualService";
+            return self.missing(status, backend.field.clone(), &text, fix, rule);
+        }
         let client = self.place.client.as_deref();
         let at = (&*hostname, &*service.namespace);
         let shape = Shape {

@@ -20,7 +20,9 @@ use serde_json::{Value, json};
 pub use self::install::{InstallError, Installed, install};
 use super::{
     authorization::AuthorizationPolicySpec,
-    istio::{DestinationRuleSpec, ServiceEntrySpec, VirtualServiceSpec, WorkloadEntrySpec},
+    istio::{
+        DestinationRuleSpec, ServiceEntrySpec, SidecarSpec, VirtualServiceSpec, WorkloadEntrySpec,
+    },
     rate_limit::LocalRateLimitSpec,
     request_authentication::RequestAuthenticationSpec,
     security::{PeerAuthenticationSpec, PolicySpec},
@@ -43,7 +45,7 @@ struct Shape {
     columns: &'static [(&'static str, &'static str, &'static str)],
 }
 
-const SHAPES: [Shape; 10] = [
+const SHAPES: [Shape; 11] = [
     Shape {
         group: "networking.istio.io",
         kind: "VirtualService",
@@ -92,6 +94,16 @@ const SHAPES: [Shape; 10] = [
         versions: &["v1", "v1beta1", "v1alpha3"],
         spec: spec::<WorkloadEntrySpec>,
         columns: &[("Address", "string", ".spec.address"), AGE],
+    },
+    Shape {
+        group: "networking.istio.io",
+        kind: "Sidecar",
+        plural: "sidecars",
+        short: None,
+        scope: "Namespaced",
+        versions: &["v1", "v1beta1", "v1alpha3"],
+        spec: spec::<SidecarSpec>,
+        columns: &[AGE],
     },
     Shape {
         group: "security.istio.io",

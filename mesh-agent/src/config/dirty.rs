@@ -63,7 +63,8 @@ impl Dirty {
             | Kind::LocalRateLimit => {
                 self.routing.insert((kind, name));
             }
-            Kind::PeerAuthentication
+            Kind::Sidecar
+            | Kind::PeerAuthentication
             | Kind::AuthorizationPolicy
             | Kind::RequestAuthentication
             | Kind::Policy

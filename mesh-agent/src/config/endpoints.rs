@@ -62,7 +62,10 @@ impl Family {
         families
             .sort_by_key(|family| Some(*family) != service.vips.first().map(|vip| Self::of(*vip)));
         families.dedup();
-        if families.is_empty() {
+        if families.is_empty() && service.reach.is_some() {
+            // Told by the address that a connection was opened to.
+            families.extend([Self::V4, Self::V6]);
+        } else if families.is_empty() {
             families.push(Self::Both);
         }
         families
@@ -92,6 +95,8 @@ struct ClusterKey {
     family: Family,
     subset: Option<(ObjectRef, Arc<str>)>,
     used: Option<ObjectRef>,
+    /// By clients that connected to one of its endpoints.
+    direct: bool,
 }
 
 /// What DestinationRules make of a Service's port.
@@ -108,6 +113,8 @@ pub(super) struct Shape<'s> {
 pub(super) struct Endpoints {
     views: BTreeMap<Arc<str>, ServiceView>,
     slices: Slices,
+    /// What ExternalName Services stand for.
+    aliases: BTreeMap<Name, Arc<str>>,
     loads: Loads,
     /// Where this node is.
     here: Option<Arc<Place>>,
@@ -137,6 +144,7 @@ impl Endpoints {
         slices::with_addresses(&shelves.slices, &touched.addresses, &mut names);
         nodes::with_nodes(&shelves.slices, &dirty.nodes, &mut names);
         self.selecting(&shelves.services, touched, &mut names);
+        self.aliased(shelves, (dirty, touched), &mut names);
         for namespace in &dirty.namespaces {
             let services = shelves.services.in_namespace(namespace);
             names.extend(services.map(|(name, _)| name.clone()));
@@ -210,6 +218,40 @@ impl Endpoints {
         }
     }
 
+    /// Notes what ExternalName Services stand for; adds those whose hosts resolve to something else.
+    fn aliased(
+        &mut self,
+        shelves: &Shelves,
+        (dirty, touched): (&Dirty, &Touched),
+        names: &mut HashSet<Name>,
+    ) {
+        for name in &dirty.services {
+            let facts = shelves.services.find(name);
+            match facts.and_then(|(facts, _)| facts.alias.as_ref()) {
+                Some(alias) => drop(self.aliases.insert(name.clone(), Arc::clone(alias))),
+                None => drop(self.aliases.remove(name)),
+            }
+        }
+        for (name, alias) in &self.aliases {
+            let mut addresses = shelves.resolved.get(alias).into_iter().flatten();
+            if dirty.names.contains(alias)
+                || addresses.any(|address| touched.addresses.contains(address))
+            {
+                names.insert(name.clone());
+            }
+        }
+    }
+
+    /// The names that ExternalName Services stand for, but for those of Services.
+    pub(super) fn names(&self, domain: &str) -> impl Iterator<Item = &Arc<str>> {
+        let of_service = move |alias: &str| {
+            let host = alias.strip_suffix(domain);
+            host.is_some_and(|host| host.ends_with(".svc."))
+        };
+        let all = self.aliases.values();
+        all.filter(move |alias| !alias.is_empty() && !of_service(alias))
+    }
+
     /// Whether a Service is in the mesh, and the sockets of each of its ports.
     fn find(
         &self,
@@ -228,6 +270,15 @@ impl Endpoints {
             nodes::of_endpoint(&shelves.nodes, workload, slice, hinted)
         };
         let (enrolled, ports) = match self.slices.of(&shelves.slices, name) {
+            _ if let Some(alias) = &facts.alias => {
+                let of_port = |port| from_name(port, shelves, alias, by_address);
+                let ports: Vec<Sockets> = ports.map(of_port).collect();
+                let mut workloads = ports
+                    .iter()
+                    .flatten()
+                    .filter_map(|(_, one, _)| one.as_ref());
+                (workloads.any(|workload| workload.enrolled), ports)
+            }
             Some(slices) => {
                 let of_port = |port| from_slices(port, facts, &slices, by_address, place);
                 (in_mesh(&slices, by_address), ports.map(of_port).collect())
@@ -305,11 +356,6 @@ impl Endpoints {
         }
     }
 
-    /// Which Service or ServiceEntry has the host.
-    pub(super) fn owner(&self, host: &str) -> Option<&Name> {
-        self.views.get(host).map(|view| &view.name)
-    }
-
     /// Whether there is such a Service.
     pub(super) fn has(&self, host: &str) -> bool {
         self.views.contains_key(host)
@@ -350,6 +396,27 @@ fn in_mesh(slices: &[&SliceFacts], by_address: &SharedMap<IpAddr, Arc<Workload>>
         .flat_map(|port| &port.sockets)
         .filter_map(|(address, _)| by_address.get(&address.ip()))
         .any(|workload| workload.enrolled)
+}
+
+/// Where a name resolves to, at the Service's own port: kube-proxy knows nothing of a target port here.
+fn from_name(
+    port: &PortFacts,
+    shelves: &Shelves,
+    name: &Arc<str>,
+    by_address: &SharedMap<IpAddr, Arc<Workload>>,
+) -> Sockets {
+    let addresses = shelves.resolved.get(name).into_iter().flatten();
+    let socket = |address: &IpAddr| {
+        let workload = by_address.get(address).map(Arc::clone);
+        let place = nodes::of_endpoint(
+            &shelves.nodes,
+            workload.as_ref(),
+            &SlicePlace::default(),
+            false,
+        );
+        (SocketAddr::new(*address, port.number), workload, place)
+    };
+    addresses.map(socket).collect()
 }
 
 fn from_slices(

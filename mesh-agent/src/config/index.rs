@@ -32,12 +32,13 @@ use super::{
     rate_limit::RateLimitFacts,
     service::{ServiceFacts, SliceFacts},
     service_entry::ServiceEntryFacts,
+    sidecar::SidecarFacts,
     status::{self, ObjectStatus},
     token_rules::RequestAuthenticationFacts,
     virtual_service::VirtualServiceFacts,
     workload_entry::WorkloadEntryFacts,
 };
-use crate::model::Snapshot;
+use crate::model::{OutboundPolicy, Snapshot};
 
 /// What an index must know of its surroundings.
 #[derive(Clone, Debug)]
@@ -50,6 +51,8 @@ pub struct IndexSettings {
     pub cluster_domain: String,
     /// The namespace whose policies are for the whole mesh.
     pub root_namespace: String,
+    /// What becomes of connections to what nobody has.
+    pub outbound: OutboundPolicy,
     /// Whether [`Index::statuses`] are made: that is for the one who writes them.
     pub statuses: bool,
 }
@@ -61,6 +64,7 @@ impl Default for IndexSettings {
             trust_domain: "cluster.local".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
             root_namespace: "istio-system".to_owned(),
+            outbound: OutboundPolicy::default(),
             statuses: false,
         }
     }
@@ -171,6 +175,10 @@ impl Index {
                 let facts = WorkloadEntryFacts::new(&object, domain, &mut findings);
                 shelves.workload_entries.put(facts, findings)
             }
+            Object::Sidecar(object) => {
+                let facts = SidecarFacts::new(&object, settings.outbound, &mut findings);
+                shelves.sidecars.put(facts, findings)
+            }
             Object::PeerAuthentication(object) => {
                 let root = &settings.root_namespace;
                 let facts = PeerAuthenticationFacts::new(&object, root, &mut findings);
@@ -243,6 +251,7 @@ impl Index {
             Kind::DestinationRule => shelves.destination_rules.remove(namespace, name),
             Kind::ServiceEntry => shelves.service_entries.remove(namespace, name),
             Kind::WorkloadEntry => shelves.workload_entries.remove(namespace, name),
+            Kind::Sidecar => shelves.sidecars.remove(namespace, name),
             Kind::PeerAuthentication => shelves.peer_authentications.remove(namespace, name),
             Kind::AuthorizationPolicy => shelves.authorization_policies.remove(namespace, name),
             Kind::RequestAuthentication => shelves.request_authentications.remove(namespace, name),

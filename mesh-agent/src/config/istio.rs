@@ -10,6 +10,7 @@ mod actions;
 mod entries;
 mod opaque;
 mod policy;
+mod sidecar;
 
 use std::collections::BTreeMap;
 
@@ -28,6 +29,7 @@ pub(super) use self::{
         LoadBalancer, LocalityLb, OutlierDetection, ProxyProtocolVersion, RetryBudgetSettings,
         Simple, TcpSettings, TrafficPolicy,
     },
+    sidecar::{CaptureMode, Egress, OutboundMode, SidecarSpec},
 };
 use super::object::{Present, null_default};
 

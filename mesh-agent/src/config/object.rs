@@ -19,7 +19,9 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     gateway::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec, TlsRouteSpec},
-    istio::{DestinationRuleSpec, ServiceEntrySpec, VirtualServiceSpec, WorkloadEntrySpec},
+    istio::{
+        DestinationRuleSpec, ServiceEntrySpec, SidecarSpec, VirtualServiceSpec, WorkloadEntrySpec,
+    },
     rate_limit::LocalRateLimitSpec,
     security::{PeerAuthenticationSpec, PolicySpec},
 };
@@ -48,6 +50,8 @@ pub enum Kind {
     ServiceEntry,
     /// `networking.istio.io WorkloadEntry`.
     WorkloadEntry,
+    /// `networking.istio.io Sidecar`.
+    Sidecar,
     /// `security.istio.io PeerAuthentication`.
     PeerAuthentication,
     /// `security.istio.io AuthorizationPolicy`.
@@ -83,10 +87,9 @@ const UNENFORCED: [(&str, &str); 4] = [
 ];
 
 /// Mesh kinds without effect.
-const UNSUPPORTED: [(&str, &str); 13] = [
+const UNSUPPORTED: [(&str, &str); 12] = [
     ("networking.istio.io", "Gateway"),
     ("networking.istio.io", "WorkloadGroup"),
-    ("networking.istio.io", "Sidecar"),
     ("networking.istio.io", "EnvoyFilter"),
     ("networking.istio.io", "ProxyConfig"),
     ("telemetry.istio.io", "Telemetry"),
@@ -99,7 +102,7 @@ const UNSUPPORTED: [(&str, &str); 13] = [
     ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy"),
 ];
 
-const SUPPORTED: [(&str, &[&str], Kind); 20] = [
+const SUPPORTED: [(&str, &[&str], Kind); 21] = [
     ("", &["v1"], Kind::Namespace),
     ("", &["v1"], Kind::Node),
     ("", &["v1"], Kind::ServiceAccount),
@@ -110,6 +113,7 @@ const SUPPORTED: [(&str, &[&str], Kind); 20] = [
     ("networking.istio.io", ISTIO_VERSIONS, Kind::DestinationRule),
     ("networking.istio.io", ISTIO_VERSIONS, Kind::ServiceEntry),
     ("networking.istio.io", ISTIO_VERSIONS, Kind::WorkloadEntry),
+    ("networking.istio.io", ISTIO_VERSIONS, Kind::Sidecar),
     (
         "security.istio.io",
         &["v1", "v1beta1"],
@@ -224,6 +228,7 @@ impl Kind {
             Self::DestinationRule => "DestinationRule",
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
+            Self::Sidecar => "Sidecar",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::RequestAuthentication => "RequestAuthentication",
@@ -324,6 +329,7 @@ pub enum Object {
     DestinationRule(Box<Resource<DestinationRuleSpec>>),
     ServiceEntry(Box<Resource<ServiceEntrySpec>>),
     WorkloadEntry(Box<Resource<WorkloadEntrySpec>>),
+    Sidecar(Box<Resource<SidecarSpec>>),
     PeerAuthentication(Box<Resource<PeerAuthenticationSpec>>),
     /// Its `spec` is read where it is judged, so that one that cannot be read is judged, too.
     AuthorizationPolicy(Box<Resource<serde_json::Value>>),
@@ -381,6 +387,7 @@ impl Object {
             Self::DestinationRule(object) => (Kind::DestinationRule, &object.metadata),
             Self::ServiceEntry(object) => (Kind::ServiceEntry, &object.metadata),
             Self::WorkloadEntry(object) => (Kind::WorkloadEntry, &object.metadata),
+            Self::Sidecar(object) => (Kind::Sidecar, &object.metadata),
             Self::PeerAuthentication(object) => (Kind::PeerAuthentication, &object.metadata),
             Self::AuthorizationPolicy(object) => (Kind::AuthorizationPolicy, &object.metadata),
             Self::RequestAuthentication(object) => (Kind::RequestAuthentication, &object.metadata),

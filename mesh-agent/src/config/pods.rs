@@ -19,9 +19,13 @@ use super::{
     index::{IndexSettings, Shelves},
     pod::PodFacts,
     policy::Composer,
+    scopes::Scopes,
     selection::SomeLabels,
 };
 use crate::model::{SharedMap, Workload, WorkloadUid};
+
+/// Who says what a pod accepts, and what its clients see.
+type Composing<'c> = (&'c Composer<'c>, &'c Scopes<'c>);
 
 /// All workloads.
 #[derive(Debug)]
@@ -83,12 +87,12 @@ impl Pods {
         &mut self,
         shelves: &Shelves,
         settings: &IndexSettings,
-        composer: &Composer<'_>,
+        composing: Composing<'_>,
         dirty: &Dirty,
     ) -> Touched {
         let mut touched = Touched::default();
         for name in &dirty.pods {
-            self.update_one(shelves, settings, composer, name, true, &mut touched);
+            self.update_one(shelves, settings, composing, name, true, &mut touched);
         }
         // An endpoint is where its node is.
         for workload in self.on(&dirty.nodes) {
@@ -96,7 +100,7 @@ impl Pods {
         }
         for name in implied(shelves, settings, dirty) {
             if !dirty.pods.contains(&name) {
-                self.update_one(shelves, settings, composer, &name, false, &mut touched);
+                self.update_one(shelves, settings, composing, &name, false, &mut touched);
             }
         }
         touched
@@ -106,7 +110,7 @@ impl Pods {
         &mut self,
         shelves: &Shelves,
         settings: &IndexSettings,
-        composer: &Composer<'_>,
+        composing: Composing<'_>,
         name: &Name,
         facts_changed: bool,
         touched: &mut Touched,
@@ -116,7 +120,7 @@ impl Pods {
             let namespace = shelves
                 .namespaces
                 .get(&Arc::default(), &facts.meta.namespace);
-            build::workload(facts, namespace, settings, &self.node, composer)
+            build::workload(facts, namespace, settings, &self.node, composing)
         });
         let last = self.by_name.get(name).cloned();
         let same = match (&last, &fresh) {

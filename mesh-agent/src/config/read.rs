@@ -296,6 +296,7 @@ fn typed(kind: Kind, key: &ObjectKey, value: Value) -> Result<Object, Vec<Fault>
         Kind::DestinationRule => Object::DestinationRule(exact(value)?),
         Kind::ServiceEntry => Object::ServiceEntry(exact(value)?),
         Kind::WorkloadEntry => Object::WorkloadEntry(exact(value)?),
+        Kind::Sidecar => Object::Sidecar(exact(spec_or_empty(value))?),
         Kind::PeerAuthentication => Object::PeerAuthentication(exact(spec_or_empty(value))?),
         Kind::AuthorizationPolicy => Object::AuthorizationPolicy(exact(spec_or_empty(value))?),
         Kind::RequestAuthentication => Object::RequestAuthentication(exact(spec_or_empty(value))?),
@@ -478,10 +479,8 @@ fn documents(text: &str) -> impl Iterator<Item = (u32, &str)> {
 /// How many lines of a document come before its first word.
 fn lines_before_content(document: &str) -> u32 {
     let has_content = |line: &str| !line.trim().is_empty() && !line.trim().starts_with('#');
-    let count = document
-        .lines()
-        .take_while(|line| !has_content(line))
-        .count();
+    let lines = document.lines();
+    let count = lines.take_while(|line| !has_content(line)).count();
     u32::try_from(count).unwrap_or_default()
 }
 

@@ -12,7 +12,6 @@ use std::{
 
 use super::{
     attachment,
-    destination_rule::DestinationRuleFacts,
     dirty::Dirty,
     endpoints::Endpoints,
     facts::{Findings, Meta, Name},
@@ -23,7 +22,6 @@ use super::{
     problem::{Origin, Problem, Severity, code},
     resolve::{HostPattern, Visibility},
     selection::has_labels,
-    traffic_policy::PolicyFacts,
     virtual_service::VirtualServiceFacts,
 };
 
@@ -158,7 +156,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Hosts of DestinationRules that no Service has, and TLS that nobody heeds.
+    /// Hosts of DestinationRules that no Service has.
     fn rules(&mut self, shelves: &Shelves, endpoints: &Endpoints) {
         for (facts, origin) in shelves.destination_rules.iter() {
             if !is_known(&facts.host, endpoints) {
@@ -176,20 +174,6 @@ impl Checker<'_> {
                     "spec.host",
                     text,
                     fix,
-                );
-            }
-            if is_unheeded(facts, shelves, endpoints) {
-                self.add(
-                    Severity::Error,
-                    code::UNSUPPORTED,
-                    "DestinationRule",
-                    &facts.meta,
-                    origin,
-                    "spec.trafficPolicy.tls",
-                    "the Service is headless, and connections to its pods' own addresses follow no rule: \
-                     they go on as the client opens them"
-                        .to_owned(),
-                    "give the Service a cluster IP, or have the client speak TLS",
                 );
             }
         }
@@ -390,18 +374,4 @@ fn is_known(host: &HostPattern, endpoints: &Endpoints) -> bool {
         HostPattern::Exact(name) => endpoints.has(name),
         wild => endpoints.hosts().any(|name| wild.matches(name)),
     }
-}
-
-/// Whether a rule asks for TLS towards a Service that has no address to be told by.
-fn is_unheeded(facts: &DestinationRuleFacts, shelves: &Shelves, endpoints: &Endpoints) -> bool {
-    let subsets = facts.subsets.iter().map(|subset| &subset.policy);
-    let mut policies = subsets.chain([&facts.policy]).flatten();
-    let HostPattern::Exact(host) = &facts.host else {
-        return false;
-    };
-    let service = endpoints
-        .owner(host)
-        .and_then(|name| shelves.services.find(name));
-    service.is_some_and(|(service, _)| service.vips.is_empty())
-        && policies.any(PolicyFacts::originates)
 }

@@ -35,11 +35,15 @@ pub(super) struct ServiceFacts {
     pub(super) meta: Meta,
     /// Empty if headless.
     pub(super) vips: Vec<IpAddr>,
+    /// Whether clients connect to its endpoints by themselves.
+    pub(super) headless: bool,
     /// TCP ports only.
     pub(super) ports: Vec<PortFacts>,
     /// Empty if its endpoints are made by others.
     pub(super) selector: BTreeMap<String, String>,
     pub(super) publish_not_ready: bool,
+    /// The host that it stands for, if it is an ExternalName Service.
+    pub(super) alias: Option<Arc<str>>,
     /// Which endpoints are used first, if it says so itself.
     pub(super) distribution: Option<Distribution>,
     /// Whose clients see it.
@@ -77,15 +81,6 @@ impl ServiceFacts {
     pub(super) fn new(service: &core::Service, findings: &mut Findings) -> Self {
         let empty = core::ServiceSpec::default();
         let spec = service.spec.as_ref().unwrap_or(&empty);
-        if spec.type_.as_deref() == Some("ExternalName") {
-            findings.add(
-                Severity::Info,
-                code::UNSUPPORTED,
-                "spec.type",
-                "an ExternalName Service has no endpoints of its own: its traffic is not captured",
-                "",
-            );
-        }
         let meta = Meta::new(&service.metadata);
         let annotations = service.metadata.annotations.as_ref();
         let export_to = annotations.and_then(|all| all.get(EXPORT_TO));
@@ -102,6 +97,7 @@ impl ServiceFacts {
             reach: None,
             meta,
             vips: vips(spec, findings),
+            headless: is_headless(spec),
             ports: spec
                 .ports
                 .iter()
@@ -109,18 +105,25 @@ impl ServiceFacts {
                 .filter_map(|port| port_facts(port, findings))
                 .collect(),
             selector: spec.selector.clone().unwrap_or_default(),
+            alias: alias(spec, findings),
             publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
         }
     }
 
-    /// How its endpoints are used, where DestinationRules say `policy`.
-    pub(super) fn policy(&self, policy: Option<UpstreamPolicy>) -> Option<UpstreamPolicy> {
-        match &self.reach {
-            Some(reach) if reach.original => Some(UpstreamPolicy {
+    /// How its endpoints are used, where DestinationRules say `policy`; `direct` is whether by those who
+    /// connected to one of them.
+    pub(super) fn policy(
+        &self,
+        policy: Option<UpstreamPolicy>,
+        direct: bool,
+    ) -> Option<UpstreamPolicy> {
+        let original = self.reach.as_ref().is_some_and(|reach| reach.original);
+        match original || direct {
+            true => Some(UpstreamPolicy {
                 balancer: Balancer::Original,
                 ..policy.unwrap_or_default()
             }),
-            _ => policy,
+            false => policy,
         }
     }
 
@@ -128,6 +131,39 @@ impl ServiceFacts {
     pub(super) fn port(&self, number: u16) -> Option<&PortFacts> {
         self.ports.iter().find(|port| port.number == number)
     }
+}
+
+/// The host that an ExternalName Service stands for.
+fn alias(spec: &core::ServiceSpec, findings: &mut Findings) -> Option<Arc<str>> {
+    if spec.type_.as_deref() != Some("ExternalName") {
+        return None;
+    }
+    let name = spec.external_name.as_deref().unwrap_or_default();
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    if name.is_empty() || name.parse::<IpAddr>().is_ok() {
+        findings.add(
+            Severity::Warning,
+            code::WITHOUT_EFFECT,
+            "spec.externalName",
+            format!("{name:?} is no host name: routes to the Service find no endpoint"),
+            "write a host name; for an address, a Service without selector and an EndpointSlice",
+        );
+    } else {
+        findings.add(
+            Severity::Info,
+            code::WITHOUT_EFFECT,
+            "spec.type",
+            format!("clients connect to what {name} resolves to, and what counts for them is what that is"),
+            "",
+        );
+    }
+    Some(name.into())
+}
+
+/// Whether it says that it has no address; one that is to be given an address has none either.
+fn is_headless(spec: &core::ServiceSpec) -> bool {
+    let listed = spec.cluster_ips.iter().flatten();
+    listed.chain(&spec.cluster_ip).any(|text| text == "None")
 }
 
 fn vips(spec: &core::ServiceSpec, findings: &mut Findings) -> Vec<IpAddr> {

@@ -63,7 +63,6 @@ impl ServiceEntryFacts {
         let ports = reader.ports();
         let source = reader.source(trust_domain);
         reader.without_effect();
-        reader.uncaptured(&vips, &ranges);
         let hosts = reader.hosts(&source);
         let visibility = Visibility::new(&spec.export_to, &meta.namespace);
         let facts = |host: &Arc<str>| ServiceFacts {
@@ -72,9 +71,11 @@ impl ServiceEntryFacts {
                 ..meta.clone()
             },
             vips: vips.clone(),
+            headless: false,
             ports: ports.clone(),
             selector: BTreeMap::new(),
             publish_not_ready: false,
+            alias: None,
             visibility: visibility.clone(),
             distribution: None,
             reach: Some(Reach {
@@ -224,26 +225,6 @@ impl Reader<'_> {
             listed.push(read);
         }
         Source::Listed(listed)
-    }
-
-    /// What clients send to the host and nobody looks at.
-    fn uncaptured(&mut self, vips: &[IpAddr], ranges: &[IpNet]) {
-        let text = if !ranges.is_empty() {
-            "not supported yet: what is sent to a range of addresses is not captured"
-        } else if vips.is_empty() {
-            "not supported yet: the host has no address of its own, so that what clients send to what \
-             they resolve it to is not captured; routes to the host are carried out"
-        } else {
-            return;
-        };
-        let fix = "list single addresses, and let the host resolve to them";
-        self.findings.add(
-            Severity::Warning,
-            code::UNSUPPORTED,
-            "spec.addresses",
-            text,
-            fix,
-        );
     }
 
     fn without_effect(&mut self) {

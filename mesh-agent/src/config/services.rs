@@ -21,7 +21,9 @@ use super::{
     endpoints::{Catalog, Endpoints, Family, Shape},
     entries::Entries,
     facts::Name,
+    headless::Headless,
     index::{IndexSettings, Shelves},
+    named::{self, Named},
     object::Kind,
     problem::{Origin, Problem, Severity, code},
     rate_limit::RateLimits,
@@ -42,6 +44,8 @@ pub(super) struct Services {
     pub(super) by_vip: SharedMap<SocketAddr, (Arc<Service>, Arc<ServicePort>)>,
     /// By host name.
     same_vip: Claims<SocketAddr, Arc<str>>,
+    pub(super) named: Named,
+    pub(super) headless: Headless,
     reach: Reach,
     /// What is wrong with rules that are left to others.
     delegation: BTreeSet<Problem>,
@@ -52,6 +56,7 @@ pub(super) struct Services {
 struct Compiled {
     service: Arc<Service>,
     sockets: BTreeMap<SocketAddr, Arc<ServicePort>>,
+    named: named::Ports,
     /// The host names that it depends on, its own left out.
     hosts: BTreeSet<Arc<str>>,
     positions: Positions,
@@ -101,25 +106,49 @@ impl Services {
             shelf: &shelves.services,
             entries,
             endpoints,
+            asking: None,
             used: BTreeSet::new(),
         };
         for host in &due {
-            catalog.used.clear();
-            let last = self.compiled.remove(host);
-            if let Some(last) = &last {
-                self.release(host, last);
-            }
-            if let Some(facts) = catalog.service(host) {
-                router.last = last.map(|last| last.positions).unwrap_or_default();
-                let compiled = compile(&mut catalog, &mut router, &limits, (facts, host));
-                self.claim(host, compiled);
-            }
+            self.renew(&mut catalog, &mut router, &limits, host);
         }
         catalog.endpoints.settle(&changed);
+        self.named.settle();
+    }
+
+    /// Compiles one Service again, or forgets it.
+    fn renew<'a>(
+        &mut self,
+        catalog: &mut Catalog<'a>,
+        router: &mut Router<'a>,
+        limits: &RateLimits,
+        host: &Arc<str>,
+    ) {
+        catalog.used.clear();
+        let last = self.compiled.remove(host);
+        if let Some(last) = &last {
+            self.release(host, last);
+        }
+        let name = last.as_ref().map(|last| last.service.name.clone());
+        let Some(facts) = catalog.service(host) else {
+            if let Some(name) = name {
+                self.headless.remove(&name);
+            }
+            return;
+        };
+        router.last = last.map(|last| last.positions).unwrap_or_default();
+        catalog.asking = facts.headless.then(|| Arc::clone(host));
+        let compiled = compile(catalog, router, limits, (facts, host));
+        if let Some(other) = name.filter(|name| *name != compiled.service.name) {
+            self.headless.remove(&other);
+        }
+        self.headless.put(&compiled.service, facts.headless);
+        self.claim(host, compiled);
     }
 
     fn claim(&mut self, host: &Arc<str>, compiled: Compiled) {
         let service = Arc::clone(&compiled.service);
+        self.named.add(host, &compiled.named);
         let sockets: Vec<SocketAddr> = compiled.sockets.keys().copied().collect();
         self.compiled.insert(Arc::clone(host), compiled);
         for socket in sockets {
@@ -140,6 +169,7 @@ impl Services {
                 None => drop(self.by_vip.remove(socket)),
             }
         }
+        self.named.remove(host, &compiled.named);
         self.by_name.remove(&compiled.service.name);
     }
 
@@ -273,32 +303,37 @@ fn compile<'a>(
             entry.or_insert_with(|| Arc::clone(port));
         }
     }
-    let first = by_family.into_iter().next();
-    let ports = first.map(|(_, ports)| ports).unwrap_or_default();
-    let routed = |port: &Arc<ServicePort>| {
-        // What a Service says itself, kube-proxy follows where nothing is captured.
-        let used = port.cluster.upstream.is_some() && port.cluster.rule.is_some();
-        let routed = port.routes.is_some() || port.opaque.all().next().is_some();
-        used || routed || !port.consumer_routes.is_empty()
-    };
+    let mut by_family = by_family.into_iter().map(|(_, ports)| ports);
+    let ports = by_family.next().unwrap_or_default();
+    let other = by_family.next().unwrap_or_else(|| ports.clone());
     let mut hosts = std::mem::take(&mut catalog.used);
     hosts.remove(hostname);
+    let service = Arc::new(Service {
+        captured: facts.reach.is_some()
+            || catalog.is_enrolled(hostname)
+            || ports.iter().any(|port| is_routed(port)),
+        visibility: facts.visibility.clone(),
+        name,
+        hostname: Arc::clone(hostname),
+        vips: facts.vips.clone(),
+        ports: ports.clone(),
+    });
     Compiled {
-        service: Arc::new(Service {
-            captured: facts.reach.is_some()
-                || catalog.is_enrolled(hostname)
-                || ports.iter().any(routed),
-            visibility: facts.visibility.clone(),
-            name,
-            hostname: Arc::clone(hostname),
-            vips: facts.vips.clone(),
-            ports,
-        }),
+        named: named::ports(facts, &service, &ports, &other),
+        service,
         sockets,
         hosts,
         positions: std::mem::take(&mut router.positions),
         problems: std::mem::take(&mut router.problems),
     }
+}
+
+/// Whether anything but the Service itself says what becomes of its traffic.
+fn is_routed(port: &ServicePort) -> bool {
+    // What a Service says itself, kube-proxy follows where nothing is captured.
+    let used = port.cluster.upstream.is_some() && port.cluster.rule.is_some();
+    let routed = port.routes.is_some() || port.opaque.all().next().is_some();
+    used || routed || !port.consumer_routes.is_empty()
 }
 
 fn service_ref(name: &ServiceName) -> ObjectRef {

@@ -97,6 +97,7 @@ pub(super) fn build(shelves: &Shelves, problems: &[Problem]) -> Vec<ObjectStatus
     judge.others(Kind::LocalRateLimit, &shelves.rate_limits);
     judge.others(Kind::ServiceEntry, &shelves.service_entries);
     judge.others(Kind::WorkloadEntry, &shelves.workload_entries);
+    judge.others(Kind::Sidecar, &shelves.sidecars);
     judge.others(Kind::PeerAuthentication, &shelves.peer_authentications);
     judge.others(Kind::AuthorizationPolicy, &shelves.authorization_policies);
     judge.others(
@@ -288,6 +289,11 @@ impl<'a> Judge<'a> {
                         format!("there is no Service {name}"),
                         "create or correct it",
                     ),
+                    Some(service) if service.alias.is_some() => {
+                        let text = format!("{field}: {name} is an ExternalName Service");
+                        let fix = "name the Service itself, or write a VirtualService";
+                        return Some(("UnsupportedValue", format!("{text}; fix: {fix}")));
+                    }
                     Some(service) if service.port(*port).is_none() => (
                         format!("Service {name} has no TCP port {port}"),
                         "name one of its ports",

@@ -55,15 +55,6 @@ struct LoadFacts {
 }
 
 impl PolicyFacts {
-    /// Whether TLS besides the mesh's own is asked for towards any port.
-    pub(super) fn originates(&self) -> bool {
-        let ports = self.ports.iter().map(|(_, parts)| parts);
-        let mut tls = ports
-            .chain([&self.parts])
-            .filter_map(|parts| parts.tls.as_ref());
-        tls.any(|tls| tls.as_ref().is_some_and(|tls| **tls != ClientTls::Mesh))
-    }
-
     /// What counts at `port`.
     fn at(&self, port: u16) -> (bool, &Parts) {
         let own = self.ports.iter().find(|(number, _)| *number == port);

@@ -217,5 +217,6 @@ fn workload(
         probe_ports: Vec::new(),
         close_existing_after: None,
         inbound: InboundPolicy::default(),
+        scope: Arc::default(),
     }))
 }

@@ -248,9 +248,11 @@ fn served(kind: Kind) -> Option<(&'static str, &'static [&'static str])> {
         Kind::HttpRoute | Kind::GrpcRoute => Some(("gateway.networking.k8s.io", &["v1"])),
         Kind::TcpRoute => Some(("gateway.networking.k8s.io", &["v1", "v1alpha2"])),
         Kind::TlsRoute => Some(("gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"])),
-        Kind::VirtualService | Kind::DestinationRule | Kind::ServiceEntry | Kind::WorkloadEntry => {
-            Some(("networking.istio.io", &["v1"]))
-        }
+        Kind::VirtualService
+        | Kind::DestinationRule
+        | Kind::ServiceEntry
+        | Kind::WorkloadEntry
+        | Kind::Sidecar => Some(("networking.istio.io", &["v1"])),
         Kind::PeerAuthentication | Kind::AuthorizationPolicy | Kind::RequestAuthentication => {
             Some(("security.istio.io", &["v1"]))
         }

@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! What of all destinations is captured: VIPs and ports of captured Services, every port of enrolled
-//! workloads.
+//! workloads, endpoints of Services that have no address, and ports of hosts that none tells.
 //!
 //! Follows snapshots by their differences, so that a change costs what it changes. Knows nothing of
 //! the map in the kernel. Invariant: what is wanted is what the last snapshot alone says.
 
 use std::{
     collections::{HashMap, HashSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
-use mesh_common::{Endpoint, MeshEntry};
+use mesh_common::{Address, Endpoint, MeshEntry};
 
-use crate::model::{Service, ServiceName, SharedMap, Snapshot, Workload, WorkloadUid};
+use crate::model::{
+    NamedPorts, Service, ServiceName, ServiceSocket, SharedMap, Snapshot, Workload, WorkloadUid,
+};
 
 /// What is captured, as the last snapshot says.
 #[derive(Default)]
@@ -21,6 +24,8 @@ pub(super) struct MeshEntries {
     asked: HashMap<Endpoint, Asked>,
     services: SharedMap<ServiceName, Arc<Service>>,
     workloads: SharedMap<WorkloadUid, Arc<Workload>>,
+    named: SharedMap<u16, Arc<NamedPorts>>,
+    endpoints: SharedMap<SocketAddr, ServiceSocket>,
 }
 
 /// How many Services and workloads ask for an entry.
@@ -61,6 +66,19 @@ impl MeshEntries {
         for one in snapshot.workloads.differences(&workloads, Arc::ptr_eq) {
             let before = one.before.map(|workload| of_workload(workload));
             let after = one.after.map(|workload| of_workload(workload));
+            self.replace(before, after, &mut touched);
+        }
+        let named = std::mem::replace(&mut self.named, snapshot.named.clone());
+        for one in snapshot.named.differences(&named, |_, _| true) {
+            let entry = || Some(vec![(anywhere(*one.key), MeshEntry::CAPTURE)]);
+            let before = one.before.and_then(|_| entry());
+            let after = one.after.and_then(|_| entry());
+            self.replace(before, after, &mut touched);
+        }
+        let endpoints = std::mem::replace(&mut self.endpoints, snapshot.by_endpoint.clone());
+        for one in snapshot.by_endpoint.differences(&endpoints, PartialEq::eq) {
+            let before = one.before.map(|socket| of_endpoint(*one.key, socket));
+            let after = one.after.map(|socket| of_endpoint(*one.key, socket));
             self.replace(before, after, &mut touched);
         }
         touched.into_iter().collect()
@@ -105,6 +123,14 @@ impl MeshEntries {
     }
 }
 
+/// A port at every address.
+fn anywhere(port: u16) -> Endpoint {
+    Endpoint {
+        address: Address::NONE,
+        port: port.into(),
+    }
+}
+
 fn of_service(service: &Service) -> Vec<(Endpoint, MeshEntry)> {
     let mut entries = Vec::new();
     for vip in service.vips.iter().filter(|_| service.captured) {
@@ -114,6 +140,17 @@ fn of_service(service: &Service) -> Vec<(Endpoint, MeshEntry)> {
         }
     }
     entries
+}
+
+fn of_endpoint(address: SocketAddr, socket: &ServiceSocket) -> Vec<(Endpoint, MeshEntry)> {
+    let (ip, port) = (address.ip(), address.port());
+    match socket.captured {
+        true => vec![
+            (Endpoint::new(ip, 0), MeshEntry::ADDRESS),
+            (Endpoint::new(ip, port), MeshEntry::CAPTURE),
+        ],
+        false => Vec::new(),
+    }
 }
 
 fn of_workload(workload: &Workload) -> Vec<(Endpoint, MeshEntry)> {
@@ -148,6 +185,7 @@ mod tests {
             probe_ports: Vec::new(),
             close_existing_after: None,
             inbound: InboundPolicy::default(),
+            scope: Arc::default(),
         }
     }
 
@@ -225,5 +263,35 @@ mod tests {
         assert_eq!(entries.wanted(&key), Some(MeshEntry::ADDRESS.0.into()));
         check(&mut entries, &snapshot(vec![], vec![]), 1);
         assert_eq!(entries.wanted(&key), None);
+    }
+
+    #[test]
+    fn endpoints_and_ports_without_addresses_come_and_go() {
+        let mut entries = MeshEntries::default();
+        let socket = |captured| ServiceSocket {
+            service: ServiceName::new("default", "db"),
+            port: 80,
+            captured,
+        };
+        let address: SocketAddr = "192.0.2.1:8080".parse().unwrap();
+        let with = |captured, ports: &[u16]| Snapshot {
+            by_endpoint: [(address, socket(captured))].into_iter().collect(),
+            named: ports.iter().map(|port| (*port, Arc::default())).collect(),
+            ..Snapshot::default()
+        };
+        check(&mut entries, &with(false, &[]), 0);
+        check(&mut entries, &with(true, &[]), 2);
+        check(&mut entries, &with(true, &[443]), 1);
+        // Another state of the same port asks for nothing else.
+        check(&mut entries, &with(true, &[443, 80]), 1);
+        let key = Endpoint::new(address.ip(), address.port());
+        assert_eq!(entries.wanted(&key), Some(MeshEntry::CAPTURE.0.into()));
+        assert_eq!(
+            entries.wanted(&anywhere(443)),
+            Some(MeshEntry::CAPTURE.0.into())
+        );
+        check(&mut entries, &with(false, &[80]), 3);
+        check(&mut entries, &Snapshot::default(), 1);
+        assert_eq!(entries.all(), HashMap::new());
     }
 }

@@ -20,7 +20,7 @@ use std::{
 };
 
 use aya::maps::MapError;
-use mesh_common::{PodConfig, PodState, names};
+use mesh_common::{OutboundReach, PodConfig, PodState, names};
 
 use super::{
     PodSockets,
@@ -38,7 +38,7 @@ use super::{
     sandbox::Sandboxes,
     spare::Spares,
 };
-use crate::model::Workload;
+use crate::model::{OutboundPolicy, Workload};
 
 /// How long connections that were captured before the pod left the mesh may live on.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
@@ -482,6 +482,10 @@ fn config_of(
         on_death: node.on_death.0,
         default_mode: maps::inbound_mode(workload.inbound.default).0,
         accept_local_was_off: earlier.accept_local_was_off,
-        reserved: [0; 4],
+        outbound: match workload.scope.policy {
+            OutboundPolicy::AllowAny => OutboundReach::MESH.0,
+            OutboundPolicy::RegistryOnly => OutboundReach::EVERYTHING.0,
+        },
+        reserved: [0; 3],
     }
 }

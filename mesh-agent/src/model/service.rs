@@ -99,6 +99,17 @@ pub struct ServicePort {
     pub opaque: OpaquePort,
 }
 
+/// What an endpoint of a Service without an address of its own is to those who connect to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSocket {
+    /// The Service.
+    pub service: ServiceName,
+    /// The number of its port.
+    pub port: u16,
+    /// Whether it is to be captured: nothing else says so of it.
+    pub captured: bool,
+}
+
 /// A Service.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -137,6 +148,13 @@ pub struct Cluster {
     pub upstream: Option<Arc<UpstreamUse>>,
 }
 
+impl Service {
+    /// The port with this number.
+    pub fn port(&self, number: u16) -> Option<&Arc<ServicePort>> {
+        self.ports.iter().find(|port| port.number == number)
+    }
+}
+
 impl Cluster {
     /// Composes a cluster of what its fields say.
     pub fn new(
@@ -157,6 +175,15 @@ impl Cluster {
             rule,
             endpoints,
             upstream: None,
+        }
+    }
+
+    /// One of no Service, without endpoints.
+    pub(super) fn called(name: &str) -> Self {
+        let service = ServiceName::new("", name);
+        Self {
+            istio_name: name.into(),
+            ..Self::new(service, name.into(), 0, None, None, Vec::new())
         }
     }
 

@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{
-    service::{Service, ServiceName, ServicePort},
+    named::{NamedPorts, Strangers},
+    service::{Service, ServiceName, ServicePort, ServiceSocket},
     shared_map::SharedMap,
     workload::{Workload, WorkloadUid},
 };
@@ -29,6 +30,12 @@ pub struct Snapshot {
     pub services: SharedMap<ServiceName, Arc<Service>>,
     /// VIP and port to Service.
     pub by_vip: SharedMap<SocketAddr, (Arc<Service>, Arc<ServicePort>)>,
+    /// Endpoints of Services that have no address of their own.
+    pub by_endpoint: SharedMap<SocketAddr, ServiceSocket>,
+    /// Hosts that no address of their own tells, by port.
+    pub named: SharedMap<u16, Arc<NamedPorts>>,
+    /// Endpoints that are no pods, once somebody asked for them.
+    pub strangers: OnceLock<Strangers>,
     /// What [`local_enrolled`](Self::local_enrolled) is, for who knows it already.
     pub local: OnceLock<Vec<Arc<Workload>>>,
 }
@@ -40,29 +47,43 @@ pub enum Destination {
     Service(Arc<Service>, Arc<ServicePort>),
     /// A pod's address, directly.
     Workload(Arc<Workload>),
-    /// Nothing the mesh knows (any more).
+    /// Nothing the mesh knows (any more), or nothing that the client may reach.
     Unknown,
 }
 
 impl Snapshot {
-    /// The Service port that `orig_dst` is to clients in `namespace`.
+    /// The Service port that `orig_dst` is to `client`.
     pub fn service(
         &self,
         orig_dst: SocketAddr,
-        namespace: &str,
-    ) -> Option<&(Arc<Service>, Arc<ServicePort>)> {
-        let found = self.by_vip.get(&orig_dst)?;
-        found.0.visibility.allows(Some(namespace)).then_some(found)
+        client: &Workload,
+    ) -> Option<(&Arc<Service>, &Arc<ServicePort>)> {
+        let by_vip = self.by_vip.get(&orig_dst);
+        let seen = by_vip.filter(|(service, _)| client.sees(service));
+        if let Some((service, port)) = seen {
+            return Some((service, port));
+        }
+        if let Some(socket) = self.by_endpoint.get(&orig_dst)
+            && let Some(service) = self.services.get(&socket.service)
+            && let Some(port) = service.port(socket.port)
+            && client.sees(service)
+        {
+            return Some((service, port));
+        }
+        let named = self.by_port(orig_dst, client)?;
+        Some((&named.service, named.at(orig_dst.ip())))
     }
 
-    /// What `orig_dst` is to clients in `namespace`.
-    pub fn destination(&self, orig_dst: SocketAddr, namespace: &str) -> Destination {
-        if let Some((service, port)) = self.service(orig_dst, namespace) {
+    /// What `orig_dst` is to `client`.
+    pub fn destination(&self, orig_dst: SocketAddr, client: &Workload) -> Destination {
+        if let Some((service, port)) = self.service(orig_dst, client) {
             return Destination::Service(Arc::clone(service), Arc::clone(port));
         }
         match self.by_address.get(&orig_dst.ip()) {
-            Some(workload) => Destination::Workload(Arc::clone(workload)),
-            None => Destination::Unknown,
+            Some(workload) if !self.refuses(orig_dst, client) => {
+                Destination::Workload(Arc::clone(workload))
+            }
+            Some(_) | None => Destination::Unknown,
         }
     }
 

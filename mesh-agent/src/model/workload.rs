@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{policy::InboundPolicy, spiffe::SpiffeId};
+use super::{policy::InboundPolicy, scope::Scope, spiffe::SpiffeId};
 
 /// The UID of a pod: unlike its name or address, never used twice.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,6 +77,8 @@ pub struct Workload {
     pub close_existing_after: Option<Duration>,
     /// What it accepts.
     pub inbound: InboundPolicy,
+    /// What its clients see. Said of enrolled pods of this node only.
+    pub scope: Arc<Scope>,
 }
 
 impl Workload {

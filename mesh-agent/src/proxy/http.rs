@@ -60,17 +60,18 @@ const MAX_HEADER_BYTES: u32 = 64 * 1024;
 #[error("the client went away")]
 struct ClientLeft;
 
-/// Serves HTTP to a client whose first bytes were judged to be `first`.
+/// Serves HTTP to a client whose first bytes were judged to be `first`; without a `service` each
+/// request says whose it is.
 pub(crate) async fn serve(
     connection: Rc<Connection>,
     client: Prefixed<ClientStream>,
-    service: Arc<Service>,
+    service: Option<Arc<Service>>,
     first: First,
 ) {
     let pool = connection.thread.pools.of(&connection.pod.workload.uid);
     let front = Rc::new(Front {
         connection,
-        service: Some(service),
+        service,
         pool,
         own_pool: std::cell::OnceCell::new(),
         waiting: Rc::default(),
@@ -81,7 +82,11 @@ pub(crate) async fn serve(
     match first {
         First::Http2 => Box::pin(serve_http2(front, client)).await,
         First::Http1 | First::Opaque | First::Undecided => {
-            match front.connection.thread.shared.http1 {
+            let engine = match &front.service {
+                Some(_) => front.connection.thread.shared.http1,
+                None => Http1Engine::Hyper,
+            };
+            match engine {
                 Http1Engine::Fast => http1::serve(front, client).await,
                 Http1Engine::Hyper => Box::pin(serve_http1(front, client)).await,
             }
@@ -205,7 +210,7 @@ async fn handle(
     }
     let decided = match &front.inbound {
         Some(inbound) => inbound.decide(&mut head),
-        None => http_decide::decide(front.port().as_deref(), &mut exchange, &head.headers),
+        None => http_decide::decide(exchange.port().as_deref(), &mut exchange, &head.headers),
     };
     let Way {
         cluster,

@@ -24,7 +24,7 @@ use super::{
     http_notes::Notes, http_pool::Pool, inbound_http::Inbound,
 };
 use crate::{
-    model::{Cluster, Endpoint, LoadGuard, Service, ServicePort, Workload},
+    model::{Cluster, Endpoint, LoadGuard, Service, ServicePort, Snapshot, Workload},
     telemetry::{Flow, Reporter, RequestRecord},
 };
 
@@ -89,12 +89,17 @@ pub(crate) struct Noted {
 }
 
 impl Front {
-    /// The Service port as it is now; `None` if there is none any more.
-    pub(crate) fn port(&self) -> Option<Arc<ServicePort>> {
+    /// The Service port as it is to `client` now; `None` if there is none any more. Where the
+    /// connection was opened to no Service, `authority` tells.
+    pub(crate) fn port(&self, client: &Workload, authority: &str) -> Option<Arc<ServicePort>> {
         let snapshot = self.connection.thread.snapshot();
-        let namespace = &self.connection.pod.workload.namespace;
-        let (_, port) = snapshot.service(self.connection.orig_dst, namespace)?;
-        Some(Arc::clone(port))
+        let to = self.connection.orig_dst;
+        match snapshot.service(to, client) {
+            Some((_, port)) => Some(Arc::clone(port)),
+            None if self.inbound.is_some() => None,
+            None if let Some(service) = &self.service => still_there(&snapshot, service, to),
+            None => Some(snapshot.elsewhere(to, client, authority)),
+        }
     }
 
     /// The connections to the endpoint that its requests may be sent over.
@@ -121,6 +126,16 @@ impl Front {
             inbound: None,
         })
     }
+}
+
+/// The port of a Service without an address, of which `to` is no ready endpoint any more.
+fn still_there(snapshot: &Snapshot, last: &Service, to: SocketAddr) -> Option<Arc<ServicePort>> {
+    let is_here = |port: &&Arc<ServicePort>| {
+        let mut endpoints = port.cluster.endpoints.iter();
+        last.vips.is_empty() && endpoints.any(|endpoint| endpoint.address == to)
+    };
+    let number = last.ports.iter().find(is_here)?.number;
+    snapshot.services.get(&last.name)?.port(number).cloned()
 }
 
 impl Exchange {
@@ -183,6 +198,11 @@ impl Exchange {
         exchange
     }
 
+    /// The Service port that decides about it.
+    pub(crate) fn port(&self) -> Option<Arc<ServicePort>> {
+        self.front.port(&self.source, self.authority())
+    }
+
     /// The endpoint that was tried last.
     pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
         self.endpoint
@@ -241,6 +261,16 @@ impl Exchange {
         }
     }
 
+    /// The Service that the request was for, where its connection was opened to none.
+    fn told(&self) -> Option<Arc<Service>> {
+        if self.front.service.is_some() || self.front.inbound.is_some() {
+            return None;
+        }
+        let name = &self.cluster.as_ref()?.service;
+        let snapshot = self.front.connection.thread.snapshot();
+        snapshot.services.get(name).cloned()
+    }
+
     /// Notes that the client must not take what it got for the whole.
     pub(crate) fn mark_truncated(&self) {
         self.front.truncated.set(true);
@@ -277,13 +307,14 @@ impl Drop for Exchange {
             .progress
             .as_ref()
             .map_or(0, |progress| progress.bytes());
+        let told = self.told();
         let outbound = Flow {
             reporter: Reporter::Source,
             source: Some(&self.source),
             source_identity: Some(&self.source.identity),
             destination: self.destination.as_ref(),
             destination_identity: tunnelled.map(|workload| &workload.identity),
-            service: self.front.service.as_deref(),
+            service: self.front.service.as_deref().or(told.as_deref()),
             mutual_tls: tunnelled.is_some(),
             peer: connection.peer,
             orig_dst: connection.orig_dst,

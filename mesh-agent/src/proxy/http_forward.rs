@@ -87,7 +87,7 @@ async fn run(
     switch: bool,
 ) -> Result<Answer, Outcome> {
     let front = tries.front;
-    let declared = front.port().map(|port| port.protocol);
+    let declared = exchange.port().map(|port| port.protocol);
     let cluster = tries.cluster;
     let of_client = exchange.version == Version::HTTP_2;
     let http2 = match (cluster.limits().spoken, declared) {

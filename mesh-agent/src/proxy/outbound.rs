@@ -18,6 +18,7 @@ use super::{
     connection::{Connection, Ended, Ends, finish},
     copy::{Abort, Carried, copy},
     dial::{self, Dialed},
+    elsewhere,
     hello::Hello,
     http, http_pool,
     opening::{self, Said},
@@ -64,11 +65,12 @@ impl Reached {
 
 /// Serves a connection from the pod's application to its end.
 pub(crate) async fn serve(connection: Rc<Connection>, stream: ClientStream) {
-    let namespace = &connection.pod.workload.namespace;
+    let client = connection.workload();
     let destination = connection
         .thread
         .snapshot()
-        .destination(connection.orig_dst, namespace);
+        .destination(connection.orig_dst, &client);
+    drop(client);
     // Each in memory of its own, so that none holds as much as the largest of them.
     match destination {
         Destination::Service(service, port) => match port.protocol {
@@ -83,14 +85,16 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: ClientStream) {
             }
             Protocol::Sniff => Box::pin(undeclared(connection, stream, service, port)).await,
         },
-        Destination::Workload(_) | Destination::Unknown => {
-            Box::pin(to_address(&connection, stream)).await;
+        Destination::Workload(_) => {
+            let client = Prefixed::new(Bytes::new(), stream);
+            Box::pin(to_address(&connection, client)).await;
         }
+        Destination::Unknown => Box::pin(elsewhere::serve(connection, stream)).await,
     }
 }
 
 /// Opaque bytes to an address that is no Service's.
-async fn to_address(connection: &Rc<Connection>, stream: ClientStream) {
+pub(super) async fn to_address(connection: &Rc<Connection>, client: Prefixed<ClientStream>) {
     let address = connection.orig_dst;
     let found = connection
         .thread
@@ -114,10 +118,9 @@ async fn to_address(connection: &Rc<Connection>, stream: ClientStream) {
                 load: None,
                 patience: Patience::default(),
             };
-            let client = Prefixed::new(Bytes::new(), stream);
             carry(connection, client, reached, Bytes::new()).await;
         }
-        Err(outcome) => fail(connection, stream, &ends, outcome),
+        Err(outcome) => fail(connection, client, &ends, outcome),
     }
 }
 
@@ -130,11 +133,18 @@ async fn to_service(
 ) {
     let mut ahead = BytesMut::new();
     let cluster = Box::pin(opening::cluster(connection, port, &mut stream, &mut ahead)).await;
-    let reached = match cluster {
-        Ok(cluster) => reach(connection, &service, &cluster).await,
-        Err(outcome) => Err(outcome),
-    };
     let client = Prefixed::new(ahead.freeze(), stream);
+    to_decided(connection, client, service, &cluster).await;
+}
+
+/// Opaque bytes to an endpoint of what was decided for.
+pub(super) async fn to_decided(
+    connection: &Rc<Connection>,
+    client: Prefixed<ClientStream>,
+    service: Arc<Service>,
+    decided: &Result<Arc<Cluster>, Outcome>,
+) {
+    let reached = reach_decided(connection, &service, decided).await;
     opaque(connection, client, service, reached, Bytes::new()).await;
 }
 
@@ -159,7 +169,7 @@ async fn declared_http(
         }
     };
     let client = Prefixed::new(ahead.freeze(), stream);
-    http::serve(connection, client, service, version).await;
+    http::serve(connection, client, Some(service), version).await;
 }
 
 /// Reads what tells protocols apart; takes no memory before something has come. Cancel-safe.
@@ -222,7 +232,7 @@ async fn undeclared(
         }
         // It would be held as long as the connection lives.
         drop(back);
-        http::serve(connection, client, service, first).await;
+        http::serve(connection, client, Some(service), first).await;
         return;
     }
     let reached = match reached {
@@ -241,7 +251,9 @@ async fn spoken(
     said: Result<Said, Outcome>,
 ) {
     let reached = match said {
-        Ok(Said::Http(version)) => return http::serve(connection, client, service, version).await,
+        Ok(Said::Http(version)) => {
+            return http::serve(connection, client, Some(service), version).await;
+        }
         Ok(Said::Bytes(hello)) => {
             let cluster = opening::decide(&connection, port, &hello);
             reach_decided(&connection, &service, &cluster).await
@@ -308,7 +320,7 @@ async fn reach(
     })
 }
 
-fn source(connection: &Connection) -> Ends {
+pub(super) fn source(connection: &Connection) -> Ends {
     Ends {
         source: Some(connection.workload()),
         ..Ends::default()
@@ -361,7 +373,7 @@ async fn carry(
     connection.closed(&ends, Reporter::Source, connection.peer, &ended);
 }
 
-fn fail(connection: &Connection, client: impl Abort, ends: &Ends, outcome: Outcome) {
+pub(super) fn fail(connection: &Connection, client: impl Abort, ends: &Ends, outcome: Outcome) {
     client.abort();
     connection.opened(ends, Reporter::Source, connection.peer);
     let ended = Ended {

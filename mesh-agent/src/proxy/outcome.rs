@@ -45,6 +45,8 @@ pub enum Outcome {
     BadAnswer(Arc<str>),
     /// The endpoint refused to look at the request.
     StreamRefused(Arc<str>),
+    /// Nobody has the destination, and the outbound policy refuses it then.
+    Unlisted,
     /// The client has as much under way as it may.
     Overflow,
     /// There were too many requests of late.
@@ -105,7 +107,7 @@ impl Outcome {
             Self::Answered(answer) => answer.status.as_u16(),
             Self::Aborted(status) => status.http(),
             Self::NoEndpoint | Self::ConnectFailed(_) | Self::UpstreamGone(_) => 503,
-            Self::BadAnswer(_) => 502,
+            Self::BadAnswer(_) | Self::Unlisted => 502,
             Self::StreamRefused(_) | Self::Overflow => 503,
             Self::Limited { .. } => 429,
             Self::TimedOut => 504,
@@ -121,7 +123,7 @@ impl Outcome {
             Self::Answered(_) | Self::Unauthenticated(_) => "-",
             Self::Aborted(_) => "FI",
             Self::Refused(refusal) => refusal.flag.as_str(),
-            Self::NoEndpoint => "UH",
+            Self::NoEndpoint | Self::Unlisted => "UH",
             Self::ConnectFailed(_) => "UF",
             Self::UpstreamGone(_) => "UC",
             Self::BadAnswer(_) => "UPE",
@@ -166,6 +168,7 @@ impl Outcome {
             Self::BadAnswer(why) | Self::Malformed(why) | Self::StreamRefused(why) => Some(why),
             Self::Overflow => Some("the client has as much under way as it may"),
             Self::Limited { reason, .. } => Some(reason),
+            Self::Unlisted => Some("nobody has the destination, and the policy is registry-only"),
             Self::TimedOut => Some("route timeout"),
             Self::Expired(Expiry::Idle) => Some("nothing was carried within idleTimeout"),
             Self::Expired(Expiry::Lifetime) => Some("maxConnectionDuration has passed"),
@@ -184,7 +187,7 @@ impl Outcome {
         match self {
             Self::Complete | Self::ClientGone | Self::Loop | Self::Expired(_) => Cow::Borrowed(""),
             Self::PolicyDenied | Self::PolicyChanged(_) => Cow::Borrowed(""),
-            Self::Redirected { .. } => Cow::Borrowed(""),
+            Self::Redirected { .. } | Self::Unlisted => Cow::Borrowed(""),
             Self::Denied(_) | Self::DeniedThere(_) => Cow::Borrowed("RBAC: access denied"),
             Self::Unauthenticated(refusal) => Cow::Owned(refusal.fault.to_string()),
             Self::Answered(answer) => {

@@ -8,6 +8,7 @@ mod allocations;
 mod authorization;
 mod client_certificates;
 mod differential;
+mod elsewhere;
 mod http2;
 mod limits;
 mod local;

@@ -93,6 +93,7 @@ pub(super) fn workload(domain: &str, name: &str) -> Arc<Workload> {
         probe_ports: Vec::new(),
         close_existing_after: None,
         inbound: InboundPolicy::default(),
+        scope: Arc::default(),
     })
 }
 

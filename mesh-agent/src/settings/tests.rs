@@ -80,6 +80,8 @@ fn every_flag_is_taken() {
         "1m30s",
         "--tunnel",
         "hbone",
+        "--outbound-policy",
+        "registry-only",
         "--on-stop",
         "leave",
         "--namespace",
@@ -94,6 +96,7 @@ fn every_flag_is_taken() {
     assert_eq!(settings.on_agent_death, OnAgentDeath::Open);
     assert_eq!(settings.admin_socket(), PathBuf::from("/s"));
     assert_eq!(settings.tunnel, Tunnel::Hbone);
+    assert_eq!(settings.outbound_policy, Outbound::RegistryOnly);
     assert_eq!(settings.stopping.on_stop, Some(OnStop::Leave));
 }
 

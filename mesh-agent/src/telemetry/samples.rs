@@ -114,5 +114,6 @@ pub(super) fn workload(namespace: &str, name: &str, owner: &str, account: &str) 
         probe_ports: Vec::new(),
         close_existing_after: None,
         inbound: InboundPolicy::default(),
+        scope: Arc::default(),
     })
 }

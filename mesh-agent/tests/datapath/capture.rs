@@ -4,14 +4,18 @@
 
 use std::{
     io::Write,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use mesh_agent::datapath::OnAgentDeath;
+use mesh_agent::{
+    datapath::OnAgentDeath,
+    model::{OutboundPolicy, Scope},
+};
 
 use super::{
     Echo, Node, PORT, ask, both,
-    pods::{Pod, counter, eventually, run},
+    pods::{Pod, counter, eventually, run, snapshot},
 };
 
 #[test]
@@ -75,6 +79,65 @@ fn destinations_outside_the_mesh_are_not_touched() {
     assert_eq!(counter(&observation, &client, "captured_syn"), 0);
     assert_eq!(counter(&observation, &client, "syn_passed"), 2);
     assert_eq!(observation.pods.len(), 1, "the other is not captured");
+}
+
+#[test]
+fn of_a_pod_that_may_not_reach_what_nobody_has_everything_is_captured() {
+    let (open, closed, server) = (Pod::new(), Pod::new(), Pod::new());
+    server.app(PORT);
+    let mut node = Node::new(OnAgentDeath::Closed);
+    let mut bound = closed.workload();
+    bound.scope = Arc::new(Scope {
+        policy: OutboundPolicy::RegistryOnly,
+        hosts: None,
+    });
+    node.apply([open.workload(), bound]);
+    for to in both(&server, PORT) {
+        assert!(ask(open.connect(to)).port() >= 32_768);
+        ask(closed.connect(to));
+    }
+    let seen: Vec<_> = node.relay().seen().iter().map(|one| one.orig_dst).collect();
+    assert_eq!(seen, both(&server, PORT));
+    let observation = node.datapath().observe();
+    assert_eq!(counter(&observation, &open, "syn_passed"), 2);
+    assert_eq!(counter(&observation, &closed, "captured_syn"), 2);
+    // And no longer than that.
+    node.apply([open.workload(), closed.workload()]);
+    for to in both(&server, PORT) {
+        assert!(ask(closed.connect(to)).port() >= 32_768);
+    }
+    let observation = node.datapath().observe();
+    assert_eq!(counter(&observation, &closed, "captured_syn"), 2);
+}
+
+#[test]
+fn ports_of_hosts_without_addresses_are_captured_at_every_address() {
+    const OTHER: u16 = PORT + 1;
+    let (client, server) = (Pod::new(), Pod::new());
+    server.app(PORT);
+    server.app(OTHER);
+    let mut node = Node::new(OnAgentDeath::Closed);
+    let with = |ports: &[u16]| {
+        let mut snapshot = snapshot([client.workload()]);
+        for port in ports {
+            snapshot.named.insert(*port, Arc::default());
+        }
+        snapshot
+    };
+    let mut captured = |ports: &[u16]| {
+        let changes = node.datapath().apply(&with(ports));
+        node.carry_out(changes);
+        for port in [PORT, OTHER] {
+            for to in both(&server, port) {
+                ask(client.connect(to));
+            }
+        }
+        counter(&node.datapath().observe(), &client, "captured_syn")
+    };
+    assert_eq!(captured(&[]), 0);
+    assert_eq!(captured(&[PORT]), 2);
+    assert_eq!(captured(&[PORT, OTHER]), 6);
+    assert_eq!(captured(&[]), 6);
 }
 
 #[test]

@@ -274,6 +274,7 @@ impl Pod {
             probe_ports: Vec::new(),
             close_existing_after: None,
             inbound: InboundPolicy::default(),
+            scope: Arc::default(),
         }
     }
 }

@@ -24,11 +24,16 @@ use crate::model::{
     Balancer, ClientTls, Cluster, Endpoint, Place, ServiceName, UpstreamPolicy, UpstreamUse,
 };
 
+/// How many ExternalName Services may stand for each other in turn.
+const MAX_ALIASES: usize = 4;
+
 /// All Services as the compiler of one of them sees them.
 pub(in super::super) struct Catalog<'a> {
     pub(in super::super) shelf: &'a Shelf<ServiceFacts>,
     pub(in super::super) entries: &'a Entries,
     pub(in super::super) endpoints: &'a mut Endpoints,
+    /// The host whose clients connect to endpoints by themselves, while it is compiled.
+    pub(in super::super) asking: Option<Arc<str>>,
     /// The host names that were asked for, whether there are such Services or not.
     pub(in super::super) used: BTreeSet<Arc<str>>,
 }
@@ -51,6 +56,23 @@ impl<'a> Catalog<'a> {
         self.shelf.find(name).map(|(facts, _)| facts)
     }
 
+    /// The host whose endpoints those of `host` are: another one that is known, if it is an ExternalName
+    /// Service's.
+    pub(in super::super) fn stands_for(&mut self, host: &Arc<str>) -> Arc<str> {
+        let mut found = Arc::clone(host);
+        for _ in 0..MAX_ALIASES {
+            let facts = self.service(&found);
+            let Some(alias) = facts.and_then(|facts| facts.alias.as_ref()) else {
+                break;
+            };
+            if self.service(alias).is_none() {
+                break;
+            }
+            found = Arc::clone(alias);
+        }
+        found
+    }
+
     /// Whether an endpoint of the Service is in the mesh.
     pub(in super::super) fn is_enrolled(&self, host: &str) -> bool {
         let view = self.endpoints.views.get(host);
@@ -69,7 +91,8 @@ impl<'a> Catalog<'a> {
         let Shape { subset, used } = shape;
         let (policy, used) = used.unzip();
         let facts = self.service(hostname)?;
-        let policy = facts.policy(policy);
+        let direct = self.asking.as_ref() == Some(hostname);
+        let policy = facts.policy(policy, direct);
         let rule = subset.map(|(_, meta)| meta.to_ref("DestinationRule"));
         let subset_name = subset.map(|(subset, _)| Arc::clone(&subset.name));
         let key = ClusterKey {
@@ -77,6 +100,7 @@ impl<'a> Catalog<'a> {
             family,
             subset: rule.clone().zip(subset_name.clone()),
             used: used.clone(),
+            direct,
         };
         let here = self.endpoints.here.clone();
         let view = self.endpoints.views.get_mut(hostname)?;

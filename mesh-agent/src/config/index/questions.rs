@@ -55,7 +55,9 @@ impl Index {
 
     /// Says which names are to be resolved, and forgets those that are not any more.
     pub(super) fn ask(&mut self) {
-        let names = self.joined.names(&self.shelves);
+        let names = self
+            .joined
+            .names(&self.shelves, &self.settings.cluster_domain);
         self.shelves.resolved.retain(|name, _| names.contains(name));
         self.names.send_if_modified(|last| {
             let differs = **last != names;

@@ -21,6 +21,7 @@ use super::{
         route::RouteFacts,
         service::{ServiceFacts, SliceFacts},
         service_entry::ServiceEntryFacts,
+        sidecar::SidecarFacts,
         token_rules::RequestAuthenticationFacts,
         virtual_service::VirtualServiceFacts,
         workload_entry::WorkloadEntryFacts,
@@ -42,6 +43,7 @@ pub(in super::super) struct Shelves {
     pub(in super::super) workload_entries: Shelf<WorkloadEntryFacts>,
     /// What names resolve to, as far as that is known.
     pub(in super::super) resolved: HashMap<Arc<str>, Vec<IpAddr>>,
+    pub(in super::super) sidecars: Shelf<SidecarFacts>,
     pub(in super::super) peer_authentications: Shelf<PeerAuthenticationFacts>,
     pub(in super::super) authorization_policies: Shelf<AuthorizationFacts>,
     pub(in super::super) request_authentications: Shelf<RequestAuthenticationFacts>,
@@ -79,6 +81,7 @@ impl Shelves {
             Kind::DestinationRule => Box::new(self.destination_rules.keys().map(plain)),
             Kind::ServiceEntry => Box::new(self.service_entries.keys().map(plain)),
             Kind::WorkloadEntry => Box::new(self.workload_entries.keys().map(plain)),
+            Kind::Sidecar => Box::new(self.sidecars.keys().map(plain)),
             Kind::PeerAuthentication => Box::new(self.peer_authentications.keys().map(plain)),
             Kind::AuthorizationPolicy => Box::new(self.authorization_policies.keys().map(plain)),
             Kind::RequestAuthentication => Box::new(self.request_authentications.keys().map(plain)),
@@ -107,7 +110,7 @@ impl Shelves {
     }
 
     pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
-        let parts: [Box<dyn Iterator<Item = &Problem>>; 19] = [
+        let parts: [Box<dyn Iterator<Item = &Problem>>; 20] = [
             Box::new(self.namespaces.problems()),
             Box::new(self.pods.problems()),
             Box::new(self.services.problems()),
@@ -116,6 +119,7 @@ impl Shelves {
             Box::new(self.destination_rules.problems()),
             Box::new(self.service_entries.problems()),
             Box::new(self.workload_entries.problems()),
+            Box::new(self.sidecars.problems()),
             Box::new(self.peer_authentications.problems()),
             Box::new(self.authorization_policies.problems()),
             Box::new(self.request_authentications.problems()),
@@ -141,6 +145,7 @@ impl Shelves {
             + self.destination_rules.len()
             + self.service_entries.len()
             + self.workload_entries.len()
+            + self.sidecars.len()
             + self.peer_authentications.len()
             + self.authorization_policies.len()
             + self.request_authentications.len()

@@ -52,6 +52,12 @@ fn shown(snapshot: &Snapshot) -> Shown {
             format!("{} {port:?}", service.name),
         );
     }
+    for (socket, what) in &snapshot.by_endpoint {
+        shown.insert(format!("endpoint {socket}"), format!("{what:?}"));
+    }
+    for (number, ports) in &snapshot.named {
+        shown.insert(format!("named {number}"), format!("{ports:?}"));
+    }
     for workload in snapshot.local_enrolled() {
         shown.insert(format!("local {}", workload.uid), workload.dotted_name());
     }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{
-    fixture::Mesh,
+    fixture::{Mesh, pod},
     routes::{destination_rule, web},
 };
 use crate::model::{ClientTls, Credential, Origination, Roots};
@@ -195,18 +195,21 @@ fn what_cannot_be_done_refuses_and_says_so() {
 }
 
 #[test]
-fn tls_that_nobody_heeds_is_said() {
+fn endpoints_of_a_headless_service_get_the_tls_of_its_rule() {
     let headless = "---\napiVersion: v1\nkind: Service\nmetadata: {name: db}\n\
-                    spec: {clusterIP: None, ports: [{port: 80, name: http}]}\n";
+                    spec: {clusterIP: None, selector: {app: db}, ports: [{port: 8080, name: http}]}\n"
+        .to_owned()
+        + &pod("db-0", "10.1.0.1", "app: db");
     let simple = destination_rule("name: db", "host: db, trafficPolicy: {tls: {mode: SIMPLE}}");
-    let mesh = Mesh::new(&(headless.to_owned() + &simple));
-    mesh.check_problems(&[
-        "Error [MESH0003] (DestinationRule default/db test.yaml:7) spec.trafficPolicy.tls: the Service is headless, \
-         and connections to its pods' own addresses follow no rule: they go on as the client opens them",
-    ]);
-    let own = destination_rule(
-        "name: db",
-        "host: db, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}",
-    );
-    Mesh::new(&(headless.to_owned() + &own)).check_problems(&[]);
+    let mesh = Mesh::new(&(headless.clone() + &simple));
+    mesh.check_problems(&[]);
+    let to = "10.1.0.1:8080".parse().unwrap();
+    let original = |mesh: &Mesh| {
+        let port = Arc::clone(&mesh.service("default", "db").ports[0]);
+        port.cluster
+            .original(to, || None)
+            .expect("where it was opened to")
+    };
+    assert!(original(&mesh).tls.is_some());
+    assert!(original(&Mesh::new(&headless)).tls.is_none());
 }

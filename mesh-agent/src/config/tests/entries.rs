@@ -4,10 +4,10 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::fixture::{Mesh, canary, pod, pod_in, service};
+use super::fixture::{Mesh, canary, client_in, pod, pod_in, service};
 use crate::{
     config::names::Answer,
-    model::{Destination, Protocol, Service},
+    model::{Destination, OutboundPolicy, Protocol, Scope, Service, Told, Workload},
 };
 
 /// A ServiceEntry of `default` for `api.example.com`, with a port `http` 80.
@@ -68,7 +68,7 @@ fn resolve(mesh: &mut Mesh, name: &str, last: &[[u8; 4]]) {
 #[track_caller]
 fn owner(mesh: &Mesh, to: &str, namespace: &str) -> Option<Arc<str>> {
     let to: SocketAddr = to.parse().unwrap();
-    match mesh.snapshot().destination(to, namespace) {
+    match mesh.snapshot().destination(to, &client_in(namespace)) {
         Destination::Service(service, _) => Some(Arc::clone(&service.hostname)),
         Destination::Workload(_) | Destination::Unknown => None,
     }
@@ -369,15 +369,116 @@ fn what_has_no_effect_is_said() {
     ]);
 }
 
+/// Which host a connection or request of `default` is for that is opened to an address of nobody.
+#[track_caller]
+fn named(mesh: &Mesh, to: &str, told: &Told, name: &str) -> Option<Arc<str>> {
+    let to: SocketAddr = to.parse().unwrap();
+    let snapshot = mesh.snapshot();
+    let found = snapshot
+        .named
+        .get(&to.port())?
+        .find(name, told, &client_in("default"))?;
+    Some(Arc::clone(&found.service.hostname))
+}
+
 #[test]
-fn an_entry_whose_traffic_is_not_captured_says_so() {
-    let none = "spec.addresses: not supported yet: the host has no address of its own";
-    Mesh::new(&entry("addresses: [], resolution: NONE")).check_problems(&[none]);
-    let range = entry("addresses: [10.0.0.0/8], resolution: NONE");
-    Mesh::new(&range)
-        .check_problems(&["spec.addresses: not supported yet: what is sent to a range"]);
-    let range = entry("addresses: [10.0.0.0/8], resolution: DNS");
-    Mesh::new(&range).check_problems(&["spec.addresses[0]: a range", "spec.addresses: not"]);
-    let broken = entry("addresses: [here]");
-    Mesh::new(&broken).check_problems(&["spec.addresses[0]: \"here\"", "spec.addresses: not"]);
+fn hosts_without_addresses_are_told_by_name() {
+    let tls = entry_named("tls", "*.example.com", "addresses: [], resolution: NONE").replace(
+        "number: 80, name: http, protocol: HTTP",
+        "number: 443, name: tls, protocol: TLS",
+    );
+    let text = [
+        entry("addresses: [], resolution: DNS"),
+        entry_named("all", "*.example.com", "addresses: [], resolution: NONE"),
+        tls.replace("name: tls}", "name: tls, namespace: other}"),
+    ]
+    .concat();
+    let mesh = Mesh::new(&text);
+    let host = |name: &str| named(&mesh, "192.0.2.1:80", &Told::Host, name);
+    assert_eq!(host("API.example.com").as_deref(), Some("api.example.com"));
+    assert_eq!(host("b.example.com").as_deref(), Some("*.example.com"));
+    assert_eq!(host("example.com"), None);
+    assert_eq!(
+        named(&mesh, "192.0.2.1:80", &Told::ServerName, "api.example.com"),
+        None
+    );
+}
+
+#[test]
+fn a_tls_port_is_told_by_the_server_name() {
+    let text = entry("addresses: [], resolution: NONE").replace(
+        "number: 80, name: http, protocol: HTTP",
+        "number: 443, name: tls, protocol: TLS",
+    );
+    let mesh = Mesh::new(&text);
+    mesh.check_problems(&[]);
+    let found = named(&mesh, "192.0.2.1:443", &Told::ServerName, "api.example.com");
+    assert_eq!(found.as_deref(), Some("api.example.com"));
+}
+
+#[test]
+fn an_address_in_a_range_is_the_entry_s() {
+    let text = entry("addresses: [192.0.2.0/24], resolution: NONE") + &pod("a", "192.0.2.9", "");
+    let mesh = Mesh::new(&text);
+    mesh.check_problems(&[]);
+    let to = |text| owner(&mesh, text, "default");
+    assert_eq!(to("192.0.2.7:80").as_deref(), Some("api.example.com"));
+    assert_eq!(to("192.0.3.7:80"), None);
+    assert_eq!(to("192.0.2.7:81"), None);
+    // A pod's address is its own.
+    assert_eq!(to("192.0.2.9:80"), None);
+}
+
+#[test]
+fn a_port_of_bytes_without_addresses_is_the_entry_s_at_every_address() {
+    let text = entry("addresses: [], resolution: NONE").replace("protocol: HTTP", "protocol: TCP");
+    let mesh = Mesh::new(&text);
+    assert_eq!(
+        owner(&mesh, "192.0.2.7:80", "default").as_deref(),
+        Some("api.example.com")
+    );
+}
+
+#[test]
+fn clients_of_each_family_get_endpoints_that_they_can_reach() {
+    let mut mesh = Mesh::new(&entry("addresses: [], resolution: DNS"));
+    resolve(&mut mesh, "api.example.com", &[[192, 0, 2, 1]]);
+    let snapshot = mesh.snapshot();
+    for to in ["198.51.100.1:80", "[2001:db8::1]:80"] {
+        let to = to.parse().unwrap();
+        let port = snapshot.elsewhere(to, &client_in("default"), "api.example.com:80");
+        let endpoint = port.cluster.endpoints[0].address.to_string();
+        assert_eq!(endpoint, "192.0.2.1:80", "{to}");
+    }
+}
+
+#[test]
+fn what_nobody_has_passes_or_is_refused_by_the_outbound_policy() {
+    let text = [
+        canary("web"),
+        service("kubernetes", "10.0.0.9").replace("selector: {app: kubernetes}, ", ""),
+        "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: kubernetes, labels: {kubernetes.io/service-name: kubernetes}}
+addressType: IPv4
+endpoints: [{addresses: [172.16.0.1]}]
+ports: [{name: http, port: 6443}]
+"
+        .to_owned(),
+    ]
+    .concat();
+    let snapshot = Mesh::new(&text).snapshot();
+    let mut client = client_in("default");
+    let refuses = |client: &Workload, to: &str| snapshot.refuses(to.parse().unwrap(), client);
+    assert!(!refuses(&client, "192.0.2.1:443"));
+    client.scope = Arc::new(Scope {
+        policy: OutboundPolicy::RegistryOnly,
+        hosts: None,
+    });
+    assert!(refuses(&client, "192.0.2.1:443"));
+    assert!(refuses(&client, "172.16.0.1:10250"));
+    // An endpoint of a Service, which some networks put in place of its VIP, and a pod.
+    assert!(!refuses(&client, "172.16.0.1:6443"));
+    assert!(!refuses(&client, "10.1.0.1:9999"));
 }

@@ -14,7 +14,10 @@ use crate::{
         names::Answer,
         read::{self, Entry, Format},
     },
-    model::{Client, Decision, MtlsMode, RequestHead, Service, ServiceName, Snapshot, Workload},
+    model::{
+        Client, Decision, InboundPolicy, MtlsMode, RequestHead, Service, ServiceName, Snapshot,
+        SpiffeId, Workload, WorkloadUid,
+    },
 };
 
 /// All that a Service is, but for how far its schedules were drawn.
@@ -276,6 +279,30 @@ impl Mesh {
             *shares.entry(self.get(client, service, "/")).or_default() += 1;
         }
         shares
+    }
+}
+
+/// A pod of nobody, for whom things may look other than for the pods of `default`.
+pub(super) fn client_in(namespace: &str) -> Workload {
+    Workload {
+        uid: WorkloadUid("a client".into()),
+        name: "client".into(),
+        namespace: namespace.into(),
+        identity: SpiffeId::new("cluster.local", namespace, "client"),
+        node: "node-a".into(),
+        addresses: Vec::new(),
+        labels: Arc::default(),
+        owner: "client".into(),
+        canonical_service: "client".into(),
+        canonical_revision: "latest".into(),
+        enrolled: true,
+        netns: None,
+        host_network: false,
+        ready: true,
+        probe_ports: Vec::new(),
+        close_existing_after: None,
+        inbound: InboundPolicy::default(),
+        scope: Arc::default(),
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use super::fixture::{Mesh, pod, pod_in, service};
+use super::fixture::{Mesh, client_in, pod, pod_in, service};
 use crate::model::Destination;
 
 fn addresses(mesh: &Mesh, name: &str) -> Vec<String> {
@@ -99,7 +99,12 @@ ports: [{name: http, port: 9000}, {name: other, port: 1}, {name: http, port: 2, 
 fn an_address_and_port_of_a_service_is_found() {
     let mesh = Mesh::new(&(service("web", "10.0.0.1") + &pod("a", "10.1.0.1", "app: web")));
     let snapshot = mesh.snapshot();
-    let at = |port| snapshot.destination(SocketAddr::from(([10, 0, 0, 1], port)), "default");
+    let at = |port| {
+        snapshot.destination(
+            SocketAddr::from(([10, 0, 0, 1], port)),
+            &client_in("default"),
+        )
+    };
     assert!(
         matches!(at(80), Destination::Service(service, port) if &*service.hostname == "web.default.svc.cluster.local" && port.number == 80)
     );
@@ -180,4 +185,38 @@ spec: {hosts: [web], http: [{route: [{destination: {host: web}}]}]}
 fn two_services_with_one_address_are_reported() {
     let mesh = Mesh::new(&(service("a", "10.0.0.1") + &service("b", "10.0.0.1")));
     mesh.check_problems(&["(Service default/b test.yaml:7) spec.clusterIPs: 10.0.0.1 is also the address of Service default/a"]);
+}
+
+#[test]
+fn a_service_without_a_selector_has_the_endpoints_that_its_slices_list() {
+    let text = [
+        service("bare", "10.0.0.7").replace("selector: {app: bare}, ", ""),
+        pod("other", "10.1.0.1", "app: other"),
+        "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: by-hand, labels: {kubernetes.io/service-name: bare}}
+addressType: IPv4
+endpoints: [{addresses: [10.1.0.1]}, {addresses: [192.0.2.1]}, {addresses: [192.0.2.2], conditions: {ready: false}}]
+ports: [{name: http, port: 9090}]
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: default, labels: {istio-injection: enabled}}
+"
+        .to_owned(),
+    ];
+    let mesh = Mesh::new(&text.concat());
+    mesh.check_problems(&[]);
+    let service = mesh.service("default", "bare");
+    let cluster = &service.ports[0].cluster;
+    let shown = cluster.endpoints.iter().map(|endpoint| {
+        let workload = endpoint.workload.as_ref();
+        let enrolled = workload.is_some_and(|workload| workload.enrolled);
+        format!("{} {enrolled}", endpoint.address)
+    });
+    let shown: Vec<String> = shown.collect();
+    // An enrolled pod is one however it came to be listed: it is reached by mutual TLS.
+    assert_eq!(shown, ["10.1.0.1:9090 true", "192.0.2.1:9090 false"]);
+    assert!(service.captured);
 }

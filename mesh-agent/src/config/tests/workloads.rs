@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
-use super::fixture::{Mesh, pod, pod_in, service};
+use super::fixture::{Mesh, client_in, pod, pod_in, service};
 use crate::{
     config::{Kind, ObjectKey},
     model::Destination,
@@ -65,7 +65,8 @@ fn a_pod_that_has_ended_is_gone() {
         let mesh = Mesh::new(&(namespace(ENROLLED) + &ended + &pod("zz-new", "10.1.0.1", "")));
         let snapshot = mesh.snapshot();
         assert_eq!(snapshot.workloads.len(), 1);
-        let owner = snapshot.destination(SocketAddr::from(([10, 1, 0, 1], 1)), "default");
+        let owner =
+            snapshot.destination(SocketAddr::from(([10, 1, 0, 1], 1)), &client_in("default"));
         assert!(matches!(owner, Destination::Workload(workload) if &*workload.name == "zz-new"));
         mesh.check_problems(&[]);
     }

@@ -78,6 +78,7 @@ fn snapshot(place: &KeyPlace) -> Arc<Snapshot> {
             authentication: Arc::new(Authentication::new(vec![rules])),
             ..InboundPolicy::default()
         },
+        scope: Arc::default(),
     };
     let snapshot = Snapshot::default();
     snapshot.local.set(vec![Arc::new(workload)]).unwrap();

@@ -39,6 +39,7 @@ fn endpoint(last: u8, place: Place, labels: &[(&str, &str)]) -> Endpoint {
         probe_ports: Vec::new(),
         close_existing_after: None,
         inbound: InboundPolicy::default(),
+        scope: Arc::default(),
     };
     Endpoint {
         address: ([10, 0, 0, last], 80).into(),

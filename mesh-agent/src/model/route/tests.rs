@@ -34,6 +34,7 @@ fn workload(namespace: &str, labels: &[(&str, &str)]) -> Workload {
         probe_ports: Vec::new(),
         close_existing_after: None,
         inbound: InboundPolicy::default(),
+        scope: Arc::default(),
     }
 }
 

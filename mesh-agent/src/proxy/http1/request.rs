@@ -66,11 +66,12 @@ pub(super) fn prepare(front: &Rc<Front>, buffer: &mut Buffer) -> Prepared {
         Judged::Partial => return Prepared::Partial,
         Judged::Odd => return Prepared::Odd,
     };
-    let port = front.port();
+    let client = front.connection.workload();
+    let port = front.port(&client, "");
     let converts = port
         .as_ref()
         .is_some_and(|port| matches!(port.protocol, Protocol::Http2 | Protocol::Grpc));
-    let namespace = Arc::clone(&front.connection.workload().namespace);
+    let namespace = Arc::clone(&client.namespace);
     // What is done to a request besides sending it on is hyper's way, and nothing is drawn yet.
     let plain = port.as_ref().is_none_or(|port| port.is_plain(&namespace));
     let Some(noted) = noted(&head).filter(|_| plain && !converts) else {

@@ -2,6 +2,8 @@
 
 //! A proxy with one captured pod, and applications to reach.
 
+mod client;
+
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
     sync::{Arc, Mutex},
@@ -9,18 +11,20 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket, TcpStream},
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
     sync::watch,
 };
 
+pub(super) use self::client::{connect, ending, get, read_answer, read_head, read_text};
 use crate::{
     datapath::{Connector, Netns, PodSockets},
     identity::{Alpn, CertificateAuthority, CredentialSources, Identities, KeySets},
     model::{
-        Backend, Cluster, Endpoint, EndpointLoad, HttpRoutes, HttpRule, ObjectRef, OpaqueBackend,
-        OpaqueMatch, OpaquePort, OpaqueRoutes, OpaqueRule, Position, Protocol, Refusal, Schedule,
-        Service, ServiceName, ServicePort, Snapshot, SpiffeId, Visibility, Workload, WorkloadUid,
+        Backend, Cluster, Endpoint, EndpointLoad, HttpRoutes, HttpRule, NamedPort, NamedPorts,
+        ObjectRef, OpaqueBackend, OpaqueMatch, OpaquePort, OpaqueRoutes, OpaqueRule, Position,
+        Protocol, Refusal, Schedule, Service, ServiceName, ServicePort, Snapshot, SpiffeId,
+        Visibility, Workload, WorkloadUid,
     },
     proxy::{Http1Engine, Proxy, ProxySettings, Shared},
     tasks::Tasks,
@@ -43,6 +47,7 @@ struct State {
     generation: u64,
     services: Vec<(SocketAddr, Arc<Service>, Arc<ServicePort>)>,
     workloads: Vec<Arc<Workload>>,
+    named: Vec<Arc<NamedPort>>,
 }
 
 /// A workload of the name, not enrolled, with no address.
@@ -65,6 +70,7 @@ pub(super) fn workload(name: &str) -> Workload {
         probe_ports: Vec::new(),
         close_existing_after: None,
         inbound: Default::default(),
+        scope: Default::default(),
     }
 }
 
@@ -126,7 +132,7 @@ pub(super) fn opaque_rule(
 }
 
 /// A port of a Service without routes.
-fn port(protocol: Protocol, cluster: Arc<Cluster>) -> ServicePort {
+pub(super) fn port(protocol: Protocol, cluster: Arc<Cluster>) -> ServicePort {
     ServicePort {
         number: 80,
         name: "".into(),
@@ -260,6 +266,13 @@ impl Mesh {
         self.port_of(number, port).await
     }
 
+    /// Adds a host that is told by what clients say, at the port of all VIPs.
+    pub(super) async fn name(&self, named: NamedPort) {
+        let known = Arc::new(named);
+        self.state.lock().expect("no panic").named.push(known);
+        self.publish().await;
+    }
+
     async fn port_of(&self, number: u8, port: ServicePort) -> SocketAddr {
         let vip = SocketAddr::from((Ipv4Addr::new(127, 0, 7, number), self.port));
         let port = Arc::new(port);
@@ -342,6 +355,7 @@ impl Mesh {
             state.generation += 1;
             let by_vip = state.services.iter();
             let workloads = state.workloads.iter();
+            let named = NamedPorts::new(state.named.iter().cloned());
             self.snapshots.send_replace(Arc::new(Snapshot {
                 generation: state.generation,
                 node: "node".into(),
@@ -358,6 +372,7 @@ impl Mesh {
                 by_vip: by_vip
                     .map(|(vip, service, port)| (*vip, (Arc::clone(service), Arc::clone(port))))
                     .collect(),
+                named: [(self.port, Arc::new(named))].into(),
                 ..Snapshot::default()
             }));
             state.generation
@@ -435,61 +450,4 @@ impl Mesh {
 pub(super) fn nobody() -> SocketAddr {
     let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     listener.local_addr().expect("bound")
-}
-
-/// Connects as the captured pod's application does.
-pub(super) async fn connect(to: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.connect(to).await.expect("the proxy accepts")
-}
-
-/// The error that ends a connection to `to` on which nothing is said; the reset may come before the
-/// client knows that it is connected.
-pub(super) async fn ending(to: SocketAddr) -> std::io::Error {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    match socket.connect(to).await {
-        Ok(mut stream) => stream.read_u8().await.expect_err("no byte comes"),
-        Err(error) => error,
-    }
-}
-
-/// Reads until an empty line; `None` at the end of the stream.
-pub(super) async fn read_head(stream: &mut TcpStream) -> Option<String> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match stream.read_u8().await {
-            Ok(byte) => head.push(byte),
-            Err(_end) => return None,
-        }
-    }
-    Some(String::from_utf8(head).expect("heads are ASCII here"))
-}
-
-/// Reads exactly `count` bytes as text.
-pub(super) async fn read_text(stream: &mut TcpStream, count: usize) -> String {
-    let mut bytes = vec![0; count];
-    stream.read_exact(&mut bytes).await.expect("enough bytes");
-    String::from_utf8(bytes).expect("text")
-}
-
-/// Reads a head and the body that its `content-length` announces.
-pub(super) async fn read_answer(stream: &mut TcpStream) -> (String, String) {
-    let head = read_head(stream).await.expect("an answer");
-    let length = head
-        .to_ascii_lowercase()
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())
-        .unwrap_or(0);
-    let body = read_text(stream, length).await;
-    (head, body)
-}
-
-/// Sends a GET and reads the answer.
-pub(super) async fn get(stream: &mut TcpStream, path: &str) -> (String, String) {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n");
-    stream
-        .write_all(request.as_bytes())
-        .await
-        .expect("the proxy reads");
-    read_answer(stream).await
 }

@@ -2,6 +2,7 @@
 
 //! Objects by chance, of so few names, addresses and labels that they get in each other's way.
 
+mod entries;
 mod security;
 
 use std::fmt::Write as _;
@@ -33,7 +34,7 @@ impl Chance {
 
     /// An object in some state.
     pub(super) fn object(&mut self) -> (ObjectKey, String) {
-        match self.below(38) {
+        match self.below(40) {
             0..6 => self.pod(),
             6..9 => self.service(),
             9..12 => self.slice(),
@@ -49,6 +50,7 @@ impl Chance {
             31 | 32 => self.node(),
             33 | 34 => self.rate_limit(),
             35 | 36 => self.authentication(),
+            37 | 38 => self.sidecar(),
             _ => self.namespace(),
         }
     }
@@ -70,7 +72,8 @@ impl Chance {
             Kind::VirtualService
             | Kind::DestinationRule
             | Kind::ServiceEntry
-            | Kind::WorkloadEntry => "networking.istio.io/v1",
+            | Kind::WorkloadEntry
+            | Kind::Sidecar => "networking.istio.io/v1",
             Kind::PeerAuthentication | Kind::AuthorizationPolicy | Kind::RequestAuthentication => {
                 "security.istio.io/v1"
             }
@@ -132,8 +135,16 @@ impl Chance {
         let (key, text) = self.name(Kind::Service, "s", 3);
         let app = self.of(&["{app: x}", "{app: y}", "{app: x, version: v1}", "{}"]);
         let address = self.below(4);
-        let vips = match self.below(6) {
+        let vips = match self.below(8) {
             0 => "clusterIP: None".to_owned(),
+            2 => format!(
+                "type: ExternalName, externalName: e{}.example",
+                self.below(3)
+            ),
+            3 => format!(
+                "type: ExternalName, externalName: s{}.a.svc.cluster.local",
+                self.below(3)
+            ),
             1 => format!("clusterIPs: [10.0.0.{address}, 'fd01::{address}']"),
             _ => format!("clusterIP: 10.0.0.{address}"),
         };
@@ -369,65 +380,6 @@ impl Chance {
             self.below(3)
         );
         (key, text)
-    }
-
-    fn service_entry(&mut self) -> (ObjectKey, String) {
-        let (key, text) = self.name(Kind::ServiceEntry, "n", 4);
-        let first = self.below(3);
-        let host = match self.below(5) {
-            0 => format!("s{first}.a.svc.cluster.local"),
-            1 => format!("e{first}.example, e{}.example", (first + 1) % 3),
-            2 => "'*.example'".to_owned(),
-            _ => format!("e{first}.example"),
-        };
-        let address = self.of(&["", "10.0.0.1", "10.0.0.9", "10.9.0.0/16"]);
-        let endpoint = self.below(6);
-        let resolution = match self.below(6) {
-            0 => "STATIC",
-            1 | 2 if !host.contains('*') && !address.contains('/') => "DNS",
-            3 => &format!(
-                "STATIC, endpoints: [{{address: 10.1.0.{endpoint}, labels: {{version: v1}}}}]"
-            ),
-            4 if !address.contains('/') => {
-                "DNS, endpoints: [{address: e1.example}, {address: 10.1.0.1}]"
-            }
-            5 => &format!(
-                "STATIC, workloadSelector: {{labels: {{{}}}}}",
-                self.labels()
-            ),
-            _ => "NONE",
-        };
-        let protocol = self.of(&["HTTP", "TCP", "TLS"]);
-        let port = self.of(&["80", "80, targetPort: 8080"]);
-        let export = self.export();
-        let text = format!(
-            "{text}}}\nspec: {{{export}hosts: [{host}], addresses: [{address}], resolution: {resolution}, \
-             ports: [{{number: {port}, name: web, protocol: {protocol}}}]}}\n"
-        );
-        (key, text)
-    }
-
-    fn workload_entry(&mut self) -> (ObjectKey, String) {
-        let (key, text) = self.name(Kind::WorkloadEntry, "w", 3);
-        let address = match self.below(3) {
-            0 => format!("e{}.example", self.below(3)),
-            _ => format!("10.1.0.{}", self.below(8)),
-        };
-        let (labels, account) = (self.labels(), self.of(&["", "serviceAccount: vm, "]));
-        let text = format!(
-            "{text}}}\nspec: {{address: {address}, {account}labels: {{{labels}}}, ports: {{web: 8081}}}}\n"
-        );
-        (key, text)
-    }
-
-    /// What a name resolves to.
-    pub(super) fn answer(&mut self) -> (std::sync::Arc<str>, Vec<std::net::IpAddr>) {
-        let name = format!("e{}.example", self.below(3)).into();
-        let addresses = (0..1 + self.below(2)).map(|_| [10, 1, 0, self.0.u8(0..8)].into());
-        let mut addresses: Vec<_> = addresses.collect();
-        addresses.sort();
-        addresses.dedup();
-        (name, addresses)
     }
 
     fn namespace(&mut self) -> (ObjectKey, String) {
