@@ -60,7 +60,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream) {
                 .identity
                 .clone();
             let served = plaintext(&connection, ClientStream::new(stream), entrance);
-            turns::of(&workload, served).await;
+            turns::of(&workload, Box::pin(served)).await;
         }
     }
 }

@@ -189,14 +189,15 @@ impl Turns {
 
     /// Has the task polled again in the next round; false if nobody begins one.
     fn wait(&self, context: &Context<'_>) -> bool {
-        match mem::replace(&mut *self.keeper.borrow_mut(), Keeper::Busy) {
-            Keeper::None => {
-                *self.keeper.borrow_mut() = Keeper::None;
-                return false;
+        let keeper = self.keeper.take();
+        self.keeper.replace(match keeper {
+            Keeper::None => return false,
+            Keeper::Busy => Keeper::Busy,
+            Keeper::Idle(waker) => {
+                waker.wake();
+                Keeper::Busy
             }
-            Keeper::Busy => {}
-            Keeper::Idle(waker) => waker.wake(),
-        }
+        });
         self.waiting.borrow_mut().push(context.waker().clone());
         true
     }
@@ -235,7 +236,9 @@ mod tests {
 
     /// What is done when, with `floods` tasks of one workload and one of another.
     fn order(floods: usize, kept: bool) -> Vec<&'static str> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
         let tasks = Tasks::new();
         let log = Rc::<RefCell<Vec<_>>>::default();
         let work = async {
