@@ -31,6 +31,9 @@ use crate::{model::HeaderEdits, tasks::Drain};
 /// How large the head of an answer may be, as with hyper.
 const MAX_HEAD: usize = 400 * 1024;
 
+/// How many buffers of a body are carried before others have their turn.
+const STEPS_AT_ONCE: usize = 4;
+
 /// How many interim answers may precede one.
 const MAX_INTERIM: u8 = 100;
 
@@ -116,7 +119,7 @@ impl Sending {
         client: &mut Client,
         upstream: &mut Upstream,
     ) -> Poll<Result<(), Stop>> {
-        loop {
+        for _ in 0..STEPS_AT_ONCE {
             while self.at < self.out.len() {
                 let rest = &self.out[self.at..];
                 match ready!(Pin::new(&mut *upstream).poll_write(context, rest)) {
@@ -155,6 +158,8 @@ impl Sending {
                 }
             }
         }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// The endpoint takes no more; what it says is still worth hearing.
@@ -306,7 +311,7 @@ impl Flight<'_> {
         else {
             return Poll::Pending;
         };
-        loop {
+        for _ in 0..STEPS_AT_ONCE {
             while *at < out.len() {
                 match ready!(self.client.poll_write(context, &out[*at..])) {
                     Ok(count) if count > 0 => *at += count,
@@ -348,6 +353,8 @@ impl Flight<'_> {
                 }
             }
         }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Notes in the exchange how much was carried.

@@ -39,7 +39,10 @@ use super::{
 const BATCH: usize = 64 * 1024;
 
 /// How often is read before others have their turn.
-const READS: usize = 16;
+const READS: usize = 4;
+
+/// How much is written before others have their turn, in batches.
+const WRITES: usize = 2;
 
 /// How a connection ends that the peer closed; it need not have been told so by TLS.
 const CLOSES: [io::ErrorKind; 3] = [
@@ -320,7 +323,7 @@ impl<Io: AsyncBufRead + AsyncWrite + Unpin> Driver<Io> {
 
     /// Writes all that is queued, and flushes.
     fn poll_write_all(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
+        for _ in 0..=WRITES {
             while self.written < self.out.len() {
                 let rest = &self.out[self.written..];
                 let count = ready!(Pin::new(&mut self.io).poll_write(context, rest))?;
@@ -333,7 +336,7 @@ impl<Io: AsyncBufRead + AsyncWrite + Unpin> Driver<Io> {
             self.out.clear();
             self.written = 0;
             if !self.shared.with(|session| session.wants_to_send()) {
-                break;
+                return self.poll_flushed(context);
             }
             if self.out.capacity() == 0 {
                 self.out = take_buffer();
@@ -342,6 +345,11 @@ impl<Io: AsyncBufRead + AsyncWrite + Unpin> Driver<Io> {
             shared.with(|session| session.fill(out, BATCH));
             // Who was woken by that may queue more: that is for the next time.
         }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_flushed(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         give_buffer(std::mem::take(&mut self.out));
         if !self.is_flushed {
             ready!(Pin::new(&mut self.io).poll_flush(context))?;
