@@ -23,6 +23,7 @@ mod plane;
 mod plot;
 mod ratios;
 mod report;
+mod rival;
 mod round;
 mod sample;
 mod stage;
@@ -105,8 +106,9 @@ fn bring_up(
     progress: &Progress,
 ) -> Result<(Plane, String), String> {
     progress.say(&format!("{}: {}", wanted.name(), wanted.about()));
+    let with_rival = options.measures.iter().any(|one| one.wants_rival());
     sample::guarded(|| {
-        let plane = Plane::up(wanted, &options.agent_flags);
+        let plane = Plane::up(wanted, &options.agent_flags, with_rival);
         let wire = wire_check::look(&plane)?;
         progress.say(&format!("{}: wire: {wire}", plane.name));
         if options.loss > 0.0 && !wanted.one_node {

@@ -18,6 +18,7 @@ use super::{
     options::Options,
     plan::{Load, Measure},
     plane::Plane,
+    rival::Flood,
     sample::{self, Job, PER_10K, PER_GIB, Ran},
     stage::{GRPC, HOST, HTTP1, HTTP2, TCP},
     statistics::{Figures, quantile},
@@ -73,6 +74,7 @@ pub(super) fn take(plane: &Plane, measure: &Measure, options: &Options) -> Taken
             requests(plane, command, seconds, false, tool::h2load)
         }
         Load::Fixed { rate } => fixed(plane, rate, options.fixed_seconds),
+        Load::Neighbour { flood } => neighbour(plane, flood, options.fixed_seconds),
         Load::Bulk => bulk(plane, seconds),
         Load::Hold { connections } => hold(plane, connections),
     }
@@ -154,6 +156,29 @@ fn fixed(plane: &Plane, rate: u32, seconds: u32) -> Taken {
     }
     figures.extend([("errors", found.errors), ("late", found.late)]);
     Ok((figures, ran.foreign))
+}
+
+/// Requests per second of a neighbour.
+const NEIGHBOUR_RATE: u32 = 1000;
+
+/// Before a flood is one, and after what is measured beside it, in seconds.
+const FLOOD_MARGIN: u32 = 5;
+
+/// Latencies beside a flood, and by how much that moves them. What it costs says nothing: it is the flood's.
+fn neighbour(plane: &Plane, flood: Flood, seconds: u32) -> Taken {
+    let rival = plane.stage.rival.as_ref();
+    let rival = rival.ok_or("nobody is there who floods")?;
+    let (alone, foreign) = fixed(plane, NEIGHBOUR_RATE, seconds)?;
+    let mut flooding = rival.flood(flood, seconds + FLOOD_MARGIN)?;
+    let (mut figures, _) = fixed(plane, NEIGHBOUR_RATE, seconds)?;
+    if !flooding.goes_on() {
+        return Err("the flood ended too early".to_owned());
+    }
+    figures.retain(|name, _| *name == "errors" || QUANTILES.iter().any(|(known, _)| known == name));
+    for (moved, of) in [("p50_moved", "p50_us"), ("p99_moved", "p99_us")] {
+        figures.insert(moved, figures[of] / alone[of].max(1.0));
+    }
+    Ok((figures, foreign))
 }
 
 /// Names of latencies, and which of a thousand each is.

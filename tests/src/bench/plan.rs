@@ -6,7 +6,10 @@
 //! proxies up, and what fills their memory last; keys are stable, since results are compared by
 //! them.
 
-use super::plane::{Kind, Wanted};
+use super::{
+    plane::{Kind, Wanted},
+    rival::Flood,
+};
 
 /// What a load tool is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub(super) enum Load {
     NewConnections,
     /// Bytes of one TCP connection.
     Bulk,
+    /// Requests at a fixed rate, first alone, then beside a neighbour that floods.
+    Neighbour { flood: Flood },
     /// Connections that idle: memory is looked at.
     Hold { connections: u32 },
 }
@@ -100,6 +105,17 @@ const MEASURES: &[Measure] = &[
         true,
         SameNode::Full,
     ),
+    neighbour(
+        "neighbour_requests",
+        Flood::Requests,
+        "beside a flood of requests",
+    ),
+    neighbour(
+        "neighbour_connections",
+        Flood::Connections,
+        "beside a flood of connections",
+    ),
+    neighbour("neighbour_bytes", Flood::Bytes, "beside a flood of bytes"),
     line(
         "hold_1000",
         "1,000 idle connections",
@@ -135,6 +151,10 @@ const fn line(
 const fn http1(key: &'static str, connections: u32, label: &'static str) -> Measure {
     let load = Load::Http1 { connections };
     line(key, label, load, false, SameNode::Full)
+}
+
+const fn neighbour(key: &'static str, flood: Flood, label: &'static str) -> Measure {
+    line(key, label, Load::Neighbour { flood }, false, SameNode::Full)
 }
 
 const fn quick(measure: Measure) -> Measure {
@@ -176,6 +196,9 @@ impl Measure {
         if wanted.one_node && self.same_node < least {
             return false;
         }
+        if self.wants_rival() {
+            return wanted.may_have_rival();
+        }
         let bulk = self.load == Load::Bulk;
         match wanted.kind {
             Kind::EnvoyTcp => bulk,
@@ -190,6 +213,11 @@ impl Measure {
         matches!(self.load, Load::Idle | Load::Hold { .. })
     }
 
+    /// Whether somebody else floods meanwhile.
+    pub(super) fn wants_rival(&self) -> bool {
+        matches!(self.load, Load::Neighbour { .. })
+    }
+
     /// How long one sample takes, about.
     pub(super) fn cost(&self, seconds: u32, fixed_seconds: u32) -> f64 {
         match self.load {
@@ -197,6 +225,7 @@ impl Measure {
             Load::Idle => 1.0,
             Load::Hold { connections } => 3.0 + f64::from(connections) * 0.001,
             Load::Fixed { .. } => f64::from(fixed_seconds) + 1.2,
+            Load::Neighbour { .. } => 2.0 * (f64::from(fixed_seconds) + 1.2) + 0.5,
             _ => f64::from(seconds) + 0.25,
         }
     }

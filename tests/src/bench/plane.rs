@@ -103,6 +103,11 @@ impl Wanted {
         format!("{}{name}", if self.one_node { SAME } else { "" })
     }
 
+    /// Whether a neighbour that floods may be measured: a sidecar has none, and an adapter knows of no second client.
+    pub(super) fn may_have_rival(&self) -> bool {
+        matches!(self.kind, Kind::Direct | Kind::Agent)
+    }
+
     /// What it is, in a few words.
     pub(super) fn about(&self) -> String {
         let place = if self.one_node {
@@ -141,14 +146,16 @@ pub(super) struct Plane {
 }
 
 impl Plane {
-    /// Brings a plane up; `agent_flags` are for our own agents.
+    /// Brings a plane up; `agent_flags` are for our own agents. `with_rival` says whether neighbours are
+    /// measured.
     ///
     /// # Panics
     /// When something does not start.
     #[track_caller]
-    pub(super) fn up(wanted: &Wanted, agent_flags: &[String]) -> Self {
+    pub(super) fn up(wanted: &Wanted, agent_flags: &[String], with_rival: bool) -> Self {
         let with_service = matches!(wanted.kind, Kind::EnvoyHttp | Kind::EnvoyTcp | Kind::Agent);
-        let mut stage = Stage::set(&wanted.name(), wanted.one_node, with_service);
+        let with_rival = with_rival && wanted.may_have_rival();
+        let mut stage = Stage::set(&wanted.name(), wanted.one_node, with_service, with_rival);
         let proxies = match &wanted.kind {
             Kind::Direct => Proxies::Nothing,
             Kind::EnvoyHttp => Proxies::Envoys(envoy::Pair::start(&stage, true)),

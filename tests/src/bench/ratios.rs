@@ -50,12 +50,16 @@ enum How {
     SameNodeAdded,
     /// Against Envoys that do not read HTTP.
     Tcp,
+    /// Against nobody: the figure is a ratio itself.
+    Own,
 }
 
-use How::{Added, Plain, SameNode, SameNodeAdded, Tcp};
+use How::{Added, Own, Plain, SameNode, SameNodeAdded, Tcp};
 
 const CPU: &str = PER_10K.proxies;
 const CPU_GIB: &str = PER_GIB.proxies;
+
+const MOVED: &str = "p99_moved";
 
 const RECIPES: &[Recipe] = &[
     recipe("h1_c1_rps", "h1_c1", "rps", Plain),
@@ -80,6 +84,14 @@ const RECIPES: &[Recipe] = &[
     recipe("newconn_cpu", "newconn", CPU, Plain),
     recipe("bulk_gbps", "bulk", "gbps", Tcp),
     recipe("bulk_cpu", "bulk", CPU_GIB, Tcp),
+    recipe("neighbour_requests_p99", "neighbour_requests", MOVED, Own),
+    recipe(
+        "neighbour_connections_p99",
+        "neighbour_connections",
+        MOVED,
+        Own,
+    ),
+    recipe("neighbour_bytes_p99", "neighbour_bytes", MOVED, Own),
     recipe("rss_idle", "idle", "rss_mib", Plain),
     recipe("rss_loaded", "h1_c64", "rss_mib", Plain),
     recipe("rss_1000_idle", "hold_1000", "rss_mib", Plain),
@@ -140,6 +152,7 @@ impl Recipe {
         match self.how {
             Plain => plain(plane, ENVOY),
             Tcp => plain(plane, ENVOY_TCP),
+            Own => samples.median(self.measure, plane, self.figure),
             SameNode => plain(&same(plane), &same(ENVOY)),
             Added => self.added(samples, plane, ENVOY, DIRECT),
             SameNodeAdded => self.added(samples, &same(plane), &same(ENVOY), &same(DIRECT)),

@@ -108,6 +108,8 @@ const ROWS: &[Row] = &[
     latency("p90_us", "p90 us"),
     latency("p99_us", "p99 us"),
     latency("p999_us", "p99.9 us"),
+    row("p50_moved", "p50 beside the flood / alone", 2),
+    row("p99_moved", "p99 beside the flood / alone", 2),
     row(PER_10K.proxies, "proxy CPU-s per 10,000", 3),
     row(PER_10K.all, "all CPU-s per 10,000", 3),
     row(PER_GIB.proxies, "proxy CPU-s per GiB", 3),

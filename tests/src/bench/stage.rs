@@ -14,7 +14,7 @@ use std::{
     process::Command,
 };
 
-use super::account::with_descendants;
+use super::{account::with_descendants, rival::Rival};
 use crate::{Agent, Lab, Pod, command::run_ok, foreign::Server, topology::LINK};
 
 /// The Service, and the host name of every request.
@@ -75,6 +75,8 @@ pub(super) struct Stage {
     pub(super) client: Pod,
     pub(super) server: Pod,
     applications: Vec<Server>,
+    /// Who floods, where that is measured.
+    pub(super) rival: Option<Rival>,
     /// Where clients send what is for [`HOST`].
     pub(super) target: String,
     pub(super) one_node: bool,
@@ -84,9 +86,9 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Sets it; `with_service` says whether clients use the Service's address, which only
-    /// something between the pods can serve.
+    /// something between the pods can serve, and `with_rival` whether there is somebody who floods.
     #[track_caller]
-    pub(super) fn set(name: &str, one_node: bool, with_service: bool) -> Self {
+    pub(super) fn set(name: &str, one_node: bool, with_service: bool, with_rival: bool) -> Self {
         let lab = Lab::new(&format!("bench {name}"));
         let client = lab.pod("client").start();
         let server = lab.pod("server").label("app", HOST).label("version", "v1");
@@ -108,10 +110,12 @@ impl Stage {
         };
         lab.resolve(HOST, &target);
         let applications = start_applications(&lab, &server);
+        let rival = with_rival.then(|| Rival::set(&lab, one_node, with_service));
         Self {
             client,
             server,
             applications,
+            rival,
             target,
             one_node,
             lab,
@@ -198,15 +202,20 @@ fn start_applications(lab: &Lab, pod: &Pod) -> Vec<Server> {
     let mut grpc = pod.command(own);
     grpc.args(["application", &GRPC.to_string()]);
     vec![
-        Server::start(pod, HTTP1, nginx(pod, &made("nginx")), &made("nginx")),
+        Server::start(
+            pod,
+            HTTP1,
+            nginx(pod.command("nginx"), &made("nginx")),
+            &made("nginx"),
+        ),
         Server::start(pod, TCP, iperf3, &made("iperf3")),
         Server::start(pod, GRPC, grpc, &made("grpc")),
     ]
 }
 
-/// nginx with a body of 1 KiB and one of 1 MiB, on HTTP/1.1 and on HTTP/2.
+/// nginx, which `command` starts, with a body of 1 KiB and one of 1 MiB, on HTTP/1.1 and on HTTP/2.
 #[track_caller]
-fn nginx(pod: &Pod, directory: &Path) -> Command {
+pub(super) fn nginx(mut command: Command, directory: &Path) -> Command {
     let files = directory.join("files");
     fs::create_dir_all(&files).expect("the lab's directory can be written");
     for (name, length) in [("index.html", SMALL), ("large", LARGE)] {
@@ -230,7 +239,6 @@ fn nginx(pod: &Pod, directory: &Path) -> Command {
     );
     let file = directory.join("nginx.conf");
     fs::write(&file, configuration).expect("the lab's directory can be written");
-    let mut command = pod.command("nginx");
     command.arg("-c").arg(&file).args(["-e", "stderr"]);
     command
 }
