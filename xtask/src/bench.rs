@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     artefacts::{self, Profile},
     command::program,
-    envoy,
+    envoy, instructions,
     setup::{self, Lacking, Scope},
 };
 
@@ -27,6 +27,9 @@ const QUESTIONS: &[&str] = &["--list", "--help", "-h"];
 
 /// The command itself; returns only when there is something wrong.
 pub(crate) fn run(words: &[String]) -> Result<()> {
+    if words.iter().any(|word| word == "--instructions") {
+        return instructions::run();
+    }
     let (given, rest) = agent(words)?;
     if rest.iter().any(|word| QUESTIONS.contains(&word.as_str())) {
         setup::ensure(&[Scope::Build])?;

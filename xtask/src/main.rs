@@ -23,6 +23,7 @@ mod envoy;
 mod fuzz;
 mod generate;
 mod image;
+mod instructions;
 mod kernels;
 mod linked;
 mod lint;

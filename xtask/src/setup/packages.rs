@@ -94,6 +94,12 @@ const PACKAGES: &[Package] = &[
         Scope::Applications,
         "certificates for foreign programs that speak HBONE",
     ),
+    package(
+        "valgrind",
+        "valgrind",
+        Scope::Benchmark,
+        "counts the instructions of single pieces",
+    ),
     package("wrk", "wrk", Scope::Benchmark, "HTTP/1.1 under load"),
     package(
         "nghttp2-client",
