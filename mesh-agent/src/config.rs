@@ -85,6 +85,7 @@ mod selection;
 mod service;
 mod service_entry;
 mod services;
+mod session;
 mod sidecar;
 mod slices;
 mod token_rules;

@@ -30,6 +30,7 @@ pub mod route;
 pub mod rules;
 pub mod scope;
 pub mod service;
+pub mod session;
 pub mod share;
 pub mod shared_map;
 pub mod snapshot;
@@ -69,6 +70,7 @@ pub use self::{
     service::{
         Cluster, Endpoint, ObjectRef, Protocol, Service, ServiceName, ServicePort, ServiceSocket,
     },
+    session::Session,
     share::Share,
     shared_map::{Difference, SharedMap},
     snapshot::{Destination, Snapshot},

@@ -381,6 +381,7 @@ fn treatment(facts: &TreatmentFacts, mirrors: Vec<Mirror>) -> Option<Arc<Treatme
         mirrors,
         retry: facts.retry.clone(),
         limits: Vec::new(),
+        session: facts.session.clone(),
     };
     (!treatment.is_empty()).then(|| Arc::new(treatment))
 }

@@ -95,7 +95,40 @@ pub struct GrpcRule {
     pub filters: Vec<Filter>,
     #[serde(deserialize_with = "null_default")]
     pub backend_refs: Vec<BackendRef>,
-    pub session_persistence: Present,
+    pub session_persistence: Option<SessionPersistence>,
+}
+
+/// `sessionPersistence`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionPersistence {
+    pub session_name: Option<String>,
+    pub absolute_timeout: Option<String>,
+    pub idle_timeout: Option<String>,
+    #[serde(rename = "type")]
+    pub kind: Option<SessionKind>,
+    pub cookie_config: Option<CookieConfig>,
+}
+
+/// `sessionPersistence.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum SessionKind {
+    Cookie,
+    Header,
+}
+
+/// `sessionPersistence.cookieConfig`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CookieConfig {
+    pub lifetime_type: Option<CookieLifetime>,
+}
+
+/// `cookieConfig.lifetimeType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum CookieLifetime {
+    Permanent,
+    Session,
 }
 
 /// Conditions on a gRPC request, all of which must hold.
@@ -130,7 +163,7 @@ pub struct Rule {
     pub backend_refs: Vec<BackendRef>,
     pub timeouts: Option<Timeouts>,
     pub retry: Option<Retry>,
-    pub session_persistence: Present,
+    pub session_persistence: Option<SessionPersistence>,
 }
 
 /// Conditions, all of which must hold.

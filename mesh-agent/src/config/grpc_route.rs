@@ -49,10 +49,7 @@ fn rule(mut reader: RuleReader<'_>, index: usize, rule: &GrpcRule) -> RouteRuleF
     reader
         .filters(false, false)
         .read(&rule.filters, &path, &mut filters);
-    let fields = [("sessionPersistence", rule.session_persistence)];
-    reader
-        .findings
-        .unsupported(&path, &fields, "the defaults apply");
+    let session = reader.session(rule.session_persistence.as_ref(), index);
     let unwritten = [GrpcMatch::default()];
     let written = if rule.matches.is_empty() {
         &unwritten[..]
@@ -67,7 +64,10 @@ fn rule(mut reader: RuleReader<'_>, index: usize, rule: &GrpcRule) -> RouteRuleF
             .collect(),
         backends: reader.backends(&rule.backend_refs, &filters, false),
         mirrors: reader.mirrors(&filters),
-        treatment: TreatmentFacts::default(),
+        treatment: TreatmentFacts {
+            session,
+            ..TreatmentFacts::default()
+        },
         redirect: None,
         timeout: None,
         refused: filters.refused,

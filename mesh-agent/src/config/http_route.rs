@@ -65,10 +65,7 @@ fn rule(mut reader: RuleReader<'_>, index: usize, rule: &Rule) -> RouteRuleFacts
     reader
         .filters(prefixes, false)
         .read(&rule.filters, &path, &mut filters);
-    let fields = [("sessionPersistence", rule.session_persistence)];
-    reader
-        .findings
-        .unsupported(&path, &fields, "the defaults apply");
+    let session = reader.session(rule.session_persistence.as_ref(), index);
     let (timeout, per_try) = timeouts(rule.timeouts.as_ref(), &path, reader.findings);
     let retry = rule.retry.as_ref().and_then(|written| {
         let policy = retry(written, &format!("{path}.retry"), reader.findings)?;
@@ -92,6 +89,7 @@ fn rule(mut reader: RuleReader<'_>, index: usize, rule: &Rule) -> RouteRuleFacts
             cors: filters.cors,
             fault: None,
             retry,
+            session,
         },
         redirect: redirect.map(|redirect| redirect.with(&filters.edits)),
         refused: filters.refused,

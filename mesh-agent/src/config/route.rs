@@ -14,12 +14,13 @@ use http::HeaderName;
 use super::{
     facts::{Findings, Meta},
     filters::{FilterReader, Filters, RedirectFacts},
-    gateway::{BackendRef, NamedCondition, ParentRef, TextKind},
+    gateway::{BackendRef, NamedCondition, ParentRef, SessionPersistence, TextKind},
     problem::{Severity, code},
+    session,
     treatment::TreatmentFacts,
 };
 use crate::model::{
-    Cors, HeaderEdits, HttpMatch, NamePattern, ServiceName, Share, TextMatch, UrlRewrite,
+    Cors, HeaderEdits, HttpMatch, NamePattern, ServiceName, Session, Share, TextMatch, UrlRewrite,
     path::PathRank, text::FullRegex,
 };
 
@@ -231,6 +232,16 @@ impl RuleReader<'_> {
     pub(super) fn name(&self, index: usize, written: Option<&str>) -> Arc<str> {
         let written = written.filter(|name| !name.is_empty());
         written.map_or_else(|| format!("{}#{index}", self.meta.name).into(), Into::into)
+    }
+
+    /// By what the rule's sessions are told.
+    pub(super) fn session(
+        &mut self,
+        written: Option<&SessionPersistence>,
+        index: usize,
+    ) -> Option<Arc<Session>> {
+        let of = (self.meta, index);
+        session::read(written?, of, &self.path, self.findings).map(Arc::new)
     }
 
     pub(super) fn filters(&mut self, prefixes: bool, of_backend: bool) -> FilterReader<'_> {

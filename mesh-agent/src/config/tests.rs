@@ -25,6 +25,7 @@ mod safety;
 mod scale;
 mod seeds;
 mod services;
+mod sessions;
 mod sidecars;
 mod statuses;
 mod tokens;

@@ -6,7 +6,7 @@
 //! Reference: Istio `pilot/pkg/networking/core/route/route.go` (`TranslateFault`,
 //! `TranslateCORSPolicy`, `MirrorPercent`), `pilot/pkg/networking/core/route/retry/retry.go`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
@@ -20,8 +20,8 @@ use super::{
     resolve,
 };
 use crate::model::{
-    AbortStatus, Cors, Fault, RetryOn, RetryPolicy, Share, TextMatch, cors::Allowed, fault,
-    retry::MAX_ATTEMPTS,
+    AbortStatus, Cors, Fault, RetryOn, RetryPolicy, Session, Share, TextMatch, cors::Allowed,
+    fault, retry::MAX_ATTEMPTS,
 };
 
 /// What a rule asks for besides sending a request on; where mirrors go stands with their kind.
@@ -30,6 +30,7 @@ pub(super) struct TreatmentFacts {
     pub(super) cors: Option<Cors>,
     pub(super) fault: Option<Fault>,
     pub(super) retry: Option<RetryPolicy>,
+    pub(super) session: Option<Arc<Session>>,
 }
 
 /// The wait before the first retry, where none is written.

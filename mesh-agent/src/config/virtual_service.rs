@@ -312,6 +312,7 @@ impl RuleReader<'_> {
             fault: fault.and_then(|written| treatment::fault(written, &path("fault"), findings)),
             retry: retries
                 .and_then(|written| treatment::retries(written, &path("retries"), findings)),
+            session: None,
         }
     }
 

@@ -309,8 +309,21 @@ impl HttpRule {
         }
     }
 
+    /// The backend with the endpoint that the request's session keeps to; requests of a session are
+    /// not drawn, so that those who begin one have the ratio.
+    fn kept(&self, head: &RequestHead<'_>) -> Option<usize> {
+        let session = self.treatment.as_ref()?.session.as_ref()?;
+        let token = session.token(head.headers)?;
+        let has_it = |(backend, weight): (&Backend, &u32)| match backend {
+            Backend::Cluster { cluster, .. } => *weight > 0 && cluster.keeping(token).is_some(),
+            Backend::Redirect(_) | Backend::Answer(_) | Backend::Refused(_) => false,
+        };
+        self.backends.iter().zip(&self.weights).position(has_it)
+    }
+
     fn draw(&self, head: &RequestHead<'_>, met: Option<&HttpMatch>) -> Decision {
-        let Some(index) = self.schedule.next() else {
+        let kept = self.kept(head);
+        let Some(index) = kept.or_else(|| self.schedule.next()) else {
             let reason = format!(
                 "{}: no backend of the rule has a weight above 0",
                 self.origin

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     balance::EndpointLoad, client_tls::ClientTls, locality::Place, opaque::OpaquePort,
-    proxy_protocol::ProxyProtocol, route::HttpRoutes, upstream::UpstreamUse,
+    proxy_protocol::ProxyProtocol, route::HttpRoutes, session::Token, upstream::UpstreamUse,
     visibility::Visibility, workload::Workload,
 };
 
@@ -191,6 +191,12 @@ impl Cluster {
     #[must_use]
     pub fn used(self, upstream: Option<Arc<UpstreamUse>>) -> Self {
         Self { upstream, ..self }
+    }
+
+    /// The endpoint that `token` stands for.
+    pub fn keeping(&self, token: Token) -> Option<&Endpoint> {
+        let mut endpoints = self.endpoints.iter();
+        endpoints.find(|endpoint| Token::of(endpoint.address) == token)
     }
 
     /// Istio's name: `outbound|<port>|<subset>|<host>`.

@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 
-use super::{cors::Cors, fault::Fault, limit::RateLimit, mirror::Mirror, retry::RetryPolicy};
+use super::{
+    cors::Cors, fault::Fault, limit::RateLimit, mirror::Mirror, retry::RetryPolicy,
+    session::Session,
+};
 
 /// What a rule asks for besides sending a request on.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +27,8 @@ pub struct Treatment {
     pub retry: Option<RetryPolicy>,
     /// How many requests there may be.
     pub limits: Vec<Arc<RateLimit>>,
+    /// By what the requests of a session keep to one endpoint.
+    pub session: Option<Arc<Session>>,
 }
 
 /// An answer that the configuration gives in full.
@@ -45,5 +50,6 @@ impl Treatment {
             && self.mirrors.is_empty()
             && self.retry.is_none()
             && self.limits.is_empty()
+            && self.session.is_none()
     }
 }

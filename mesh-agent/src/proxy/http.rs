@@ -298,6 +298,7 @@ fn reply(
     head.version = exchange.version;
     if let Some(upstream) = answer.switching {
         http_headers::clean_switching(&mut head.headers);
+        http_treated::keep_session(&mut exchange, &mut head.headers);
         front.switched.set(Some(Switched { exchange, upstream }));
         return Response::from_parts(head, ReplyBody::own(Bytes::new(), None));
     }
@@ -308,6 +309,7 @@ fn reply(
     if let Some(edits) = edits {
         edits.apply_response(&mut head.headers);
     }
+    http_treated::keep_session(&mut exchange, &mut head.headers);
     http_treated::mark(&mut exchange, &mut head.headers);
     let streaming = Streaming {
         body,

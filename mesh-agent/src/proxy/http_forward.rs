@@ -138,6 +138,16 @@ impl<'a> Tries<'a> {
         }
     }
 
+    /// The endpoint that the request's session keeps to, unless it was tried or is left out.
+    fn kept(&self, exchange: &Exchange) -> Option<&'a Endpoint> {
+        let (_, token) = exchange.notes.session.as_ref()?;
+        let endpoint = self.cluster.keeping((*token)?)?;
+        let tried = [self.avoided, &self.tried].concat();
+        let is_out =
+            tried.contains(&endpoint.address) || endpoint.load.health().is_ejected(usage::uptime());
+        (!is_out).then_some(endpoint)
+    }
+
     /// The next endpoint to try, noted in the exchange.
     fn next(&self, exchange: &mut Exchange) -> Option<Endpoint> {
         if self.tried.len() >= self.limit {
@@ -150,6 +160,10 @@ impl<'a> Tries<'a> {
                 exchange.try_endpoint(&endpoint);
                 endpoint
             });
+        }
+        if let Some(endpoint) = self.kept(exchange) {
+            exchange.try_endpoint(endpoint);
+            return Some(endpoint.clone());
         }
         let pick = |avoid: &[SocketAddr]| match cluster.upstream {
             None => cluster.pick(|n| fastrand::usize(..n), avoid),

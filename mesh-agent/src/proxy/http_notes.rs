@@ -4,11 +4,12 @@
 //!
 //! Knows nothing of how it was done. Reference: Envoy's order of response flags.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderValue};
 
 use super::{Outcome, usage::Admission};
+use crate::model::{Session, session::Token};
 
 /// What was done to a request besides sending it on.
 #[derive(Debug, Default)]
@@ -23,6 +24,8 @@ pub(crate) struct Notes {
     pub(crate) admission: Option<Admission>,
     /// The cookie that its client is given, and the key that it stands for.
     pub(crate) cookie: Option<(HeaderValue, u64)>,
+    /// By what its session is told, and the endpoint that this keeps to.
+    pub(crate) session: Option<(Arc<Session>, Option<Token>)>,
     /// No record is made of it.
     pub(crate) unseen: bool,
     /// What its response says to pages of other origins.

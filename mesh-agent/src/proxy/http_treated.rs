@@ -24,7 +24,7 @@ use super::{
     http_retry::Sending,
     usage,
 };
-use crate::model::{Cluster, CorsDecision, DirectAnswer, Fault, Treatment};
+use crate::model::{Cluster, CorsDecision, DirectAnswer, Fault, Treatment, session::Token};
 
 /// A request's head, to be sent any number of times.
 #[derive(Clone)]
@@ -65,6 +65,10 @@ pub(crate) async fn before(
     treatment: &Treatment,
     head: &request::Parts,
 ) -> Result<(), Outcome> {
+    if let Some(session) = &treatment.session {
+        let token = session.token(&head.headers);
+        exchange.notes.session = Some((Arc::clone(session), token));
+    }
     let cors = treatment.cors.as_ref();
     let cors = cors.map_or(CorsDecision::Pass, |cors| {
         cors.decide(&head.method, &head.headers)
@@ -144,6 +148,18 @@ pub(crate) async fn send(
             let request = template.request(body.as_ref().map_or(RequestBody::Empty, Replay::read));
             http_forward::forward(front, exchange, cluster, request, switch).await
         }
+    }
+}
+
+/// Has the client bring along by what its session keeps to the endpoint that answered, if that is
+/// another one than before.
+pub(crate) fn keep_session(exchange: &mut Exchange, headers: &mut HeaderMap) {
+    let answered = exchange.endpoint().map(Token::of);
+    if let Some((session, token)) = exchange.notes.session.take()
+        && let Some(answered) = answered
+        && token != Some(answered)
+    {
+        session.give(answered, headers);
     }
 }
 

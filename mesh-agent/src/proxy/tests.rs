@@ -18,6 +18,7 @@ mod original;
 mod origination;
 mod proxy_protocol;
 mod rate_limits;
+mod sessions;
 mod smuggling;
 mod tcp;
 mod tokens;
