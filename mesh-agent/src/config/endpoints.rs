@@ -31,6 +31,7 @@ use super::{
     selection::Selection,
     service::{PortFacts, ServiceFacts, SliceFacts, Target},
     slices::{self, Slices},
+    workload_entry::EntrySocket,
 };
 use crate::model::{Cluster, Endpoint, ObjectRef, Place, SharedMap, UpstreamPolicy, Workload};
 
@@ -370,10 +371,11 @@ impl Endpoints {
 pub(super) type Sockets = Vec<(SocketAddr, Option<Arc<Workload>>, Option<Arc<Place>>)>;
 
 /// What a host of a ServiceEntry has.
-fn of_entry(shelves: &Shelves, sockets: Vec<Vec<(SocketAddr, Option<Arc<Workload>>)>>) -> Found {
+fn of_entry(shelves: &Shelves, sockets: Vec<Vec<EntrySocket>>) -> Found {
     let unsaid = SlicePlace::default();
-    let place = |(address, workload): (SocketAddr, Option<Arc<Workload>>)| {
-        let place = nodes::of_endpoint(&shelves.nodes, workload.as_ref(), &unsaid, false);
+    let place = |(address, workload, said): EntrySocket| {
+        let of_node = || nodes::of_endpoint(&shelves.nodes, workload.as_ref(), &unsaid, false);
+        let place = said.or_else(of_node);
         (address, workload, place)
     };
     let of_port = |sockets: Vec<_>| sockets.into_iter().map(place).collect::<Sockets>();

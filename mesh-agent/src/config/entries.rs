@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -24,12 +24,12 @@ use super::{
     selection::{Selection, has_labels},
     service::{PortFacts, ServiceFacts, Target},
     service_entry::{ServiceEntryFacts, Source},
-    workload_entry::{EntryEndpoint, Place},
+    workload_entry::{EntryEndpoint, EntrySocket, Place},
 };
 use crate::model::Workload;
 
 /// Sockets, and whose they are.
-type Sockets = Vec<(SocketAddr, Option<Arc<Workload>>)>;
+type Sockets = Vec<EntrySocket>;
 
 /// Which comes first of several: the oldest, then by name and namespace.
 type Seniority = (Option<Timestamp>, Arc<str>, Arc<str>);
@@ -220,7 +220,7 @@ impl Finder<'_> {
         let number = target(port);
         let socket = |address: &IpAddr| {
             let pod = self.pod(*address).map(Arc::clone);
-            ((*address, number).into(), pod)
+            ((*address, number).into(), pod, None)
         };
         addresses.map(socket).collect()
     }
@@ -282,7 +282,7 @@ fn from_pods(
     for pod in selection.select(namespace, labels) {
         for address in pod.facts.addresses.iter().filter(|_| pod.facts.ready) {
             let workload = Some(Arc::clone(&pod.workload));
-            sockets.push(((*address, target(port)).into(), workload));
+            sockets.push(((*address, target(port)).into(), workload, None));
         }
     }
     sockets

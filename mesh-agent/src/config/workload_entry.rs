@@ -17,7 +17,7 @@ use super::{
     object::Resource,
     problem::{Severity, code},
 };
-use crate::model::{InboundPolicy, SpiffeId, Workload, WorkloadUid};
+use crate::model::{self, InboundPolicy, SpiffeId, Workload, WorkloadUid};
 
 /// Labels that say that what is at the address expects the mesh's TLS.
 const MESH_TLS: [(&str, &str); 2] = [
@@ -41,6 +41,8 @@ pub(super) struct EntryEndpoint {
     ports: BTreeMap<String, u16>,
     /// Who is there, if something is known of him.
     workload: Option<Arc<Workload>>,
+    /// Where that is, if it is written.
+    locality: Option<Arc<model::Place>>,
     wants_mesh_tls: bool,
 }
 
@@ -51,6 +53,9 @@ pub(super) enum Place {
     /// A host name, to be resolved.
     Name(Arc<str>),
 }
+
+/// An endpoint's address and port, who is there, and where that is, as far as an entry says it.
+pub(super) type EntrySocket = (SocketAddr, Option<Arc<Workload>>, Option<Arc<model::Place>>);
 
 impl WorkloadEntryFacts {
     pub(super) fn new(
@@ -114,6 +119,7 @@ impl EntryEndpoint {
         Self {
             workload: workload(spec, &place, (namespace, name), trust_domain),
             place,
+            locality: locality(&spec.locality),
             ports: spec.ports.clone(),
             wants_mesh_tls,
         }
@@ -126,14 +132,30 @@ impl EntryEndpoint {
         address: IpAddr,
         (port, number): (&str, u16),
         pod: Option<&Arc<Workload>>,
-    ) -> Option<(SocketAddr, Option<Arc<Workload>>)> {
+    ) -> Option<EntrySocket> {
         if self.wants_mesh_tls && !pod.is_some_and(|pod| pod.enrolled) {
             return None;
         }
         let number = self.ports.get(port).copied().unwrap_or(number);
         let workload = pod.or(self.workload.as_ref()).map(Arc::clone);
-        Some((SocketAddr::new(address, number), workload))
+        let locality = self.locality.as_ref().map(Arc::clone);
+        Some((SocketAddr::new(address, number), workload, locality))
     }
+}
+
+/// Where `region/zone/subzone` is, of which the end may be left out.
+fn locality(text: &str) -> Option<Arc<model::Place>> {
+    if text.is_empty() {
+        return None;
+    }
+    let mut parts = text.splitn(3, '/').map(Arc::<str>::from);
+    let mut next = || parts.next().unwrap_or_default();
+    Some(Arc::new(model::Place {
+        region: next(),
+        zone: next(),
+        subzone: next(),
+        ..model::Place::default()
+    }))
 }
 
 /// Reports what is written and has no effect.
@@ -142,12 +164,7 @@ fn unsupported(spec: &WorkloadEntrySpec, path: &str, findings: &mut Findings) {
         (
             "network",
             !spec.network.is_empty(),
-            "it is reached directly",
-        ),
-        (
-            "locality",
-            !spec.locality.is_empty(),
-            "endpoints near and far are used alike",
+            "networks are not known: it is reached directly",
         ),
         (
             "weight",

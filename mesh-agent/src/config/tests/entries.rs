@@ -357,6 +357,27 @@ fn what_makes_no_sense_is_rejected() {
 }
 
 #[test]
+fn locality_says_where_an_endpoint_is() {
+    let node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: node-a, labels: {topology.kubernetes.io/region: eu}}\n";
+    let listed = "resolution: STATIC, endpoints: [{address: 10.2.0.1, locality: us/b/c}, {address: 10.2.0.2, locality: us}, {address: 10.1.0.7}, {address: 10.2.0.3}]";
+    let text = entry(listed) + node + &pod("there", "10.1.0.7", "app: x");
+    let mesh = Mesh::new(&text);
+    mesh.check_problems(&[]);
+    let places = |mesh: &Mesh| -> Vec<String> {
+        let port = &mesh.service("default", "api.example.com").ports[0];
+        let of = |one: &crate::model::Endpoint| {
+            let place = one.place.as_deref().cloned().unwrap_or_default();
+            format!("{}/{}/{}", place.region, place.zone, place.subzone)
+        };
+        port.cluster.endpoints.iter().map(of).collect()
+    };
+    assert_eq!(places(&mesh), ["eu//", "us/b/c", "us//", "//"]);
+    let selecting = entry("resolution: STATIC, workloadSelector: {labels: {app: vm}}")
+        + &workload_entry("vm", "10.2.0.1", "labels: {app: vm}, locality: eu/a");
+    assert_eq!(places(&Mesh::new(&selecting)), ["eu/a/"]);
+}
+
+#[test]
 fn what_has_no_effect_is_said() {
     let text = entry(
         "resolution: STATIC, subjectAltNames: [a], endpoints: [{address: 10.2.0.1, network: n, locality: a/b, weight: 3}]",
@@ -364,7 +385,6 @@ fn what_has_no_effect_is_said() {
     Mesh::new(&text).check_problems(&[
         "spec.subjectAltNames",
         "spec.endpoints[0].network",
-        "spec.endpoints[0].locality",
         "spec.endpoints[0].weight",
     ]);
 }

@@ -50,7 +50,10 @@ impl Chance {
             0 => format!("e{}.example", self.below(3)),
             _ => format!("10.1.0.{}", self.below(8)),
         };
-        let (labels, account) = (self.labels(), self.of(&["", "serviceAccount: vm, "]));
+        let (labels, account) = (
+            self.labels(),
+            self.of(&["", "serviceAccount: vm, ", "locality: r/b, "]),
+        );
         let text = format!(
             "{text}}}\nspec: {{address: {address}, {account}labels: {{{labels}}}, ports: {{web: 8081}}}}\n"
         );
