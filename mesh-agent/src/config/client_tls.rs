@@ -52,6 +52,15 @@ fn is_file(path: &str) -> bool {
     path.is_absolute() && !parts.any(|part| part == Component::ParentDir)
 }
 
+/// Whether a Secret can have the name: it becomes part of a path at the API server.
+fn is_secret_name(name: &str) -> bool {
+    let may_be = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let mut bytes = name.bytes();
+    name.len() <= 253
+        && bytes.next().is_some_and(may_be)
+        && bytes.all(|byte| may_be(byte) || matches!(byte, b'-' | b'.'))
+}
+
 impl Reader<'_> {
     /// What is written cannot be done, and nothing else is done instead.
     fn refuse(&mut self, field: &str, text: &str, fix: &str) -> ClientTls {
@@ -94,34 +103,9 @@ impl Reader<'_> {
             }
         }
         let [(_, certificate), (_, key), (_, roots), (_, revoked)] = files;
-        let namespace = Arc::clone(&self.findings.object.namespace);
-        let credential = match (secret, mutual) {
-            (Some(name), _) if name.contains("://") => {
-                let what = "not supported yet: only Secrets of the rule's namespace are read";
-                return self.refuse("credentialName", what, "write the name of a Secret");
-            }
-            (Some(name), shown) => Some(Credential::Secret {
-                namespace,
-                name,
-                shown,
-            }),
-            (None, true) => match (certificate, key) {
-                (Some(certificate), Some(key)) => Some(Credential::Files {
-                    namespace,
-                    certificate,
-                    key,
-                }),
-                (missing, _) => {
-                    let field = ["privateKey", "clientCertificate"];
-                    let field = field[usize::from(missing.is_none())];
-                    let fix = "name the files, or a Secret with credentialName";
-                    return self.reject(field, "MUTUAL shows a certificate: must be set", fix);
-                }
-            },
-            (None, false) => {
-                self.unheeded(certificate.is_some(), key.is_some());
-                None
-            }
+        let credential = match self.credential((secret, certificate, key), mutual) {
+            Ok(credential) => credential,
+            Err(refusal) => return *refusal,
         };
         let is_secret = matches!(credential, Some(Credential::Secret { .. }));
         ClientTls::Originate(Origination {
@@ -136,6 +120,49 @@ impl Reader<'_> {
             credential,
             skip_verify: written.insecure_skip_verify.unwrap_or_default(),
         })
+    }
+
+    /// Whom the agent shows itself as, by a Secret or by files with a certificate and its key.
+    fn credential(
+        &mut self,
+        (secret, certificate, key): (Option<Arc<str>>, Option<Arc<str>>, Option<Arc<str>>),
+        mutual: bool,
+    ) -> Result<Option<Credential>, Box<ClientTls>> {
+        let namespace = Arc::clone(&self.findings.object.namespace);
+        match (secret, mutual) {
+            (Some(name), _) if name.contains("://") => {
+                let what = "not supported yet: only Secrets of the rule's namespace are read";
+                let fix = "write the name of a Secret";
+                Err(Box::new(self.refuse("credentialName", what, fix)))
+            }
+            (Some(name), _) if !is_secret_name(&name) => {
+                let said = format!("{name:?} is no name of a Secret");
+                Err(Box::new(self.reject("credentialName", &said, "correct it")))
+            }
+            (Some(name), shown) => Ok(Some(Credential::Secret {
+                namespace,
+                name,
+                shown,
+            })),
+            (None, true) => match (certificate, key) {
+                (Some(certificate), Some(key)) => Ok(Some(Credential::Files {
+                    namespace,
+                    certificate,
+                    key,
+                })),
+                (missing, _) => {
+                    let field = ["privateKey", "clientCertificate"];
+                    let field = field[usize::from(missing.is_none())];
+                    let fix = "name the files, or a Secret with credentialName";
+                    let what = "MUTUAL shows a certificate: must be set";
+                    Err(Box::new(self.reject(field, what, fix)))
+                }
+            },
+            (None, false) => {
+                self.unheeded(certificate.is_some(), key.is_some());
+                Ok(None)
+            }
+        }
     }
 
     /// SIMPLE with a certificate of the client's.

@@ -163,6 +163,11 @@ fn what_cannot_be_done_refuses_and_says_so() {
             "excludes credentialName",
         ),
         (
+            "mode: MUTUAL, credentialName: '../configmaps/bank'",
+            "tls.credentialName",
+            "is no name of a Secret",
+        ),
+        (
             "mode: SIMPLE, credentialName: 'configmap://bank'",
             "tls.credentialName",
             "not supported yet",

@@ -43,10 +43,13 @@ struct Bank {
     issuer: Issuer<'static, KeyPair>,
 }
 
+/// The fields of a Secret, or why it cannot be read.
+type Kept = Result<Vec<(&'static str, String)>, SecretError>;
+
 /// Secrets by namespace and name; counts how often one is read.
 #[derive(Default)]
 struct Safe {
-    secrets: Mutex<BTreeMap<String, Result<Vec<(&'static str, String)>, SecretError>>>,
+    secrets: Mutex<BTreeMap<String, Kept>>,
     reads: AtomicUsize,
 }
 
