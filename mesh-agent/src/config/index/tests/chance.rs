@@ -306,6 +306,8 @@ impl Chance {
             "trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}, ",
             "trafficPolicy: {tls: {mode: SIMPLE}, portLevelSettings: [{port: {number: 81}, tls: {mode: DISABLE}}]}, ",
             "trafficPolicy: {connectionPool: {http: {http2MaxRequests: 5}}}, ",
+            "trafficPolicy: {tls: {mode: MUTUAL, credentialName: bank}, loadBalancer: {simple: PASSTHROUGH}}, ",
+            "trafficPolicy: {proxyProtocol: {version: V2}}, ",
             "trafficPolicy: {outlierDetection: {}}, ",
             "trafficPolicy: {loadBalancer: {localityLbSetting: {distribute: [{from: r, to: {r/a: 60, r/b: 40}}]}}}, ",
             "trafficPolicy: {outlierDetection: {}, loadBalancer: {localityLbSetting: {failoverPriority: [version]}}}, ",
@@ -374,9 +376,16 @@ impl Chance {
             self.of(&["", "", ", port: 80"])
         );
         let (first, second) = (self.below(4), self.below(3));
+        let own = match kind {
+            Kind::HttpRoute | Kind::GrpcRoute if self.is_one_of(3) => format!(
+                ", filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: s{}, port: 80}}}}}}]",
+                self.below(4)
+            ),
+            _ => String::new(),
+        };
         let text = format!(
             "{text}}}\nspec: {{parentRefs: [{parent}], rules: [{{backendRefs: [{{name: s{first}, port: 80, weight: 3}}, \
-             {{name: s{second}, port: 81, weight: {}}}]}}]}}\n",
+             {{name: s{second}, port: 81, weight: {}{own}}}]}}]}}\n",
             self.below(3)
         );
         (key, text)
