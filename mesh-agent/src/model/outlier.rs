@@ -146,7 +146,7 @@ fn reaches(count: &AtomicU32, bad: bool, limit: u32) -> bool {
 impl Outlier {
     /// Whether one more of `all` endpoints may be left out when `ejected` are.
     pub fn allows(&self, ejected: usize, all: usize) -> bool {
-        ejected == 0 || ejected * 100 < self.max_ejected_percent as usize * all
+        ejected == 0 || (ejected + 1) * 100 <= self.max_ejected_percent as usize * all
     }
 
     /// Whether so many are left out of `all` that none should be.
@@ -232,8 +232,8 @@ mod tests {
     fn max_ejection_percent_always_lets_one_go() {
         let outlier = outlier();
         assert!(outlier.allows(0, 2));
-        assert!(!outlier.allows(1, 10));
-        assert!(outlier.allows(1, 11));
+        assert!(!outlier.allows(1, 19));
+        assert!(outlier.allows(1, 20));
     }
 
     #[test]
