@@ -91,7 +91,7 @@ impl<'h> Lines<'h> {
     }
 
     fn add(&mut self, name: &'h HeaderName, value: &'h HeaderValue) {
-        let old = self.0.iter_mut().find(|line| is(line, name));
+        let old = self.0.iter_mut().rev().find(|line| is(line, name));
         match old {
             Some(line) if *name != header::SET_COOKIE => {
                 line.value = Cow::Owned([&*line.value, b",", value.as_bytes()].concat());
@@ -225,7 +225,8 @@ mod tests {
             &[
                 ("X-Set", "a"),
                 ("x-SET", "b"),
-                ("X-Add", "old"),
+                ("X-Add", "older"),
+                ("x-add", "old"),
                 ("x-gone", "1"),
                 ("Set-Cookie", "a=1"),
             ],
@@ -237,7 +238,7 @@ mod tests {
                 HeaderEdit::Remove(name("x-gone")),
                 HeaderEdit::Add(header::SET_COOKIE, value("b=2")),
             ],
-            "X-Set: new\r\nX-Add: old,new\r\nSet-Cookie: a=1\r\nx-fresh: 1\r\nx-other: 2\r\n\
+            "X-Set: new\r\nX-Add: older\r\nx-add: old,new\r\nSet-Cookie: a=1\r\nx-fresh: 1\r\nx-other: 2\r\n\
              set-cookie: b=2\r\n",
         );
     }
