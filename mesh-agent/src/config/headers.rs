@@ -61,14 +61,31 @@ fn operate(
     let edited = operations.set.iter();
     for (name, value) in edited.filter(|(name, _)| !(of_request && is_authority(name))) {
         let field = format!("{path}.set[{name}]");
+        literal(value, &field, findings);
         into.extend(
             pair(name, value, &field, findings).map(|(name, value)| HeaderEdit::Set(name, value)),
         );
     }
     for (name, value) in &operations.add {
         let field = format!("{path}.add[{name}]");
+        literal(value, &field, findings);
         into.extend(
             pair(name, value, &field, findings).map(|(name, value)| HeaderEdit::Add(name, value)),
+        );
+    }
+}
+
+/// Says so if Envoy would put something else in the place of what is written.
+fn literal(value: &str, field: &str, findings: &mut Findings) {
+    if value.contains('%') {
+        findings.add(
+            Severity::Warning,
+            code::UNSUPPORTED,
+            field,
+            format!(
+                "not supported yet: {value:?} is sent as it is written, without Envoy's commands"
+            ),
+            "write the value itself",
         );
     }
 }

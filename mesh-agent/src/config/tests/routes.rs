@@ -381,3 +381,14 @@ fn a_rule_behind_a_catch_all_is_reported() {
         "Warning [IST0130] (VirtualService default/web test.yaml:2) spec.http[1]: never reached",
     ]);
 }
+
+#[test]
+fn what_envoy_would_fill_in_is_sent_as_it_is_written_and_said() {
+    let spec = format!(
+        "hosts: [web], http: [{{headers: {{request: {{set: {{x-from: \"%REQ(x-a)%\"}}}}}}, {}}}]",
+        to("v1")
+    );
+    let mesh = Mesh::new(&(virtual_service("name: web", &spec) + &web()));
+    mesh.check_problems(&["is sent as it is written, without Envoy's commands"]);
+    assert_eq!(mesh.get("client", WEB, "/"), "v1@10.1.0.1:8080");
+}
