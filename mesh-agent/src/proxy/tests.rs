@@ -7,8 +7,10 @@
 mod allocations;
 mod authorization;
 mod client_certificates;
+mod compared;
 mod differential;
 mod elsewhere;
+mod envoy;
 mod http2;
 mod limits;
 mod local;

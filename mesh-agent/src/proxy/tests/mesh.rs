@@ -293,6 +293,18 @@ impl Mesh {
         vip
     }
 
+    /// Makes all that a configuration has VIPs for known.
+    pub(super) async fn know(&self, configured: &Snapshot) {
+        {
+            let mut state = self.state.lock().expect("no panic");
+            for (vip, (service, port)) in configured.by_vip.iter() {
+                let known = (*vip, Arc::clone(service), Arc::clone(port));
+                state.services.push(known);
+            }
+        }
+        self.publish().await;
+    }
+
     /// Captures another pod, whose applications listen as they do.
     pub(super) fn capture(&self, workload: &Arc<Workload>) {
         self.proxy.capture(PodSockets {

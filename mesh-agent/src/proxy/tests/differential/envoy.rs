@@ -3,130 +3,63 @@
 //! HTTP/1 by hand against Envoy: no request may mean to us what it does not mean to those that our users
 //! come from. What may differ, and why, is in [`Story`] and in the tests.
 //!
-//! `ENVOY_BIN` names the program; `cargo xtask test` gets it and sets that. Knows nothing of meshes:
-//! this Envoy leads every request to one endpoint.
+//! Knows nothing of meshes: this Envoy leads every request to one endpoint.
 
 use std::{
-    fs::{self, File},
     hash::{DefaultHasher, Hash as _, Hasher as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    net::SocketAddr,
 };
 
 use serde_json::{Value, json};
 
-use super::{Bench, Seen, Table, exchanges, script::Script};
+use super::{
+    super::envoy::{self, Envoy},
+    Bench, Seen, Table, exchanges,
+    script::Script,
+};
 use crate::proxy::Http1Engine;
 
 /// The last request of a connection.
 const LAST: &[u8] = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
-/// How long Envoy may take to listen.
-const START: Duration = Duration::from_secs(20);
-
 /// An Envoy, and what it leads to.
-struct Envoy {
-    child: Child,
-    directory: PathBuf,
+struct Beside {
+    /// Until the test ends.
+    _envoy: Envoy,
     table: Table,
 }
 
-impl Envoy {
-    /// Starts one in front of `table`'s endpoint.
+impl Beside {
+    /// Starts an Envoy in front of `table`'s endpoint.
     fn start(mut table: Table, endpoint: SocketAddr) -> Self {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let listen = port.local_addr().expect("bound");
-        drop(port);
-        let name = format!("mesh-agent-envoy-{}-{}", std::process::id(), listen.port());
-        let directory = std::env::temp_dir().join(name);
-        fs::create_dir_all(&directory).expect("a directory for temporary files");
-        let config = directory.join("envoy.json");
-        fs::write(&config, bootstrap(listen, endpoint).to_string()).expect("room");
-        let log = File::create(directory.join("log")).expect("room");
-        let child = Command::new(program())
-            .arg("--config-path")
-            .arg(config)
-            .args(["--concurrency", "1", "--use-dynamic-base-id"])
-            .args(["--log-level", "warning"])
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("ENVOY_BIN can be run");
-        table.through = listen;
-        let mut envoy = Self {
-            child,
-            directory,
+        let envoy = Envoy::start(|listen| bootstrap(listen, endpoint));
+        table.through = envoy.address();
+        Self {
+            _envoy: envoy,
             table,
-        };
-        envoy.wait();
-        envoy
-    }
-
-    fn wait(&mut self) {
-        let deadline = Instant::now() + START;
-        while TcpStream::connect(self.table.through).is_err() {
-            let ended = self.child.try_wait().expect("it is our child");
-            assert!(
-                ended.is_none() && Instant::now() < deadline,
-                "Envoy does not listen: {}",
-                fs::read_to_string(self.directory.join("log")).unwrap_or_default()
-            );
-            std::thread::yield_now();
         }
     }
 }
 
-impl Drop for Envoy {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-        fs::remove_dir_all(&self.directory).ok();
-    }
-}
-
-fn program() -> PathBuf {
-    let named = std::env::var_os("ENVOY_BIN");
-    named
-        .expect("ENVOY_BIN names an Envoy: `cargo xtask test unit` gets one and sets it")
-        .into()
-}
-
 fn bootstrap(listen: SocketAddr, endpoint: SocketAddr) -> Value {
-    let address = |address: SocketAddr| json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}});
-    let extension = |name: &str, kind: &str, mut fields: Value| {
-        fields["@type"] = json!(format!(
-            "type.googleapis.com/envoy.extensions.filters.{kind}"
-        ));
-        json!({"name": name, "typed_config": fields})
-    };
-    let router = extension(
-        "envoy.filters.http.router",
-        "http.router.v3.Router",
-        json!({}),
-    );
-    let manager = extension(
-        "envoy.filters.network.http_connection_manager",
-        "network.http_connection_manager.v3.HttpConnectionManager",
-        json!({
-            "stat_prefix": "in", "codec_type": "HTTP1", "stream_idle_timeout": "0s",
-            "generate_request_id": false, "delayed_close_timeout": "0.02s", "http_filters": [router],
-            "server_header_transformation": "PASS_THROUGH",
-            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [
-                {"match": {"prefix": ""}, "route": {"cluster": "app", "timeout": "0s"}},
-            ]}]},
-        }),
-    );
+    let manager = envoy::manager(json!({
+        "stat_prefix": "in", "codec_type": "HTTP1", "stream_idle_timeout": "0s",
+        "generate_request_id": false, "delayed_close_timeout": "0.02s",
+        "http_filters": [envoy::router()],
+        "server_header_transformation": "PASS_THROUGH",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [
+            {"match": {"prefix": ""}, "route": {"cluster": "app", "timeout": "0s"}},
+        ]}]},
+    }));
     json!({"static_resources": {
         "listeners": [{
-            "name": "in", "address": address(listen),
+            "name": "in", "address": envoy::address(listen),
             "filter_chains": [{"filters": [manager]}],
         }],
         "clusters": [{
             "name": "app", "type": "STATIC", "connect_timeout": "5s",
             "load_assignment": {"cluster_name": "app", "endpoints": [{"lb_endpoints": [
-                {"endpoint": {"address": address(endpoint)}},
+                {"endpoint": {"address": envoy::address(endpoint)}},
             ]}]},
         }],
     }})
@@ -197,10 +130,10 @@ fn asking_for_the_end(mut script: Script) -> Script {
     script
 }
 
-async fn start() -> (Bench, Envoy) {
+async fn start() -> (Bench, Beside) {
     let bench = Bench::start(Http1Engine::Fast).await;
     let (table, endpoint) = Table::set(&bench.mesh).await;
-    (bench, Envoy::start(table, endpoint))
+    (bench, Beside::start(table, endpoint))
 }
 
 /// What Envoy refuses although HTTP allows it, so that it need not be refused here.

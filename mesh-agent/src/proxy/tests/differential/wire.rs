@@ -29,7 +29,7 @@ pub(in super::super) struct Answer {
 }
 
 /// A stream that messages are read from.
-pub(super) struct Wire {
+pub(in super::super) struct Wire {
     stream: TcpStream,
     bytes: Vec<u8>,
 }
@@ -42,17 +42,17 @@ enum Read<T> {
 }
 
 impl Wire {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(in super::super) fn new(stream: TcpStream) -> Self {
         let bytes = Vec::new();
         Self { stream, bytes }
     }
 
-    pub(super) fn stream(&mut self) -> &mut TcpStream {
+    pub(in super::super) fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream
     }
 
     /// The next request; nothing if the stream ends before its head does.
-    pub(super) async fn request(&mut self) -> Option<Asked> {
+    pub(in super::super) async fn request(&mut self) -> Option<Asked> {
         loop {
             let partial = match request(&self.bytes) {
                 Read::Whole(asked, length) => {
@@ -73,7 +73,7 @@ impl Wire {
 }
 
 /// The answers in `bytes` to requests with `methods`.
-pub(super) fn answers(bytes: &[u8], methods: &[String]) -> Vec<Answer> {
+pub(in super::super) fn answers(bytes: &[u8], methods: &[String]) -> Vec<Answer> {
     let (mut rest, mut answers) = (bytes, Vec::new());
     while !rest.is_empty() {
         let method = methods.get(answers.len()).map_or("", String::as_str);
