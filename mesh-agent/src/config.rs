@@ -60,6 +60,7 @@ mod istio;
 mod load;
 mod loads;
 mod locality;
+mod mesh_config;
 mod named;
 mod names;
 mod nodes;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! Unary gRPC over HTTP/2 and TLS: a server that dispatches by path, a client that keeps one
-//! connection, and the messages of the two services that are spoken.
+//! connection, and the messages of the services that are spoken.
 //!
 //! Just as much of gRPC as these need: one message each way (of a stream the first), no compression, deadlines, status in
 //! trailers. Knows nothing of certificates and nodes; TLS configurations are handed in.
@@ -12,6 +12,7 @@
 
 mod client;
 pub mod discovery;
+pub mod ext_authz;
 mod frame;
 pub mod messages;
 mod server;
@@ -21,11 +22,16 @@ mod status;
 mod tests;
 
 pub use self::{
-    client::{Client, Endpoint, TlsSource},
+    client::{Client, Endpoint, TlsSource, unary_answer},
     server::{Acceptor, Call, Limits, Router, serve},
     status::{Code, Status},
 };
 use crate::tasks::Tasks;
+
+/// The body of a call: one message.
+pub fn unary_body(message: &impl prost::Message) -> bytes::Bytes {
+    frame::encode(message)
+}
 
 /// Decodes what an authority answers.
 #[cfg(any(test, feature = "fuzzing"))]

@@ -23,6 +23,7 @@ pub mod outlier;
 pub mod path;
 pub mod plan;
 pub mod policy;
+pub mod provider;
 pub mod proxy_protocol;
 pub mod retry;
 pub mod rewrite;

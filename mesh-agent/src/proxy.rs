@@ -14,6 +14,7 @@ mod bulk;
 mod client_stream;
 mod connection;
 pub mod copy;
+mod custom;
 mod dial;
 mod elsewhere;
 mod entrance;

@@ -59,7 +59,7 @@ impl AuthorizationFacts {
         let aim = written.and_then(|written| written.aim(&meta, findings));
         let aim = aim.unwrap_or_else(|| Aim::Pods(aim::labels(&object.spec)));
         let policy = spec.map(|spec| {
-            check(&spec, dry_run, findings);
+            check(&spec, findings);
             let mut compiler = Compiler {
                 namespace: &meta.namespace,
                 trust_domain,
@@ -67,7 +67,8 @@ impl AuthorizationFacts {
                 findings,
             };
             let rules = compiler.rules(&spec.rules);
-            Policy::new(&name, action(spec.action), dry_run, rules)
+            let provider = spec.provider.map(|provider| provider.name.as_str().into());
+            Policy::new(&name, action(spec.action), dry_run, rules).asking(provider)
         });
         let stopgap = findings.rejected;
         let policy = policy.filter(|_| !stopgap);
@@ -110,7 +111,7 @@ fn is_dry_run(object: &Resource<Value>, findings: &mut Findings) -> bool {
 }
 
 /// What must not be missing and what must not stand together.
-fn check(spec: &AuthorizationPolicySpec, dry_run: bool, findings: &mut Findings) {
+fn check(spec: &AuthorizationPolicySpec, findings: &mut Findings) {
     let is_custom = spec.action == ActionSpec::Custom;
     if spec.rules.is_empty() && matches!(spec.action, ActionSpec::Deny | ActionSpec::Custom) {
         let action = action(spec.action).as_str();
@@ -134,15 +135,6 @@ fn check(spec: &AuthorizationPolicySpec, dry_run: bool, findings: &mut Findings)
             "spec.provider",
             "only a CUSTOM policy has a provider",
             "remove it, or set action: CUSTOM",
-        );
-    }
-    if is_custom && !dry_run {
-        findings.add(
-            Severity::Error,
-            code::UNSUPPORTED,
-            "spec.action",
-            "CUSTOM is not supported yet: requests that the policy selects are denied",
-            "use ALLOW and DENY if you can do without the provider",
         );
     }
 }

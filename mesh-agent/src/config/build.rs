@@ -70,7 +70,7 @@ impl Joined {
             &shelves.authorization_policies,
             &shelves.request_authentications,
             &shelves.services,
-            &settings.root_namespace,
+            (&settings.root_namespace, &shelves.providers(settings)),
         );
         let Self {
             pods,

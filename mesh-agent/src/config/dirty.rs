@@ -67,6 +67,7 @@ impl Dirty {
             | Kind::PeerAuthentication
             | Kind::AuthorizationPolicy
             | Kind::RequestAuthentication
+            | Kind::ConfigMap
             | Kind::Policy
             | Kind::MeshPolicy => {
                 self.policies.insert((kind, name));

@@ -17,6 +17,7 @@ use super::{
     dirty::Dirty,
     facts::{Findings, Meta, Name, Shelf},
     index::Shelves,
+    mesh_config::Providers,
     object::Kind,
     pod::PodFacts,
     pods::{Pods, Touched},
@@ -38,19 +39,23 @@ pub(super) trait Guard: PartialEq + Sized {
     /// What a pod's policies of the kind make up.
     type Made;
 
+    /// What they are made up with.
+    type With;
+
     const KIND: Kind;
 
     fn meta(&self) -> &Meta;
 
     fn aim(&self) -> &Aim;
 
-    fn make<'a>(attached: impl Iterator<Item = (&'a Self, Ports)>) -> Self::Made
+    fn make<'a>(attached: impl Iterator<Item = (&'a Self, Ports)>, with: &Self::With) -> Self::Made
     where
         Self: 'a;
 }
 
 impl Guard for AuthorizationFacts {
     type Made = Authorization;
+    type With = Providers;
 
     const KIND: Kind = Kind::AuthorizationPolicy;
 
@@ -62,10 +67,18 @@ impl Guard for AuthorizationFacts {
         &self.aim
     }
 
-    fn make<'a>(attached: impl Iterator<Item = (&'a Self, Ports)>) -> Authorization {
+    fn make<'a>(
+        attached: impl Iterator<Item = (&'a Self, Ports)>,
+        providers: &Providers,
+    ) -> Authorization {
         let attached = attached.map(|(facts, ports)| Attached {
             policy: Arc::clone(&facts.policy),
             ports,
+            provider: facts
+                .policy
+                .provider()
+                .and_then(|name| providers.get(name))
+                .map(Arc::clone),
         });
         Authorization::new(attached.collect())
     }
@@ -73,6 +86,7 @@ impl Guard for AuthorizationFacts {
 
 impl Guard for RequestAuthenticationFacts {
     type Made = Authentication;
+    type With = ();
 
     const KIND: Kind = Kind::RequestAuthentication;
 
@@ -84,7 +98,7 @@ impl Guard for RequestAuthenticationFacts {
         &self.aim
     }
 
-    fn make<'a>(attached: impl Iterator<Item = (&'a Self, Ports)>) -> Authentication {
+    fn make<'a>(attached: impl Iterator<Item = (&'a Self, Ports)>, (): &()) -> Authentication {
         let attached = attached.map(|(facts, ports)| AttachedRules {
             name: format!("{}/{}", facts.meta.namespace, facts.meta.name).into(),
             rules: facts.rules.clone(),
@@ -103,6 +117,7 @@ pub(super) struct Guards<'a, T: Guard> {
     by_namespace: HashMap<&'a str, Vec<usize>>,
     everywhere: Vec<usize>,
     services: &'a Shelf<ServiceFacts>,
+    with: T::With,
     made: RefCell<HashMap<Vec<Place>, Arc<T::Made>>>,
 }
 
@@ -111,6 +126,7 @@ impl<'a, T: Guard> Guards<'a, T> {
         policies: &'a Shelf<T>,
         services: &'a Shelf<ServiceFacts>,
         root_namespace: &str,
+        with: T::With,
     ) -> Self {
         let policies: Vec<_> = policies.iter().collect();
         let mut by_namespace: HashMap<&str, Vec<usize>> = HashMap::new();
@@ -126,6 +142,7 @@ impl<'a, T: Guard> Guards<'a, T> {
             by_namespace,
             everywhere,
             services,
+            with,
             made: RefCell::default(),
         }
     }
@@ -142,7 +159,7 @@ impl<'a, T: Guard> Guards<'a, T> {
         }
         let attached = places.iter();
         let attached = attached.map(|(index, ports)| (self.policies[*index].0, ports.clone()));
-        let made = Arc::new(T::make(attached));
+        let made = Arc::new(T::make(attached, &self.with));
         self.made.borrow_mut().insert(places, Arc::clone(&made));
         made
     }
@@ -200,6 +217,55 @@ impl<'a, T: Guard> Guards<'a, T> {
                     "name a Service of this namespace that has a selector",
                 );
             }
+            all.push(findings);
+        }
+        all
+    }
+}
+
+impl Guards<'_, AuthorizationFacts> {
+    /// Providers that policies name and that cannot be asked.
+    pub(super) fn check_providers(&self) -> Vec<Findings> {
+        let mut all = Vec::new();
+        for (policy, origin) in &self.policies {
+            let Some(name) = policy.policy.provider() else {
+                continue;
+            };
+            let text = match self.with.get(name) {
+                None => format!(
+                    "no provider {name:?} can be asked by the extensionProviders of the mesh: the \
+                     policy denies what it matches"
+                ),
+                Some(provider) => {
+                    let to = &provider.service;
+                    let service = self.services.get(&to.namespace, &to.name);
+                    let mut ports = service.iter().flat_map(|service| &service.ports);
+                    if ports.any(|port| port.number == provider.port) {
+                        continue;
+                    }
+                    format!(
+                        "the provider's Service {}/{} with a port {} is not there: what the policy \
+                         matches is answered {}",
+                        to.namespace,
+                        to.name,
+                        provider.port,
+                        if provider.fail_open {
+                            "as if it were allowed"
+                        } else {
+                            provider.status_on_error.as_str()
+                        },
+                    )
+                }
+            };
+            let mut findings = findings(*policy, origin);
+            findings.add(
+                Severity::Error,
+                code::REFERENCE,
+                "spec.provider.name",
+                text,
+                "define envoyExtAuthzHttp or envoyExtAuthzGrpc under extensionProviders in the \
+                 ConfigMap istio of the root namespace",
+            );
             all.push(findings);
         }
         all

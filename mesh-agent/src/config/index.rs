@@ -22,6 +22,7 @@ use super::{
     facts::{Change, Findings},
     grpc_route, http_route,
     intern::Interner,
+    mesh_config::{self, MeshConfigFacts},
     names::Answer,
     nodes::NodeFacts,
     object::{Kind, Object, ObjectKey},
@@ -195,6 +196,14 @@ impl Index {
                 let shelf = &mut shelves.request_authentications;
                 shelf.put_closed(facts, findings, |facts| facts.stopgap)
             }
+            Object::ConfigMap(object) => {
+                if !mesh_config::is(&object, &settings.root_namespace) {
+                    // Whatever it is, it is no business of the mesh.
+                    return false;
+                }
+                let facts = MeshConfigFacts::new(&object, &mut findings);
+                shelves.mesh_configs.put(facts, findings)
+            }
             Object::Policy(object) => {
                 let facts = PolicyFacts::new(&object, false, &mut findings);
                 shelves.policies.put(facts, findings)
@@ -255,6 +264,7 @@ impl Index {
             Kind::PeerAuthentication => shelves.peer_authentications.remove(namespace, name),
             Kind::AuthorizationPolicy => shelves.authorization_policies.remove(namespace, name),
             Kind::RequestAuthentication => shelves.request_authentications.remove(namespace, name),
+            Kind::ConfigMap => shelves.mesh_configs.remove(namespace, name),
             Kind::Policy => shelves.policies.remove(namespace, name),
             Kind::MeshPolicy => shelves.mesh_policies.remove(namespace, name),
             Kind::HttpRoute => shelves.http_routes.remove(namespace, name),

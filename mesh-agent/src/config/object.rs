@@ -9,7 +9,7 @@ use std::{borrow::Cow, fmt};
 
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Node, Pod, Service, ServiceAccount},
+        core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -34,6 +34,8 @@ pub enum Kind {
     Namespace,
     /// `v1 Node`.
     Node,
+    /// `v1 ConfigMap`: Istio's mesh-wide configuration.
+    ConfigMap,
     /// `v1 ServiceAccount`.
     ServiceAccount,
     /// `v1 Pod`.
@@ -102,9 +104,10 @@ const UNSUPPORTED: [(&str, &str); 12] = [
     ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy"),
 ];
 
-const SUPPORTED: [(&str, &[&str], Kind); 21] = [
+const SUPPORTED: [(&str, &[&str], Kind); 22] = [
     ("", &["v1"], Kind::Namespace),
     ("", &["v1"], Kind::Node),
+    ("", &["v1"], Kind::ConfigMap),
     ("", &["v1"], Kind::ServiceAccount),
     ("", &["v1"], Kind::Pod),
     ("", &["v1"], Kind::Service),
@@ -208,6 +211,7 @@ impl Kind {
             self,
             Self::Namespace
                 | Self::Node
+                | Self::ConfigMap
                 | Self::ServiceAccount
                 | Self::Pod
                 | Self::Service
@@ -220,6 +224,7 @@ impl Kind {
         match self {
             Self::Namespace => "Namespace",
             Self::Node => "Node",
+            Self::ConfigMap => "ConfigMap",
             Self::ServiceAccount => "ServiceAccount",
             Self::Pod => "Pod",
             Self::Service => "Service",
@@ -321,6 +326,7 @@ pub struct Resource<Spec> {
 pub enum Object {
     Namespace(Box<Namespace>),
     Node(Box<Node>),
+    ConfigMap(Box<ConfigMap>),
     ServiceAccount(Box<ServiceAccount>),
     Pod(Box<Pod>),
     Service(Box<Service>),
@@ -379,6 +385,7 @@ impl Object {
         match self {
             Self::Namespace(object) => (Kind::Namespace, &object.metadata),
             Self::Node(object) => (Kind::Node, &object.metadata),
+            Self::ConfigMap(object) => (Kind::ConfigMap, &object.metadata),
             Self::ServiceAccount(object) => (Kind::ServiceAccount, &object.metadata),
             Self::Pod(object) => (Kind::Pod, &object.metadata),
             Self::Service(object) => (Kind::Service, &object.metadata),

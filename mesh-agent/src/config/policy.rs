@@ -17,6 +17,7 @@ use super::{
     authorization_facts::AuthorizationFacts,
     facts::{Findings, Meta, Shelf},
     guards::Guards,
+    mesh_config::Providers,
     object::Resource,
     pod::PodFacts,
     problem::{Origin, Severity, code},
@@ -232,11 +233,12 @@ impl<'a> Composer<'a> {
         authorization: &'a Shelf<AuthorizationFacts>,
         authentication: &'a Shelf<RequestAuthenticationFacts>,
         services: &'a Shelf<ServiceFacts>,
-        root_namespace: &str,
+        (root_namespace, providers): (&str, &Providers),
     ) -> Self {
-        let guards = Guards::new(authorization, services, root_namespace);
-        let tokens = Guards::new(authentication, services, root_namespace);
+        let guards = Guards::new(authorization, services, root_namespace, providers.clone());
+        let tokens = Guards::new(authentication, services, root_namespace, ());
         let mut findings = guards.check_services();
+        findings.extend(guards.check_providers());
         findings.extend(tokens.check_services());
         let mut composer = Self {
             mesh: MtlsMode::Permissive,

@@ -288,6 +288,7 @@ fn typed(kind: Kind, key: &ObjectKey, value: Value) -> Result<Object, Vec<Fault>
     Ok(match kind {
         Kind::Namespace => Object::Namespace(exact(value)?),
         Kind::Node => Object::Node(exact(quantities(value))?),
+        Kind::ConfigMap => Object::ConfigMap(exact(value)?),
         Kind::ServiceAccount => Object::ServiceAccount(exact(value)?),
         Kind::Pod => Object::Pod(exact(quantities(value))?),
         Kind::Service => Object::Service(exact(value)?),

@@ -18,6 +18,7 @@ mod opaque_property;
 mod opaque_routes;
 mod policies;
 mod property;
+mod providers;
 mod rate_limits;
 mod redirects;
 mod routes;

@@ -260,6 +260,7 @@ fn served(kind: Kind) -> Option<(&'static str, &'static [&'static str])> {
         Kind::Policy | Kind::MeshPolicy => Some(("authentication.istio.io", &["v1alpha1"])),
         Kind::Namespace
         | Kind::Node
+        | Kind::ConfigMap
         | Kind::ServiceAccount
         | Kind::Pod
         | Kind::Service

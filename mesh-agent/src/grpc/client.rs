@@ -325,6 +325,16 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(address).await
 }
 
+/// The message that a response to one call has.
+///
+/// # Errors
+/// What the server says is wrong, or that there is none.
+pub async fn unary_answer<Res: Message + Default>(
+    response: Response<Incoming>,
+) -> Result<Res, Status> {
+    frame::decode(read_answer(response).await?)
+}
+
 async fn read_answer(response: Response<Incoming>) -> Result<Bytes, Status> {
     let (head, body) = response.into_parts();
     let status_in_head = Status::read(&head.headers);

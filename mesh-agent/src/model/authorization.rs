@@ -17,7 +17,7 @@ use std::{
     sync::Arc,
 };
 
-use super::spiffe::SpiffeId;
+use super::{provider::Provider, spiffe::SpiffeId};
 
 mod pattern;
 mod reading;
@@ -34,7 +34,7 @@ pub use self::{
 /// What a policy does with what its rules match. In the order of evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Action {
-    /// Asks a service of the user's. There is none to ask yet, so what matches is denied.
+    /// Asks a provider, a service of the user's; without one, denies.
     Custom,
     /// Denies.
     Deny,
@@ -71,6 +71,7 @@ pub struct Policy {
     action: Action,
     dry_run: bool,
     rules: Vec<Rule>,
+    provider: Option<Arc<str>>,
     denial: String,
 }
 
@@ -82,8 +83,19 @@ impl Policy {
             action,
             dry_run,
             rules,
+            provider: None,
             denial: format!("rbac_access_denied_matched_policy[{name}]"),
         }
+    }
+
+    /// The same with a provider of that name to be asked.
+    pub fn asking(self, provider: Option<Arc<str>>) -> Self {
+        Self { provider, ..self }
+    }
+
+    /// The name of the provider that it asks.
+    pub fn provider(&self) -> Option<&Arc<str>> {
+        self.provider.as_ref()
     }
 
     /// `<namespace>/<name>`.
@@ -120,6 +132,8 @@ pub struct Attached {
     pub policy: Arc<Policy>,
     /// The workload's ports that it is about, if not all.
     pub ports: Option<Arc<[u16]>>,
+    /// What a CUSTOM policy asks.
+    pub provider: Option<Arc<Provider>>,
 }
 
 impl Attached {
@@ -234,7 +248,26 @@ impl Authorization {
         }
     }
 
-    /// Judges a request.
+    /// The providers that a request is to be asked about, each once, before it is judged.
+    pub fn providers(
+        &self,
+        caller: &Caller<'_>,
+        request: &RequestReading<'_>,
+    ) -> Vec<Arc<Provider>> {
+        let mut providers: Vec<Arc<Provider>> = Vec::new();
+        for one in self.attached_at(caller.to.port(), false) {
+            let Some(provider) = &one.provider else {
+                continue;
+            };
+            let known = providers.contains(provider);
+            if !known && one.policy.matches(caller, Known::Request(request)) {
+                providers.push(Arc::clone(provider));
+            }
+        }
+        providers
+    }
+
+    /// Judges a request, which the [`providers`](Self::providers) that there are allow.
     ///
     /// # Errors
     /// If it is denied.
@@ -267,17 +300,24 @@ impl Authorization {
         }
     }
 
-    fn at(&self, port: u16, dry_run: bool) -> impl Iterator<Item = &Arc<Policy>> {
+    fn attached_at(&self, port: u16, dry_run: bool) -> impl Iterator<Item = &Attached> {
         let attached = self.attached.iter();
-        attached
-            .filter(move |one| (dry_run || !one.policy.dry_run) && one.covers(port))
-            .map(|one| &one.policy)
+        attached.filter(move |one| (dry_run || !one.policy.dry_run) && one.covers(port))
     }
 
-    /// Judges; dry-run policies count if `dry_run`.
+    fn at(&self, port: u16, dry_run: bool) -> impl Iterator<Item = &Arc<Policy>> {
+        self.attached_at(port, dry_run).map(|one| &one.policy)
+    }
+
+    /// Judges; dry-run policies count if `dry_run`. What a provider would say of a request counts
+    /// as a yes: it was asked; of a connection, nobody knows.
     fn judge(&self, caller: &Caller<'_>, known: Known<'_>, dry_run: bool) -> Result<(), Denial> {
         let mut closed = false;
-        for policy in self.at(caller.to.port(), dry_run) {
+        for one in self.attached_at(caller.to.port(), dry_run) {
+            let policy = &one.policy;
+            if one.provider.is_some() && !matches!(known, Known::Nothing) {
+                continue;
+            }
             let matches = policy.action != Action::Audit && policy.matches(caller, known);
             match policy.action {
                 Action::Custom | Action::Deny if matches => {

@@ -47,8 +47,8 @@ pub(crate) struct Connection {
     /// What the client connected to.
     pub(crate) orig_dst: SocketAddr,
     pub(crate) started: Instant,
-    _live: Live,
-    _permit: OwnedSemaphorePermit,
+    _live: Option<Live>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Serves an accepted connection on this thread.
@@ -86,8 +86,8 @@ fn admit(thread: &Rc<Thread>, stream: &TcpStream, accepted: Accepted) -> io::Res
         peer: accepted.peer,
         orig_dst: listen::canonical(stream.local_addr()?),
         started: Instant::now(),
-        _live: accepted.live,
-        _permit: accepted.permit,
+        _live: Some(accepted.live),
+        _permit: Some(accepted.permit),
     })
 }
 
@@ -116,6 +116,25 @@ pub(crate) struct Ended {
 }
 
 impl Connection {
+    /// What stands for a connection of `pod` to `orig_dst` where nobody opened one: the pod's
+    /// policies ask there themselves.
+    pub(crate) fn own(
+        thread: &Rc<Thread>,
+        pod: &Arc<Pod>,
+        peer: SocketAddr,
+        orig_dst: SocketAddr,
+    ) -> Self {
+        Self {
+            thread: Rc::clone(thread),
+            pod: Arc::clone(pod),
+            peer,
+            orig_dst,
+            started: Instant::now(),
+            _live: None,
+            _permit: None,
+        }
+    }
+
     /// The workload of the pod that the connection was accepted for.
     pub(crate) fn workload(&self) -> Arc<Workload> {
         self.thread.workload(&self.pod)

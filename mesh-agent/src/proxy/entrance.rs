@@ -25,6 +25,7 @@ use crate::{
     model::{
         InboundPolicy, MtlsMode, SpiffeId, Verdict, Workload,
         authorization::{Authorization, Caller, Denial, RequestReading},
+        provider::Provider,
         token::{Heed, Token, TokenRefusal},
     },
     telemetry::Decision,
@@ -111,6 +112,21 @@ impl Entrance {
         }
     }
 
+    /// The thread that serves it.
+    pub(crate) fn thread(&self) -> &Rc<Thread> {
+        &self.thread
+    }
+
+    /// The pod that it wants to talk to.
+    pub(crate) fn pod(&self) -> &Arc<Pod> {
+        &self.pod
+    }
+
+    /// Whom the caller proved to be.
+    pub(crate) fn identity(&self) -> Option<&SpiffeId> {
+        self.identity.as_ref()
+    }
+
     /// Where the caller is.
     pub(crate) fn from(&self) -> SocketAddr {
         self.from
@@ -183,6 +199,13 @@ impl Entrance {
             .map_err(|fault| {
                 Outcome::Unauthenticated(TokenRefusal::new(fault, &head.uri, &head.headers))
             })
+    }
+
+    /// The providers that are to be asked about a request, before it is judged.
+    pub(crate) fn providers(&self, request: &RequestReading<'_>) -> Vec<Arc<Provider>> {
+        let workload = self.workload();
+        let authorization = &workload.inbound.authorization;
+        authorization.providers(&self.caller(), request)
     }
 
     /// Judges a request.

@@ -209,7 +209,7 @@ async fn handle(
         return Ok(refuse(exchange, Outcome::Unsupported(what)));
     }
     let decided = match &front.inbound {
-        Some(inbound) => inbound.decide(&mut head),
+        Some(inbound) => inbound.decide(&mut exchange, &mut head).await,
         None => http_decide::decide(exchange.port().as_deref(), &mut exchange, &head.headers),
     };
     let Way {
@@ -333,6 +333,10 @@ fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> 
         Outcome::Unauthenticated(refusal) => challenge = Some(refusal.challenge.clone()),
         _ => {}
     }
+    let rejection = match &outcome {
+        Outcome::Rejected(rejection) => Some(Arc::clone(rejection)),
+        _ => None,
+    };
     exchange.end(outcome);
     let mut response = if exchange.is_grpc {
         exchange.set_grpc(grpc);
@@ -372,6 +376,9 @@ fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> 
     }
     if let Some(answer) = whole {
         http_treated::answer(&answer, &mut response, exchange.is_grpc);
+    }
+    if let Some(rejection) = rejection {
+        http_treated::reject(&rejection, &mut response, exchange.is_grpc);
     }
     http_treated::mark(&mut exchange, response.headers_mut());
     exchange.status = response.status().as_u16();

@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Outcome, usage::Admission};
 use crate::model::{Session, session::Token};
@@ -28,6 +28,8 @@ pub(crate) struct Notes {
     pub(crate) session: Option<(Arc<Session>, Option<Token>)>,
     /// No record is made of it.
     pub(crate) unseen: bool,
+    /// What providers have its client told.
+    pub(crate) to_client: Vec<(HeaderName, HeaderValue)>,
     /// What its response says to pages of other origins.
     pub(crate) said: Option<Box<HeaderMap>>,
 }

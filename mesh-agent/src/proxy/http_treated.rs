@@ -10,12 +10,13 @@ use std::{rc::Rc, sync::Arc};
 use bytes::Bytes;
 use http::{
     Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
-    header::{CONTENT_TYPE, SET_COOKIE},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, SET_COOKIE, TRANSFER_ENCODING},
     request,
 };
 
 use super::{
     Outcome, buckets,
+    custom::Rejection,
     http_body::{ReplyBody, RequestBody},
     http_exchange::{Exchange, Front},
     http_forward::{self, Answer},
@@ -170,6 +171,9 @@ pub(crate) fn mark(exchange: &mut Exchange, headers: &mut HeaderMap) {
             headers.insert(name, value.clone());
         }
     }
+    for (name, value) in std::mem::take(&mut exchange.notes.to_client) {
+        headers.append(name, value);
+    }
     if let Some((cookie, _)) = exchange.notes.cookie.take() {
         headers.append(SET_COOKIE, cookie);
     }
@@ -188,5 +192,29 @@ pub(crate) fn answer(answer: &DirectAnswer, response: &mut Response<ReplyBody>, 
     let headers = response.headers_mut();
     for (name, value) in &answer.headers {
         headers.insert(name, value.clone());
+    }
+}
+
+/// Makes `response` the answer of a provider that says no; to gRPC only its headers are added.
+pub(crate) fn reject(rejection: &Rejection, response: &mut Response<ReplyBody>, is_grpc: bool) {
+    if !is_grpc {
+        *response.body_mut() = ReplyBody::own(rejection.body.clone(), None);
+        if rejection.body.is_empty() {
+            response.headers_mut().remove(CONTENT_TYPE);
+        }
+    }
+    let headers = response.headers_mut();
+    for (name, _) in rejection
+        .headers
+        .iter()
+        .filter(|(name, _)| !is_grpc && name == CONTENT_TYPE)
+    {
+        headers.remove(name);
+    }
+    for (name, value) in &rejection.headers {
+        if !(is_grpc && name == CONTENT_TYPE) && name != CONTENT_LENGTH && name != TRANSFER_ENCODING
+        {
+            headers.append(name, value.clone());
+        }
     }
 }

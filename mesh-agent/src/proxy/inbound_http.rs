@@ -24,10 +24,11 @@ use super::{
     Outcome,
     connection::{self, Connection, Ended, Ends},
     copy::{Abort, Carried},
+    custom,
     entrance::{Entrance, Otherwise, Pass, Seen},
     http,
     http_decide::Way,
-    http_exchange::Front,
+    http_exchange::{Exchange, Front},
     inbound,
     sniff::{self, First},
     stream::{self, Prefixed},
@@ -77,10 +78,24 @@ impl Inbound {
         }
     }
 
-    /// Where a request goes that policy allows; its head is changed as its tokens ask for.
-    pub(crate) fn decide(&self, head: &mut request::Parts) -> Result<Way, Outcome> {
+    /// Where a request goes that policy allows; its head is changed as its tokens and the providers
+    /// that are asked about it ask for.
+    pub(crate) async fn decide(
+        &self,
+        exchange: &mut Exchange,
+        head: &mut request::Parts,
+    ) -> Result<Way, Outcome> {
         let entrance = self.pass.entrance();
         let token = entrance.identify(head)?;
+        let reading = RequestReading::new(&head.method, &head.uri, &head.headers);
+        let providers = entrance.providers(&reading.with_token(token.as_deref()));
+        for provider in providers {
+            let asking = Box::pin(custom::ask(entrance, &provider, head));
+            let allowance = asking.await?;
+            allowance.apply(&mut head.headers);
+            let to_client = &mut exchange.notes.to_client;
+            to_client.extend(allowance.to_client);
+        }
         let reading = RequestReading::new(&head.method, &head.uri, &head.headers);
         let reading = reading.with_token(token.as_deref());
         match entrance.ask(&reading) {

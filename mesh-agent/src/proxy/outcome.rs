@@ -10,6 +10,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
+use super::custom::Rejection;
 use crate::model::{
     AbortStatus, DirectAnswer, HeaderEdits, Refusal, ResponseFlag, authorization::Denial,
     token::TokenRefusal,
@@ -72,6 +73,8 @@ pub enum Outcome {
     Denied(Denial),
     /// A token of the request is not good.
     Unauthenticated(Arc<TokenRefusal>),
+    /// A provider says no, or nothing.
+    Rejected(Arc<Rejection>),
     /// The other end denies it by its policy; what it said.
     DeniedThere(Arc<str>),
     /// Policy changed so that a live connection is no longer allowed; how.
@@ -102,6 +105,7 @@ impl Outcome {
             Self::PolicyDenied | Self::PolicyChanged(_) => 0,
             Self::Denied(_) | Self::DeniedThere(_) => 403,
             Self::Unauthenticated(refusal) => refusal.fault.status(),
+            Self::Rejected(rejection) => rejection.status.as_u16(),
             Self::Refused(refusal) => refusal.status,
             Self::Redirected { status, .. } => *status,
             Self::Answered(answer) => answer.status.as_u16(),
@@ -123,6 +127,7 @@ impl Outcome {
             Self::Answered(_) | Self::Unauthenticated(_) => "-",
             Self::Aborted(_) => "FI",
             Self::Refused(refusal) => refusal.flag.as_str(),
+            Self::Rejected(_) => "UAEX",
             Self::NoEndpoint | Self::Unlisted => "UH",
             Self::ConnectFailed(_) => "UF",
             Self::UpstreamGone(_) => "UC",
@@ -177,6 +182,7 @@ impl Outcome {
             Self::PolicyDenied => Some("connection closed due to policy rejection"),
             Self::Denied(denial) => Some(denial.as_str()),
             Self::Unauthenticated(refusal) => Some(&refusal.details),
+            Self::Rejected(rejection) => Some(&rejection.details),
             Self::PolicyChanged(why) | Self::DeniedThere(why) => Some(why),
             Self::Loop => Some("connection would loop back to the agent"),
         }
@@ -190,6 +196,9 @@ impl Outcome {
             Self::Redirected { .. } | Self::Unlisted => Cow::Borrowed(""),
             Self::Denied(_) | Self::DeniedThere(_) => Cow::Borrowed("RBAC: access denied"),
             Self::Unauthenticated(refusal) => Cow::Owned(refusal.fault.to_string()),
+            Self::Rejected(rejection) => {
+                Cow::Owned(String::from_utf8_lossy(&rejection.body).into_owned())
+            }
             Self::Answered(answer) => {
                 Cow::Owned(String::from_utf8_lossy(&answer.body).into_owned())
             }

@@ -8,6 +8,7 @@ mod allocations;
 mod authorization;
 mod client_certificates;
 mod compared;
+mod custom;
 mod differential;
 mod elsewhere;
 mod envoy;

@@ -85,6 +85,7 @@ mod tests {
         let attached = Attached {
             policy: Arc::new(policy),
             ports: None,
+            provider: None,
         };
         let caller = Caller {
             identity: None,

@@ -62,7 +62,14 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("config", &["telemetry", "tasks", "model"]),
     (
         "proxy",
-        &["datapath", "identity", "telemetry", "tasks", "model"],
+        &[
+            "datapath",
+            "identity",
+            "grpc",
+            "telemetry",
+            "tasks",
+            "model",
+        ],
     ),
     ("datapath", &["telemetry", "tasks", "model"]),
     ("identity", &["grpc", "telemetry", "tasks", "model"]),

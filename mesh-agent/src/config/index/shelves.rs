@@ -12,6 +12,7 @@ use super::{
         destination_rule::DestinationRuleFacts,
         enrol::NamespaceFacts,
         facts::{Change, Findings, Shelf},
+        mesh_config::{self, MeshConfigFacts, Providers},
         nodes::NodeFacts,
         object::{Kind, ObjectKey},
         pod::PodFacts,
@@ -26,7 +27,7 @@ use super::{
         virtual_service::VirtualServiceFacts,
         workload_entry::WorkloadEntryFacts,
     },
-    other_place,
+    IndexSettings, other_place,
 };
 
 /// The facts of all objects, by kind.
@@ -54,6 +55,7 @@ pub(in super::super) struct Shelves {
     pub(in super::super) rate_limits: Shelf<RateLimitFacts>,
     pub(in super::super) tcp_routes: Shelf<RouteFacts>,
     pub(in super::super) tls_routes: Shelf<RouteFacts>,
+    pub(in super::super) mesh_configs: Shelf<MeshConfigFacts>,
     /// Kinds of which only the existence counts.
     pub(in super::super) others: Shelf<Kind>,
 }
@@ -64,6 +66,13 @@ impl Shelves {
         let http = self.http_routes.iter().chain(self.grpc_routes.iter());
         http.chain(self.tcp_routes.iter())
             .chain(self.tls_routes.iter())
+    }
+
+    /// The providers that CUSTOM policies may name.
+    pub(in super::super) fn providers(&self, settings: &IndexSettings) -> Providers {
+        let root = settings.root_namespace.as_str().into();
+        let config = self.mesh_configs.get(&root, &mesh_config::NAME.into());
+        config.map_or_else(Providers::new, |config| config.providers.clone())
     }
 
     /// Namespace and name of all objects of a kind.
@@ -92,6 +101,7 @@ impl Shelves {
             Kind::TcpRoute => Box::new(self.tcp_routes.keys().map(plain)),
             Kind::TlsRoute => Box::new(self.tls_routes.keys().map(plain)),
             Kind::LocalRateLimit => Box::new(self.rate_limits.keys().map(plain)),
+            Kind::ConfigMap => Box::new(self.mesh_configs.keys().map(plain)),
             Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => {
                 let others = self.others.keys();
                 Box::new(others.filter_map(move |(namespace, name)| {
@@ -110,7 +120,7 @@ impl Shelves {
     }
 
     pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
-        let parts: [Box<dyn Iterator<Item = &Problem>>; 20] = [
+        let parts: [Box<dyn Iterator<Item = &Problem>>; 21] = [
             Box::new(self.namespaces.problems()),
             Box::new(self.pods.problems()),
             Box::new(self.services.problems()),
@@ -130,6 +140,7 @@ impl Shelves {
             Box::new(self.rate_limits.problems()),
             Box::new(self.tcp_routes.problems()),
             Box::new(self.tls_routes.problems()),
+            Box::new(self.mesh_configs.problems()),
             Box::new(self.others.problems()),
         ];
         parts.into_iter().flatten()
@@ -156,6 +167,7 @@ impl Shelves {
             + self.rate_limits.len()
             + self.tcp_routes.len()
             + self.tls_routes.len()
+            + self.mesh_configs.len()
             + self.others.len()
     }
 }

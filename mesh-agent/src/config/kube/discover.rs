@@ -271,12 +271,18 @@ fn built_in_target(wanted: &Wanted) -> Target {
     let plural = format!("{}s", wanted.kind.as_str().to_lowercase());
     let version = wanted.versions.first().copied().unwrap_or("v1");
     let path = match wanted.group {
+        // One object of it is.
+        "" if wanted.kind == Kind::ConfigMap => {
+            format!("/api/{version}/namespaces/istio-system/{plural}")
+        }
         "" => format!("/api/{version}/{plural}"),
         group => format!("/apis/{group}/{version}/{plural}"),
     };
     let fields = match wanted.kind {
         // `status.phase!=Succeeded,status.phase!=Failed`: pods that have ended have no traffic.
         Kind::Pod => "status.phase%21%3DSucceeded%2Cstatus.phase%21%3DFailed",
+        // `metadata.name=istio`
+        Kind::ConfigMap => "metadata.name%3Distio",
         _ => "",
     };
     Target {

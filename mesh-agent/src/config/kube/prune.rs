@@ -228,6 +228,21 @@ const AUTHORIZATION: Mask = Only(&[
     ("spec", All),
 ]);
 
+const CONFIG_MAP: Mask = Only(&[
+    ("apiVersion", All),
+    ("kind", All),
+    (
+        "metadata",
+        Only(&[
+            ("name", All),
+            ("namespace", All),
+            ("resourceVersion", All),
+            ("creationTimestamp", All),
+        ]),
+    ),
+    ("data", Only(&[("mesh", All)])),
+]);
+
 /// What is kept of an object of this kind.
 pub(super) fn mask(kind: Kind) -> Mask {
     match kind {
@@ -236,6 +251,7 @@ pub(super) fn mask(kind: Kind) -> Mask {
         Kind::Service => SERVICE,
         Kind::EndpointSlice => ENDPOINT_SLICE,
         Kind::Node => NODE,
+        Kind::ConfigMap => CONFIG_MAP,
         Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => METADATA,
         Kind::AuthorizationPolicy => AUTHORIZATION,
         _ => CUSTOM,

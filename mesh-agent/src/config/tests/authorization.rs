@@ -360,12 +360,6 @@ fn what_cannot_be_judged_is_said() {
             "Warning [MESH0003] (AuthorizationPolicy default/web test.yaml:2) spec.rules[0].when[0].values: no proxy is trusted",
         ],
     );
-    check_said(
-        "action: CUSTOM, provider: {name: x}, rules: [{}]",
-        &[
-            "Error [MESH0003] (AuthorizationPolicy default/web test.yaml:2) spec.action: CUSTOM is not supported yet",
-        ],
-    );
 }
 
 #[test]

@@ -267,8 +267,8 @@ fn security_objects_are_told_their_problems() {
             "security.istio.io/v1",
             "action: CUSTOM, provider: {name: x}, rules: [{}]",
         ),
-        "mesh-agent.io/Accepted!UnsupportedValue",
-        "CUSTOM is not supported yet: requests that the policy selects are denied",
+        "mesh-agent.io/Accepted!ReferenceNotFound",
+        "no provider \"x\" can be asked by the extensionProviders of the mesh: the policy denies",
     );
 }
 

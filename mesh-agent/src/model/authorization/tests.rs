@@ -73,6 +73,7 @@ fn all(policies: Vec<Policy>) -> Authorization {
     let attached = policies.into_iter().map(|policy| Attached {
         policy: Arc::new(policy),
         ports: None,
+        provider: None,
     });
     Authorization::new(attached.collect())
 }

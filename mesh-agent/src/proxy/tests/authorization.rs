@@ -73,6 +73,7 @@ fn server(app: SocketAddr, policies: Vec<Policy>) -> Arc<Workload> {
     let attached = policies.into_iter().map(|policy| Attached {
         policy: Arc::new(policy),
         ports: None,
+        provider: None,
     });
     Arc::new(Workload {
         addresses: vec![app.ip()],

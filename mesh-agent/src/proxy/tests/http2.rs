@@ -94,6 +94,7 @@ async fn grpc_that_policy_denies_gets_its_status_in_grpcs_form() {
     let attached = Attached {
         policy: Arc::new(policy),
         ports: None,
+        provider: None,
     };
     let server = Arc::new(Workload {
         addresses: vec![app.ip()],

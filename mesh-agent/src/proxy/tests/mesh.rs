@@ -274,10 +274,25 @@ impl Mesh {
     }
 
     async fn port_of(&self, number: u8, port: ServicePort) -> SocketAddr {
+        self.named(number, "shop", port).await
+    }
+
+    /// A Service of this name, which others than clients look for, too.
+    pub(super) async fn service_named(
+        &self,
+        number: u8,
+        name: &str,
+        protocol: Protocol,
+        cluster: Arc<Cluster>,
+    ) -> SocketAddr {
+        self.named(number, name, port(protocol, cluster)).await
+    }
+
+    async fn named(&self, number: u8, name: &str, port: ServicePort) -> SocketAddr {
         let vip = SocketAddr::from((Ipv4Addr::new(127, 0, 7, number), self.port));
         let port = Arc::new(port);
         let service = Arc::new(Service {
-            name: ServiceName::new("default", "shop"),
+            name: ServiceName::new("default", name),
             hostname: "shop.default.svc.cluster.local".into(),
             vips: vec![vip.ip()],
             ports: vec![Arc::clone(&port)],
@@ -380,6 +395,10 @@ impl Mesh {
                         let known = |address: &std::net::IpAddr| (*address, Arc::clone(workload));
                         workload.addresses.iter().map(known)
                     })
+                    .collect(),
+                services: by_vip
+                    .clone()
+                    .map(|(_, service, _)| (service.name.clone(), Arc::clone(service)))
                     .collect(),
                 by_vip: by_vip
                     .map(|(vip, service, port)| (*vip, (Arc::clone(service), Arc::clone(port))))

@@ -61,6 +61,7 @@ fn server(
     let attached = policies.into_iter().map(|policy| Attached {
         policy: Arc::new(policy),
         ports: None,
+        provider: None,
     });
     Arc::new(Workload {
         addresses: vec![app.ip()],

@@ -34,7 +34,7 @@ impl Chance {
 
     /// An object in some state.
     pub(super) fn object(&mut self) -> (ObjectKey, String) {
-        match self.below(40) {
+        match self.below(41) {
             0..6 => self.pod(),
             6..9 => self.service(),
             9..12 => self.slice(),
@@ -51,6 +51,7 @@ impl Chance {
             33 | 34 => self.rate_limit(),
             35 | 36 => self.authentication(),
             37 | 38 => self.sidecar(),
+            39 => self.mesh_config(),
             _ => self.namespace(),
         }
     }
@@ -67,7 +68,7 @@ impl Chance {
 
     fn head(&mut self, key: &ObjectKey) -> String {
         let version = match key.kind {
-            Kind::Pod | Kind::Service | Kind::Namespace | Kind::Node => "v1",
+            Kind::Pod | Kind::ConfigMap | Kind::Service | Kind::Namespace | Kind::Node => "v1",
             Kind::EndpointSlice => "discovery.k8s.io/v1",
             Kind::VirtualService
             | Kind::DestinationRule

@@ -29,6 +29,7 @@ fn a_policy_for_some_ports_says_nothing_about_others() {
     let attached = Attached {
         policy: Arc::new(policy(Action::Allow, vec![])),
         ports: Some([8080].into()),
+        provider: None,
     };
     let authorization = Authorization::new(vec![attached]);
     let at = |port| Ask {

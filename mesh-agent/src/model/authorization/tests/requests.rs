@@ -273,3 +273,52 @@ fn a_rule_on_tokens_needs_one_that_says_so() {
     check(allow(claim(none(texts(["x"])))), &anna(), ("depends", true));
     check(allow(claim(anybody())), &anna(), ("depends", false));
 }
+
+#[test]
+fn a_provider_is_asked_about_what_its_policy_matches_and_its_yes_is_not_the_last_word() {
+    let provider = Arc::new(crate::model::provider::Provider {
+        name: "p".into(),
+        service: crate::model::ServiceName::new("a", "b"),
+        port: 80,
+        timeout: std::time::Duration::from_secs(1),
+        fail_open: false,
+        status_on_error: http::StatusCode::FORBIDDEN,
+        check: crate::model::provider::Check::Grpc,
+    });
+    let rules = |path| {
+        to(Operation {
+            paths: any(paths([path])),
+            ..Operation::default()
+        })
+    };
+    let attach =
+        |policy: Policy, provider: Option<&Arc<crate::model::provider::Provider>>| Attached {
+            policy: Arc::new(policy),
+            ports: None,
+            provider: provider.map(Arc::clone),
+        };
+    let custom = |path| policy(Action::Custom, rules(path));
+    let authorization = Authorization::new(vec![
+        attach(custom("/a*"), Some(&provider)),
+        attach(custom("/ab*"), Some(&provider)),
+        attach(policy(Action::Deny, rules("/ad*")), None),
+    ]);
+    for (path, asked, allowed) in [
+        ("/", 0, true),
+        ("/a", 1, true),
+        ("/ab", 1, true),
+        ("/ad", 1, false),
+    ] {
+        let ask = Ask::get(path);
+        let providers = authorization.providers(&ask.caller(), &ask.reading());
+        assert_eq!(providers.len(), asked, "{path}");
+        let judged = authorization.request(&ask.caller(), &ask.reading());
+        assert_eq!(judged.is_ok(), allowed, "{path}");
+    }
+    let verdict = authorization.connection(&Ask::get("/").caller());
+    assert!(matches!(verdict, Verdict::Depends(_)), "{verdict:?}");
+    let everything = attach(policy(Action::Custom, anything()), Some(&provider));
+    let everything = Authorization::new(vec![everything]);
+    let verdict = everything.connection(&Ask::get("/").caller());
+    assert!(matches!(verdict, Verdict::Depends(_)), "{verdict:?}");
+}

@@ -18,10 +18,33 @@ impl Chance {
             "rules: [{}]",
             "action: DENY, rules: [{from: [{source: {namespaces: [a]}}]}]",
             "action: DENY, rules: [{to: [{operation: {ports: ['8080']}}]}]",
+            "action: CUSTOM, provider: {name: p}, rules: [{to: [{operation: {methods: [GET]}}]}]",
             // Cannot be evaluated.
             "action: DENY",
         ]);
         (key, format!("{text}}}\nspec: {{{aim}{rest}}}\n"))
+    }
+
+    pub(super) fn mesh_config(&mut self) -> (ObjectKey, String) {
+        let key = ObjectKey {
+            kind: Kind::ConfigMap,
+            namespace: "istio-system".to_owned(),
+            name: "istio".to_owned(),
+        };
+        let text = self.head(&key);
+        let service = self.below(4);
+        let provider = format!("{{service: s{service}.a.svc.cluster.local, port: 80}}");
+        let providers = match self.below(4) {
+            0 => "[]".to_owned(),
+            1 => format!("[{{name: p, envoyExtAuthzGrpc: {provider}}}]"),
+            2 => format!("[{{name: p, envoyExtAuthzHttp: {provider}}}]"),
+            // Cannot be read.
+            _ => "7".to_owned(),
+        };
+        (
+            key,
+            format!("{text}}}\ndata: {{mesh: 'extensionProviders: {providers}'}}\n"),
+        )
     }
 
     pub(super) fn authentication(&mut self) -> (ObjectKey, String) {

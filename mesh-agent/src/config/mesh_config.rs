@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What matters of Istio's mesh-wide configuration: the providers of CUSTOM policies.
+//!
+//! It is a YAML text in the ConfigMap `istio` of the root namespace, most of which is about Istio's own
+//! proxies and does not concern the mesh. Reference: istio/api `mesh/v1alpha1/config.proto`.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    facts::{Findings, Meta},
+    object::null_default,
+    resolve,
+};
+use crate::model::{
+    ServiceName,
+    authorization::Pattern,
+    provider::{Check, HttpCheck, Provider},
+};
+
+/// The name of the ConfigMap.
+pub(super) const NAME: &str = "istio";
+
+/// The key of its text.
+const KEY: &str = "mesh";
+
+/// How long an answer may take, if nothing is written.
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Whether an object is the one that matters.
+pub(super) fn is(object: &ConfigMap, root_namespace: &str) -> bool {
+    let metadata = &object.metadata;
+    metadata.name.as_deref() == Some(NAME) && metadata.namespace.as_deref() == Some(root_namespace)
+}
+
+/// What matters of the ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MeshConfigFacts {
+    pub(super) meta: Meta,
+    pub(super) providers: Providers,
+}
+
+/// Providers by name.
+pub(super) type Providers = BTreeMap<Arc<str>, Arc<Provider>>;
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct MeshConfig {
+    #[serde(deserialize_with = "null_default")]
+    extension_providers: Vec<ExtensionProvider>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ExtensionProvider {
+    name: String,
+    envoy_ext_authz_http: Option<ExtAuthz>,
+    envoy_ext_authz_grpc: Option<ExtAuthz>,
+}
+
+/// Of both kinds; what only one of them has is empty in the other.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ExtAuthz {
+    service: String,
+    port: u16,
+    timeout: Option<String>,
+    fail_open: bool,
+    status_on_error: Option<String>,
+    path_prefix: String,
+    #[serde(alias = "includeHeadersInCheck", deserialize_with = "null_default")]
+    include_request_headers_in_check: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
+    include_additional_headers_in_check: BTreeMap<String, String>,
+    include_request_body_in_check: Option<Value>,
+    #[serde(deserialize_with = "null_default")]
+    headers_to_upstream_on_allow: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
+    headers_to_downstream_on_allow: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
+    headers_to_downstream_on_deny: Vec<String>,
+}
+
+impl MeshConfigFacts {
+    pub(super) fn new(object: &ConfigMap, findings: &mut Findings) -> Self {
+        let text = object.data.iter().find_map(|data| data.get(KEY));
+        let config = match serde_yaml_ng::from_str(text.map_or("{}", String::as_str)) {
+            Ok(config) => config,
+            Err(error) => {
+                let text = format!("cannot be read: {error}");
+                let fix = "write it as istiod's mesh configuration";
+                findings.reject(format!("data.{KEY}"), text, fix);
+                MeshConfig::default()
+            }
+        };
+        let mut providers = Providers::new();
+        for (index, written) in config.extension_providers.iter().enumerate() {
+            let kinds = [
+                (&written.envoy_ext_authz_http, "envoyExtAuthzHttp", true),
+                (&written.envoy_ext_authz_grpc, "envoyExtAuthzGrpc", false),
+            ];
+            for (spec, kind, is_http) in kinds {
+                let Some(spec) = spec else { continue };
+                let field = format!("data.{KEY}.extensionProviders[{index}].{kind}");
+                let name: Arc<str> = written.name.as_str().into();
+                let provider = Reader { findings, field }.provider(&name, spec, is_http);
+                providers.extend(provider.map(|provider| (name, Arc::new(provider))));
+            }
+        }
+        Self {
+            meta: Meta::new(&object.metadata),
+            providers,
+        }
+    }
+}
+
+/// Reads one provider. One that cannot be read is none, so that its policies deny.
+struct Reader<'a> {
+    findings: &'a mut Findings,
+    field: String,
+}
+
+impl Reader<'_> {
+    fn fault(&mut self, name: &str, text: impl Into<String>, fix: &str) {
+        let field = format!("{}.{name}", self.field);
+        let text = format!("{}: CUSTOM policies that name it deny", text.into());
+        let (severity, code) = (
+            super::problem::Severity::Error,
+            super::problem::code::SCHEMA,
+        );
+        self.findings.add(severity, code, field, text, fix);
+    }
+
+    fn provider(&mut self, name: &Arc<str>, spec: &ExtAuthz, is_http: bool) -> Option<Provider> {
+        let service = service(&spec.service);
+        if service.is_none() {
+            let text = format!("{:?} is no Service", spec.service);
+            self.fault("service", text, "write NAME.NAMESPACE.svc.cluster.local");
+        }
+        if spec.port == 0 {
+            self.fault("port", "must be set", "write the Service's port");
+        }
+        let timeout = match &spec.timeout {
+            None => Some(TIMEOUT),
+            Some(text) => resolve::duration(text).filter(|timeout| !timeout.is_zero()),
+        };
+        if timeout.is_none() {
+            self.fault("timeout", "is no duration", "write it as 1s");
+        }
+        let status = match &spec.status_on_error {
+            None => Some(StatusCode::FORBIDDEN),
+            Some(text) => text.parse().ok().filter(|status: &StatusCode| {
+                status.is_client_error() || status.is_server_error() || status.is_redirection()
+            }),
+        };
+        if status.is_none() {
+            self.fault(
+                "statusOnError",
+                "is no status of an error",
+                "write 403 or 503",
+            );
+        }
+        if spec.include_request_body_in_check.is_some() {
+            let text = "bodies are not shown to providers yet";
+            let fix = "remove it if the provider can do without";
+            self.fault("includeRequestBodyInCheck", text, fix);
+        }
+        let check = if is_http {
+            self.http(spec).map(Check::Http)
+        } else {
+            Some(Check::Grpc)
+        };
+        Some(Provider {
+            name: Arc::clone(name),
+            service: service?,
+            port: Some(spec.port).filter(|port| *port > 0)?,
+            timeout: timeout?,
+            fail_open: spec.fail_open,
+            status_on_error: status?,
+            check: check.filter(|_| spec.include_request_body_in_check.is_none())?,
+        })
+    }
+
+    fn http(&mut self, spec: &ExtAuthz) -> Option<HttpCheck> {
+        let patterns = |texts: &[String]| {
+            let lower = texts.iter().map(|text| text.to_ascii_lowercase());
+            lower.map(|text| Pattern::new(&text)).collect()
+        };
+        let mut add = Vec::new();
+        for (name, value) in &spec.include_additional_headers_in_check {
+            let pair = (name.parse::<HeaderName>(), HeaderValue::from_str(value));
+            let (Ok(name), Ok(value)) = pair else {
+                let text = format!("{name:?} and its value are no header");
+                self.fault("includeAdditionalHeadersInCheck", text, "write NAME: VALUE");
+                return None;
+            };
+            add.push((name, value));
+        }
+        Some(HttpCheck {
+            path_prefix: spec.path_prefix.trim_end_matches('/').to_owned(),
+            include: patterns(&spec.include_request_headers_in_check),
+            add,
+            upstream_on_allow: patterns(&spec.headers_to_upstream_on_allow),
+            downstream_on_allow: patterns(&spec.headers_to_downstream_on_allow),
+            downstream_on_deny: patterns(&spec.headers_to_downstream_on_deny),
+        })
+    }
+}
+
+/// `NAME.NAMESPACE[.svc...]`, perhaps behind `NAMESPACE/`.
+fn service(text: &str) -> Option<ServiceName> {
+    let host = text.rsplit('/').next()?;
+    let mut labels = host.split('.');
+    let (name, namespace) = (labels.next()?, labels.next()?);
+    let is_service = labels.next().is_none_or(|label| label == "svc");
+    let is_whole = !name.is_empty() && !namespace.is_empty();
+    (is_service && is_whole).then(|| ServiceName::new(namespace, name))
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The providers of CUSTOM policies, as Istio's mesh-wide configuration says them.
+
+use std::time::Duration;
+
+use super::fixture::{Mesh, pod, service};
+use crate::model::{
+    ServiceName, Verdict,
+    authorization::{Attached, Caller},
+    provider::Check,
+};
+
+/// The ConfigMap with these providers, in flow YAML.
+fn config(providers: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n    accessLogFile: /dev/stdout\n    extensionProviders: [{providers}]\n"
+    )
+}
+
+const HTTP: &str = "{name: p, envoyExtAuthzHttp: {service: web.default.svc.cluster.local, port: 80, timeout: 1s, pathPrefix: /check, failOpen: true, statusOnError: '503', includeRequestHeadersInCheck: [X-Ext, x-b*], headersToUpstreamOnAllow: [x-user]}}";
+
+fn custom() -> String {
+    let namespace = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: default, labels: {istio-injection: enabled}}\n";
+    let policy = "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: custom}\nspec: {action: CUSTOM, provider: {name: p}, rules: [{to: [{operation: {paths: [/a]}}]}]}\n";
+    namespace.to_owned()
+        + policy
+        + &service("web", "10.0.0.1")
+        + &pod("web", "10.1.0.1", "app: web")
+}
+
+fn attached(mesh: &Mesh) -> Attached {
+    let workload = mesh.workload("web");
+    let [one] = workload.inbound.authorization.policies() else {
+        panic!("one policy");
+    };
+    one.clone()
+}
+
+#[test]
+fn a_provider_is_found_by_its_name() {
+    let mesh = Mesh::new(&(config(HTTP) + &custom()));
+    mesh.check_problems(&[]);
+    let provider = attached(&mesh).provider.expect("it is there");
+    assert_eq!(provider.service, ServiceName::new("default", "web"));
+    assert_eq!(
+        (provider.port, provider.timeout),
+        (80, Duration::from_secs(1))
+    );
+    assert!(provider.fail_open);
+    assert_eq!(provider.status_on_error.as_u16(), 503);
+    let Check::Http(check) = &provider.check else {
+        panic!("{provider:?}");
+    };
+    assert_eq!(
+        (check.path_prefix.as_str(), check.include.len()),
+        ("/check", 2)
+    );
+    let grpc =
+        "{name: p, envoyExtAuthzGrpc: {service: default/web.default.svc.cluster.local, port: 80}}";
+    let mesh = Mesh::new(&(config(grpc) + &custom()));
+    mesh.check_problems(&[]);
+    let provider = attached(&mesh).provider.expect("it is there");
+    assert_eq!(provider.check, Check::Grpc);
+    assert_eq!(provider.timeout, Duration::from_secs(600));
+}
+
+/// Without its provider the policy denies, and that is said.
+#[track_caller]
+fn check_without(text: &str, want: &[&str]) {
+    let mesh = Mesh::new(&(text.to_owned() + &custom()));
+    mesh.check_problems(want);
+    assert_eq!(attached(&mesh).provider, None);
+}
+
+#[test]
+fn without_a_provider_that_can_be_asked_a_policy_denies_and_says_so() {
+    let denies = "Error [IST0101] (AuthorizationPolicy default/custom test.yaml:";
+    check_without("", &[denies]);
+    check_without(&config("{name: other}"), &[denies]);
+    let with = |fields: &str| config(&format!("{{name: p, envoyExtAuthzHttp: {{{fields}}}}}"));
+    let at = |field: &str| {
+        format!(
+            "Error [IST0106] (ConfigMap istio-system/istio test.yaml:1) data.mesh.extensionProviders[0].envoyExtAuthzHttp.{field}"
+        )
+    };
+    for (fields, field) in [
+        ("service: web.default, port: 0", "port: must be set"),
+        ("service: web, port: 80", "service: \"web\" is no Service"),
+        (
+            "service: web.default, port: 80, timeout: x",
+            "timeout: is no duration",
+        ),
+        (
+            "service: web.default, port: 80, statusOnError: '200'",
+            "statusOnError: is no status",
+        ),
+        (
+            "service: web.default, port: 80, includeRequestBodyInCheck: {maxRequestBytes: 1}",
+            "includeRequestBodyInCheck: bodies are not shown",
+        ),
+    ] {
+        check_without(&with(fields), &[&at(field), denies]);
+    }
+}
+
+#[test]
+fn a_provider_that_comes_later_is_asked_then() {
+    let mut mesh = Mesh::new(&custom());
+    assert_eq!(attached(&mesh).provider, None);
+    mesh.apply(&config(HTTP));
+    assert!(attached(&mesh).provider.is_some());
+    let caller = Caller {
+        identity: None,
+        address: std::net::IpAddr::from([10, 9, 0, 1]),
+        to: std::net::SocketAddr::from(([10, 1, 0, 1], 8080)),
+    };
+    let workload = mesh.workload("web");
+    let verdict = workload.inbound.authorization.connection(&caller);
+    assert!(matches!(verdict, Verdict::Depends(_)), "{verdict:?}");
+}
+
+#[test]
+fn other_config_maps_are_no_business_of_the_mesh() {
+    let other =
+        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\ndata: {mesh: '['}\n";
+    Mesh::new(other).check_problems(&[]);
+    let text = config("[").replace("[[]", "[");
+    let mesh = Mesh::new(&text);
+    mesh.check_problems(&[
+        "Error [IST0106] (ConfigMap istio-system/istio test.yaml:1) data.mesh: cannot be read",
+    ]);
+}
