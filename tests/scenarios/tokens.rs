@@ -154,6 +154,24 @@ fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}")
 }
 
+/// Only the staff's tokens will do.
+#[track_caller]
+fn check_staff(mesh: &Mesh, near: &Pod, service: &str, key: &Key) {
+    let anna = bearer(&key.token(&claims("anna", &["staff"])));
+    let guest = bearer(&key.token(&claims("guest", &["visitors"])));
+    for (headers, want) in [
+        (&[&*anna][..], "200"),
+        (&[&*guest], "403"),
+        (&[], "403"),
+        (&["Authorization: Bearer a.b.c"], "401"),
+    ] {
+        for pod in [&mesh.client, near] {
+            let (status, body) = ask(pod, service, headers);
+            assert_eq!(status, want, "{} {headers:?}: {body}", pod.name);
+        }
+    }
+}
+
 #[test]
 fn tokens_of_an_issuer_are_known_by_the_keys_that_its_web_server_has() {
     let mesh = Mesh::start("tokens");
@@ -203,18 +221,7 @@ fn tokens_of_an_issuer_are_known_by_the_keys_that_its_web_server_has() {
     }
 
     mesh.apply(STAFF);
-    let guest = bearer(&old.token(&claims("guest", &["visitors"])));
-    for (headers, want) in [
-        (&[&*anna][..], "200"),
-        (&[&*guest], "403"),
-        (&[], "403"),
-        (&["Authorization: Bearer a.b.c"], "401"),
-    ] {
-        for pod in [&mesh.client, &near] {
-            let (status, body) = ask(pod, &service, headers);
-            assert_eq!(status, want, "{} {headers:?}: {body}", pod.name);
-        }
-    }
+    check_staff(&mesh, &near, &service, &old);
 
     // A token that names a new key has the keys fetched; the old key's are good no more.
     publish(&directory, &[&new]);

@@ -22,6 +22,10 @@ use crate::{
 const TIMES: [u64; 2] = [100, 1_100];
 
 /// The command itself.
+#[allow(
+    clippy::print_stdout,
+    reason = "the table was asked for: it goes to standard output"
+)]
 pub(crate) fn run() -> Result<()> {
     setup::ensure(&[Scope::Build, Scope::Benchmark])?;
     let pieces = build()?;

@@ -103,7 +103,7 @@ impl Reader<'_> {
             }
         }
         let [(_, certificate), (_, key), (_, roots), (_, revoked)] = files;
-        let credential = match self.credential((secret, certificate, key), mutual) {
+        let credential = match self.credential([secret, certificate, key], mutual) {
             Ok(credential) => credential,
             Err(refusal) => return *refusal,
         };
@@ -125,7 +125,7 @@ impl Reader<'_> {
     /// Whom the agent shows itself as, by a Secret or by files with a certificate and its key.
     fn credential(
         &mut self,
-        (secret, certificate, key): (Option<Arc<str>>, Option<Arc<str>>, Option<Arc<str>>),
+        [secret, certificate, key]: [Option<Arc<str>>; 3],
         mutual: bool,
     ) -> Result<Option<Credential>, Box<ClientTls>> {
         let namespace = Arc::clone(&self.findings.object.namespace);

@@ -16,6 +16,7 @@ mod locality;
 mod manifests;
 mod opaque_property;
 mod opaque_routes;
+mod outbound_policy;
 mod policies;
 mod property;
 mod providers;

@@ -338,29 +338,7 @@ fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> 
         _ => None,
     };
     exchange.end(outcome);
-    let mut response = if exchange.is_grpc {
-        exchange.set_grpc(grpc);
-        let mut response = Response::new(ReplyBody::own(Bytes::new(), None));
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(grpc));
-        if !text.is_empty() {
-            let message = HeaderValue::from_str(&percent_encoded(&text));
-            let message = message.expect("percent-encoding leaves visible ASCII");
-            headers.insert("grpc-message", message);
-        }
-        response
-    } else {
-        let text = Bytes::from(text.into_owned());
-        let plain = (!text.is_empty()).then(|| HeaderValue::from_static("text/plain"));
-        let mut response = Response::new(ReplyBody::own(text, None));
-        *response.status_mut() =
-            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        response
-            .headers_mut()
-            .extend(plain.map(|plain| (CONTENT_TYPE, plain)));
-        response
-    };
+    let mut response = plain(&mut exchange, status, text.into_owned(), grpc);
     if let Some((location, edits)) = redirected {
         response.headers_mut().insert(LOCATION, location);
         if let Some(edits) = edits {
@@ -387,6 +365,33 @@ fn refuse(mut exchange: Box<Exchange>, outcome: Outcome) -> Response<ReplyBody> 
         *slot = Some(exchange);
     }
     response
+}
+
+/// That answer before anything is said beside it.
+fn plain(exchange: &mut Exchange, status: u16, text: String, grpc: u32) -> Response<ReplyBody> {
+    if exchange.is_grpc {
+        exchange.set_grpc(grpc);
+        let mut response = Response::new(ReplyBody::own(Bytes::new(), None));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(grpc));
+        if !text.is_empty() {
+            let message = HeaderValue::from_str(&percent_encoded(&text));
+            let message = message.expect("percent-encoding leaves visible ASCII");
+            headers.insert("grpc-message", message);
+        }
+        response
+    } else {
+        let text = Bytes::from(text);
+        let kind = (!text.is_empty()).then(|| HeaderValue::from_static("text/plain"));
+        let mut response = Response::new(ReplyBody::own(text, None));
+        *response.status_mut() =
+            StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        response
+            .headers_mut()
+            .extend(kind.map(|kind| (CONTENT_TYPE, kind)));
+        response
+    }
 }
 
 /// Text in the form of `grpc-message` (gRPC over HTTP/2, "Percent-Encoded").

@@ -15,7 +15,6 @@ pub(crate) use super::{
     http1::pieces::{edit_head, read_head, write_head},
     mux::pieces::{frame, unframe},
 };
-use crate::pieces::Piece;
 
 /// What one turn of the copy loop's piece carries, in bytes.
 const CARRIED: usize = 1 << 20;
@@ -59,7 +58,7 @@ impl AsyncWrite for Memory {
 }
 
 /// Carries 1 MiB from an end in memory to another, to both ends' ends.
-pub(crate) fn copy() -> Piece {
+pub(crate) fn copy() -> Box<dyn FnMut() -> usize> {
     Box::new(|| {
         let (mut client, mut upstream) = (Memory { left: CARRIED }, Memory::default());
         let mut carried = Carried::default();

@@ -79,6 +79,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "fuzzing",
         &["admin", "config", "datapath", "identity", "proxy"],
     ),
+    ("pieces", &["identity", "proxy"]),
     ("telemetry", &["model"]),
     ("tasks", &[]),
     ("model", &[]),

@@ -368,6 +368,7 @@ mod tests {
             [
                 "/api/v1/namespaces",
                 "/api/v1/nodes",
+                "/api/v1/namespaces/istio-system/configmaps",
                 "/api/v1/pods",
                 "/api/v1/services",
                 "/apis/discovery.k8s.io/v1/endpointslices",

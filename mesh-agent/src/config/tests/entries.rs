@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 use super::fixture::{Mesh, canary, client_in, pod, pod_in, service};
 use crate::{
     config::names::Answer,
-    model::{Destination, OutboundPolicy, Protocol, Scope, Service, Told, Workload},
+    model::{Destination, Protocol, Service, Told},
 };
 
 /// A ServiceEntry of `default` for `api.example.com`, with a port `http` 80.
@@ -470,35 +470,4 @@ fn clients_of_each_family_get_endpoints_that_they_can_reach() {
         let endpoint = port.cluster.endpoints[0].address.to_string();
         assert_eq!(endpoint, "192.0.2.1:80", "{to}");
     }
-}
-
-#[test]
-fn what_nobody_has_passes_or_is_refused_by_the_outbound_policy() {
-    let text = [
-        canary("web"),
-        service("kubernetes", "10.0.0.9").replace("selector: {app: kubernetes}, ", ""),
-        "---
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: kubernetes, labels: {kubernetes.io/service-name: kubernetes}}
-addressType: IPv4
-endpoints: [{addresses: [172.16.0.1]}]
-ports: [{name: http, port: 6443}]
-"
-        .to_owned(),
-    ]
-    .concat();
-    let snapshot = Mesh::new(&text).snapshot();
-    let mut client = client_in("default");
-    let refuses = |client: &Workload, to: &str| snapshot.refuses(to.parse().unwrap(), client);
-    assert!(!refuses(&client, "192.0.2.1:443"));
-    client.scope = Arc::new(Scope {
-        policy: OutboundPolicy::RegistryOnly,
-        hosts: None,
-    });
-    assert!(refuses(&client, "192.0.2.1:443"));
-    assert!(refuses(&client, "172.16.0.1:10250"));
-    // An endpoint of a Service, which some networks put in place of its VIP, and a pod.
-    assert!(!refuses(&client, "172.16.0.1:6443"));
-    assert!(!refuses(&client, "10.1.0.1:9999"));
 }

@@ -81,7 +81,7 @@ fn without_a_provider_that_can_be_asked_a_policy_denies_and_says_so() {
     let with = |fields: &str| config(&format!("{{name: p, envoyExtAuthzHttp: {{{fields}}}}}"));
     let at = |field: &str| {
         format!(
-            "Error [IST0106] (ConfigMap istio-system/istio test.yaml:1) data.mesh.extensionProviders[0].envoyExtAuthzHttp.{field}"
+            "Error [IST0106] (ConfigMap istio-system/istio test.yaml:2) data.mesh.extensionProviders[0].envoyExtAuthzHttp.{field}"
         )
     };
     for (fields, field) in [
@@ -128,6 +128,6 @@ fn other_config_maps_are_no_business_of_the_mesh() {
     let text = config("[").replace("[[]", "[");
     let mesh = Mesh::new(&text);
     mesh.check_problems(&[
-        "Error [IST0106] (ConfigMap istio-system/istio test.yaml:1) data.mesh: cannot be read",
+        "Error [IST0106] (ConfigMap istio-system/istio test.yaml:2) data.mesh: cannot be read",
     ]);
 }

@@ -173,7 +173,7 @@ async fn a_key_that_is_not_there_is_asked_for_but_not_by_everybody() {
 async fn server(answers: Vec<String>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::task::spawn_local(async move {
+    Tasks::new().spawn_local("keys", async move {
         for answer in answers {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut head = Vec::new();

@@ -26,6 +26,9 @@ const MAX_LENGTHS: usize = 30;
 /// Positions of rules, ascending.
 type Positions = Vec<usize>;
 
+/// A header, and where rules are by its value.
+type ByHeader = (HeaderName, HashMap<Box<str>, Positions>);
+
 /// Where rules are by one of their conditions.
 #[derive(Clone, Default)]
 pub(super) struct Index {
@@ -36,7 +39,7 @@ pub(super) struct Index {
     /// Rules that may match any path.
     anywhere: Positions,
     /// Rules that want one of some values of a header; they are in none of the lists above.
-    by_header: Option<(HeaderName, HashMap<Box<str>, Positions>)>,
+    by_header: Option<ByHeader>,
 }
 
 /// Walks over several ascending lists as if they were one; what is in two of them comes twice.
@@ -97,9 +100,7 @@ fn crowded(rules: &[HttpRule]) -> Vec<(usize, usize)> {
 }
 
 /// The header that tells most of the crowded rules apart, and which of them it does.
-fn by_header(
-    rules: &[HttpRule],
-) -> Option<(HeaderName, HashMap<Box<str>, Positions>, HashSet<usize>)> {
+fn by_header(rules: &[HttpRule]) -> Option<(ByHeader, HashSet<usize>)> {
     let crowded = crowded(rules);
     let matches = crowded.iter().flat_map(|(at, _)| &rules[*at].matches);
     let exact = |want: &TextMatch| matches!(want, TextMatch::Exact(_));
@@ -127,7 +128,7 @@ fn by_header(
             moved.insert(*at);
         }
     }
-    (!moved.is_empty()).then(|| (name.clone(), map, moved))
+    (!moved.is_empty()).then(|| ((name.clone(), map), moved))
 }
 
 impl Index {
@@ -138,8 +139,8 @@ impl Index {
         }
         let mut index = Self::default();
         let mut elsewhere = HashSet::new();
-        if let Some((name, map, moved)) = by_header(rules) {
-            index.by_header = Some((name, map));
+        if let Some((found, moved)) = by_header(rules) {
+            index.by_header = Some(found);
             elsewhere = moved;
         }
         for (position, rule) in rules.iter().enumerate() {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//! Which rules are tried.
+
 use http::HeaderValue;
 
 use super::*;

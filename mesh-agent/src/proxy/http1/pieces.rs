@@ -8,7 +8,7 @@ use super::{
     fields::Lines,
     head::{self, Judged, RequestHead},
 };
-use crate::{model::HeaderEdit, pieces::Piece};
+use crate::model::HeaderEdit;
 
 /// As a browser sends it, about.
 const HEAD: &[u8] =
@@ -28,7 +28,7 @@ fn with_head<T>(uses: impl FnOnce(&RequestHead<'_>) -> T) -> T {
 }
 
 /// Reads the head.
-pub(crate) fn read_head() -> Piece {
+pub(crate) fn read_head() -> Box<dyn FnMut() -> usize> {
     Box::new(|| with_head(|head| head.length + head.fields.len()))
 }
 
@@ -42,12 +42,12 @@ fn write(edits: &[HeaderEdit]) -> usize {
 }
 
 /// Reads the head and writes it as it goes on.
-pub(crate) fn write_head() -> Piece {
+pub(crate) fn write_head() -> Box<dyn FnMut() -> usize> {
     Box::new(|| write(&[]))
 }
 
 /// The same with a header set and one removed.
-pub(crate) fn edit_head() -> Piece {
+pub(crate) fn edit_head() -> Box<dyn FnMut() -> usize> {
     let set = HeaderName::from_static("x-version");
     let edits = [
         HeaderEdit::Set(set, HeaderValue::from_static("v2")),

@@ -3,7 +3,6 @@
 //! Frames of DATA.
 
 use super::{decode::Decoder, frame};
-use crate::pieces::Piece;
 
 /// What one frame carries here, in bytes.
 const PAYLOAD: usize = 1024;
@@ -14,7 +13,7 @@ fn put(out: &mut Vec<u8>, payload: &[u8]) {
 }
 
 /// Frames 1 KiB into a buffer that is there.
-pub(crate) fn frame() -> Piece {
+pub(crate) fn frame() -> Box<dyn FnMut() -> usize> {
     let (payload, mut out) = ([b'x'; PAYLOAD], Vec::new());
     Box::new(move || {
         out.clear();
@@ -24,7 +23,7 @@ pub(crate) fn frame() -> Piece {
 }
 
 /// Finds 64 frames of 1 KiB in a buffer.
-pub(crate) fn unframe() -> Piece {
+pub(crate) fn unframe() -> Box<dyn FnMut() -> usize> {
     let mut bytes = Vec::new();
     for _ in 0..64 {
         put(&mut bytes, &[b'x'; PAYLOAD]);

@@ -233,8 +233,7 @@ fn compiled(text: &str, port: u16) -> Arc<crate::model::Snapshot> {
         .map(ToString::to_string)
         .collect();
     assert!(bad.is_empty(), "{}\n{text}", bad.join("\n"));
-    let snapshot = index.subscribe().borrow().clone();
-    snapshot
+    index.subscribe().borrow().clone()
 }
 
 impl Side {

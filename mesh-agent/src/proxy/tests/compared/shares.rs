@@ -54,7 +54,7 @@ async fn shares_of_requests_are_those_of_envoy() {
     ];
     let stand = Stand::start(cases).await;
     let to_b = |story: &Story| !story.copied.is_empty();
-    let checks: [(fn(&Story) -> bool, std::ops::RangeInclusive<usize>); 3] = [
+    let checks: [Check; 3] = [
         (to_b, 40..=160),
         (|story| story.code() == 418, 130..=270),
         (to_b, 130..=270),
@@ -67,6 +67,9 @@ async fn shares_of_requests_are_those_of_envoy() {
         }
     }
 }
+
+/// What is counted, and how often it may be seen.
+type Check = (fn(&Story) -> bool, std::ops::RangeInclusive<usize>);
 
 /// Five endpoints, by a key.
 fn hashed(ours: &'static str, its: Value, balancer: &str) -> Case {
