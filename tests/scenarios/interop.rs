@@ -19,18 +19,23 @@ const IDENTITY: &str = "spiffe://cluster.local/ns/default/sa/foreign";
 #[track_caller]
 fn credentials(directory: &Path) -> PathBuf {
     let root = directory.join("ca/root.pem");
-    let own = directory.join("credentials");
-    fs::create_dir_all(&own).unwrap();
+    credentials_of(&directory.join("credentials"), &root, IDENTITY)
+}
+
+/// A certificate for `identity` by the authority in the file `root`, made with openssl in the directory `own`.
+#[track_caller]
+pub(crate) fn credentials_of(own: &Path, root: &Path, identity: &str) -> PathBuf {
+    fs::create_dir_all(own).unwrap();
     fs::write(
         own.join("extensions"),
         format!(
             "basicConstraints=critical,CA:false\nkeyUsage=critical,digitalSignature\n\
-         extendedKeyUsage=serverAuth,clientAuth\nsubjectAltName=critical,URI:{IDENTITY}\n"
+         extendedKeyUsage=serverAuth,clientAuth\nsubjectAltName=critical,URI:{identity}\n"
         ),
     )
     .unwrap();
     let openssl = |arguments: &[&str]| {
-        run_ok(Command::new("openssl").current_dir(&own).args(arguments));
+        run_ok(Command::new("openssl").current_dir(own).args(arguments));
     };
     let root = root.to_str().unwrap();
     openssl(&[
@@ -74,7 +79,7 @@ fn credentials(directory: &Path) -> PathBuf {
         "certificate.pem",
     ]);
     openssl(&["x509", "-in", root, "-out", "root.pem"]);
-    own
+    own.to_owned()
 }
 
 #[test]

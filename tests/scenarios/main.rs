@@ -24,6 +24,7 @@ mod destinations;
 mod direct;
 mod gamma;
 mod headless;
+mod hostile;
 mod inside;
 mod interop;
 mod lifecycle;

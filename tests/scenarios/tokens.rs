@@ -19,14 +19,14 @@ use crate::mesh::Mesh;
 const PORT: u16 = 8700;
 
 /// Who signs by RSA.
-struct Key {
+pub(crate) struct Key {
     id: String,
     file: PathBuf,
 }
 
 impl Key {
     #[track_caller]
-    fn new(directory: &Path, id: &str) -> Self {
+    pub(crate) fn new(directory: &Path, id: &str) -> Self {
         let file = directory.join(format!("{id}.pem"));
         let mut openssl = Command::new("openssl");
         let arguments = ["genpkey", "-algorithm", "RSA", "-out"];
@@ -39,7 +39,7 @@ impl Key {
 
     /// As a key set has it.
     #[track_caller]
-    fn public(&self) -> Value {
+    pub(crate) fn public(&self) -> Value {
         let mut openssl = Command::new("openssl");
         let openssl = openssl.args(["rsa", "-noout", "-modulus", "-in"]);
         let said = command::run_ok(openssl.arg(&self.file));
@@ -49,7 +49,7 @@ impl Key {
 
     /// A token of the issuer.
     #[track_caller]
-    fn token(&self, claims: &Value) -> String {
+    pub(crate) fn token(&self, claims: &Value) -> String {
         let part = |value: &Value| base64url(value.to_string().as_bytes());
         let header = json!({"alg": "RS256", "kid": self.id});
         let signed = format!("{}.{}", part(&header), part(claims));
@@ -150,7 +150,7 @@ fn ask(pod: &Pod, url: &str, headers: &[&str]) -> (String, String) {
     (status.to_owned(), body.to_owned())
 }
 
-fn bearer(token: &str) -> String {
+pub(crate) fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}")
 }
 

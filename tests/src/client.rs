@@ -15,6 +15,7 @@ use std::{
 use serde_json::Value;
 
 pub mod http2;
+pub mod tunnel;
 
 /// No answer for so long is a failure.
 pub const TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Promise 4, against a pod that is root in its network namespace (NET_ADMIN, NET_RAW): what it can take
+//! away is its own, what it cannot is everybody else's.
+//!
+//! Each test says what the pod gains, too, where it gains something. What it claims and to whom is in
+//! `claims`; here is what it does to its namespace.
+
+use mesh_tests::{App, Lab, Pod, Wire, client, foreign::PYTHON, netns::Netns, wait};
+
+use crate::mesh::{Mesh, peer_authentication};
+
+mod claims;
+
+const RAW_CLIENT: &str = include_str!("hostile/raw_client.py");
+
+/// The mesh, and an enrolled pod on the client's node that means harm.
+#[track_caller]
+pub(crate) fn with_evil(name: &str, manifests: &str) -> (Mesh, Pod) {
+    let mesh = Mesh::with(name, &[], manifests);
+    let evil = mesh.lab.pod("evil").start();
+    mesh.settle();
+    (mesh, evil)
+}
+
+/// A request to the first server's own address. What the application sees is counted by [`App`].
+fn ask(pod: &Pod, mesh: &Mesh) -> std::io::Result<client::Response> {
+    let address = format!("{}:8080", mesh.v1.v4);
+    pod.run(|| client::get(&address, "a-marker-in-the-host", "/"))
+}
+
+/// Whether the client, on the same node, is served through the mesh as ever.
+#[track_caller]
+fn check_neighbour(mesh: &Mesh) {
+    let wire = Wire::listen(&mesh.lab);
+    assert_eq!(ask(&mesh.client, mesh).unwrap().status, 200);
+    let crossed = wire.stop();
+    assert_eq!(crossed.hits(b"a-marker-in-the-host"), 0);
+    crossed.tls_records().unwrap();
+}
+
+fn connections(mesh: &Mesh) -> u64 {
+    mesh.apps.iter().map(App::connections).sum()
+}
+
+fn repairs(mesh: &Mesh) -> u64 {
+    let status = mesh.a.admin_json("/status");
+    status["node"]["kernelState"]["repairs"].as_u64().unwrap()
+}
+
+/// The row of a pod of node a in `status`.
+fn row(mesh: &Mesh, pod: &Pod) -> serde_json::Value {
+    let status = mesh.a.admin_json("/status");
+    let mut rows = status["pods"].as_array().unwrap().iter();
+    let row = rows.find(|row| row["name"] == pod.dotted_name().as_str());
+    row.cloned().unwrap_or_default()
+}
+
+#[test]
+fn a_pod_that_deletes_filters_and_qdiscs_stays_captured_or_is_again_at_once() {
+    let (mesh, evil) = with_evil("hostile tc", "");
+    for words in [
+        "filter del dev eth0 egress",
+        "filter del dev eth0 ingress",
+        "qdisc del dev eth0 clsact",
+        "qdisc replace dev eth0 clsact",
+        "qdisc replace dev eth0 root pfifo",
+        "qdisc del dev eth0 root",
+    ] {
+        // What is not there cannot be deleted.
+        evil.exec("tc", &words.split(' ').collect::<Vec<_>>());
+    }
+    let by_link = row(&mesh, &evil)["hook"] == "tcx";
+    let captured = || {
+        let wire = Wire::listen(&mesh.lab);
+        assert_eq!(ask(&evil, &mesh).unwrap().status, 200);
+        wire.stop().hits(b"a-marker-in-the-host") == 0
+    };
+    if by_link {
+        assert!(captured(), "a link is not the pod's to remove");
+        assert_eq!(repairs(&mesh), 0);
+    } else {
+        wait::until_true("the filters to be put back", wait::PATIENCE, captured);
+    }
+    check_neighbour(&mesh);
+}
+
+#[test]
+fn a_pod_that_deletes_rules_and_routes_stops_itself_until_they_are_put_back_and_that_is_told() {
+    let (mesh, evil) = with_evil("hostile rules", "");
+    let wire = Wire::listen(&mesh.lab);
+    for words in [
+        "rule del pref 50",
+        "-6 rule del pref 50",
+        "route flush table 7999",
+        "-6 route flush table 7999",
+    ] {
+        let ran = evil.exec("ip", &words.split(' ').collect::<Vec<_>>());
+        assert!(ran.ok(), "{words}: {}", ran.stderr);
+    }
+    // Until then its first segments are lost, and sent again.
+    wait::until("its traffic to flow again", wait::PATIENCE, || {
+        ask(&evil, &mesh).map(|answer| assert_eq!(answer.status, 200))
+    });
+    assert_eq!(ask(&mesh.client, &mesh).unwrap().status, 200);
+    let crossed = wire.stop();
+    assert_eq!(crossed.hits(b"a-marker-in-the-host"), 0, "never around");
+    crossed.tls_records().unwrap();
+    mesh.a.wait_log("put back what a pod had removed");
+    assert!(repairs(&mesh) >= 2, "{}", repairs(&mesh));
+}
+
+#[test]
+fn a_pod_that_removes_accept_local_stops_itself_until_it_is_put_back() {
+    let (mesh, evil) = with_evil("hostile sysctl", "");
+    let wire = Wire::listen(&mesh.lab);
+    evil.netns.sysctl("ipv4/conf/lo/accept_local", "0");
+    wait::until("its traffic to flow again", wait::PATIENCE, || {
+        ask(&evil, &mesh).map(|answer| assert_eq!(answer.status, 200))
+    });
+    assert_eq!(wire.stop().hits(b"a-marker-in-the-host"), 0);
+    check_neighbour(&mesh);
+}
+
+/// What the raw client of `evil` gets from the first server.
+#[track_caller]
+fn raw(evil: &Pod, mesh: &Mesh, way: &str) -> String {
+    let gateway = "10.244.1.1";
+    let arguments = ["-c", RAW_CLIENT, "eth0", gateway, &evil.v4, &mesh.v1.v4];
+    let ran = evil.exec(PYTHON, &[&arguments[..], &["8080", way]].concat());
+    assert!(ran.ok(), "{}", ran.stderr);
+    ran.stdout.trim().to_owned()
+}
+
+#[test]
+fn a_packet_socket_gets_around_capture_and_is_nobody_to_whom_it_reaches() {
+    let (mesh, evil) = with_evil("hostile raw", "");
+    // Through the egress program even forged segments go to the agent.
+    let wire = Wire::listen(&mesh.lab);
+    assert_eq!(raw(&evil, &mesh, "through"), "silence");
+    assert_eq!(wire.stop().hits(b"in-a-raw-header-77"), 0);
+    // What it can: to leave the mesh, as a pod that was never in it.
+    let wire = Wire::listen(&mesh.lab);
+    let said = raw(&evil, &mesh, "around");
+    assert!(said.starts_with("answer HTTP/1.1 200"), "{said}");
+    assert!(said.contains(&format!("\"peer\":\"{}:", evil.v4)), "{said}");
+    assert!(wire.stop().hits(b"in-a-raw-header-77") > 0);
+    // What it cannot: to be somebody there, or to be let in where one must be.
+    let before = connections(&mesh);
+    mesh.apply(&claims::only(&["evil", "client"]));
+    assert_eq!(raw(&evil, &mesh, "around"), "reset");
+    mesh.lab.delete("AuthorizationPolicy", "default", "only");
+    mesh.apply(&peer_authentication("default", "STRICT"));
+    assert_eq!(raw(&evil, &mesh, "around"), "reset");
+    assert_eq!(connections(&mesh), before, "the application saw it");
+    let named = [("source_principal", claims::identity("evil"))];
+    let labels = named.each_ref().map(|(key, value)| (*key, &**value));
+    for series in ["istio_tcp_connections_opened_total", "istio_requests_total"] {
+        let seen = mesh.b.metric(series, &labels);
+        assert!(seen < 1.0, "plaintext was attributed to an identity");
+    }
+    check_neighbour(&mesh);
+}
+
+#[test]
+fn an_interface_that_a_pod_takes_into_a_namespace_of_its_own_takes_the_capture_along() {
+    let (mesh, evil) = with_evil("hostile move", "");
+    let inner = Netns::create(&format!("{}-inner", evil.netns.name()));
+    evil.netns
+        .ip(&format!("link set eth0 netns {}\n", inner.name()));
+    inner.ip(&format!(
+        "link set eth0 up\n\
+         addr add {}/32 dev eth0\n\
+         route add default via 10.244.1.1 dev eth0 onlink\n",
+        evil.v4
+    ));
+    let before = connections(&mesh);
+    let wire = Wire::listen(&mesh.lab);
+    let address = format!("{}:8080", mesh.v1.v4);
+    let answer = inner.run(|| client::get(&address, "a-marker-in-the-host", "/"));
+    assert!(answer.is_err(), "nobody takes it from there: {answer:?}");
+    let crossed = wire.stop();
+    let to_server = crossed.streams.keys().filter(|name| name.contains(":8080"));
+    assert_eq!(to_server.count(), 0, "never around");
+    assert_eq!(connections(&mesh), before);
+    check_neighbour(&mesh);
+}
+
+/// What a counter of the kernel says about a pod of node a.
+fn counter(mesh: &Mesh, pod: &Pod, name: &str) -> u64 {
+    row(mesh, pod)["counters"][name].as_u64().unwrap()
+}
+
+#[test]
+fn a_pod_that_kills_the_agents_listeners_in_it_cuts_itself_off_and_the_kernels_counters_tell() {
+    let (mesh, evil) = with_evil("hostile kill", "");
+    assert_eq!(ask(&evil, &mesh).unwrap().status, 200);
+    assert_eq!(counter(&mesh, &evil, "outbound_failed_closed"), 0);
+    let ran = evil.exec("ss", &["--kill", "--tcp", "--listening"]);
+    assert!(
+        ran.stdout.contains(":15001"),
+        "{}{}",
+        ran.stdout,
+        ran.stderr
+    );
+    let before = connections(&mesh);
+    let wire = Wire::listen(&mesh.lab);
+    let url = format!("http://{}:8080/", mesh.v1.v4);
+    let said = evil.curl(&["--max-time", "3", "-H", "Host: a-marker-in-the-host", &url]);
+    assert!(!said.ok(), "{}", said.stdout);
+    assert_eq!(wire.stop().hits(b"a-marker-in-the-host"), 0, "never around");
+    assert_eq!(connections(&mesh), before);
+    assert!(counter(&mesh, &evil, "outbound_failed_closed") > 0);
+    assert!(counter(&mesh, &evil, "assign_failed") > 0);
+    check_neighbour(&mesh);
+}
+
+/// A pod that is in none of the agents' hands, so that its connections to port 15008 are its own.
+#[track_caller]
+pub(crate) fn uncaptured(lab: &Lab, name: &str) -> Pod {
+    let pod = lab.pod(name).account("evil");
+    pod.annotation("sidecar.istio.io/inject", "false").start()
+}
