@@ -33,6 +33,7 @@ mod mtls;
 mod opaque;
 mod programs;
 mod protocols;
+mod reachability;
 mod reload;
 mod rotation;
 mod routes;
