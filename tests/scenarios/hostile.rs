@@ -162,6 +162,49 @@ fn a_packet_socket_gets_around_capture_and_is_nobody_to_whom_it_reaches() {
     check_neighbour(&mesh);
 }
 
+/// A request from a socket whose packets have the mark of captured ones: ADDRESS PORT SOURCE.
+const MARKED_CLIENT: &str = r#"
+import socket, sys
+SO_MARK, CAPTURED = 36, 0x1E5A0000
+stream = socket.socket()
+stream.settimeout(5)
+stream.setsockopt(socket.SOL_SOCKET, SO_MARK, CAPTURED)
+stream.bind((sys.argv[3], 0))
+try:
+    stream.connect((sys.argv[1], int(sys.argv[2])))
+    stream.sendall(b"GET / HTTP/1.1\r\nHost: a-marker-in-the-host\r\nConnection: close\r\n\r\n")
+    answer = b""
+    while chunk := stream.recv(65536):
+        answer += chunk
+    print(answer.decode())
+except OSError as error:
+    print("failed", error)
+"#;
+
+#[test]
+fn the_mark_of_captured_packets_set_by_a_pod_itself_leads_to_the_agent_as_that_pod() {
+    let (mesh, evil) = with_evil("hostile mark", "");
+    let wire = Wire::listen(&mesh.lab);
+    let marked = || {
+        let arguments = ["-c", MARKED_CLIENT, &mesh.v1.v4, "8080", &evil.v4];
+        evil.exec(PYTHON, &arguments).stdout
+    };
+    let said = marked();
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    assert!(said.contains(&format!("\"peer\":\"{}:", evil.v4)), "{said}");
+    let before = connections(&mesh);
+    mesh.apply(&claims::only(&["client"]));
+    let said = marked();
+    assert!(said.starts_with("failed"), "{said}");
+    assert_eq!(connections(&mesh), before);
+    mesh.apply(&claims::only(&["evil"]));
+    let said = marked();
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    let crossed = wire.stop();
+    assert_eq!(crossed.hits(b"a-marker-in-the-host"), 0);
+    crossed.tls_records().unwrap();
+}
+
 #[test]
 fn an_interface_that_a_pod_takes_into_a_namespace_of_its_own_takes_the_capture_along() {
     let (mesh, evil) = with_evil("hostile move", "");
