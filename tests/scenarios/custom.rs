@@ -9,7 +9,7 @@ use std::{
 
 use mesh_tests::{App, Pod, command, wait};
 
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, ask};
 
 /// Says yes to `x-ext: good`.
 const PROVIDER: &str = "
@@ -70,17 +70,6 @@ impl Drop for Provider {
     fn drop(&mut self) {
         command::stop(&mut self.0, Duration::from_secs(1));
     }
-}
-
-/// What curl of `pod` gets: the status, and the body.
-#[track_caller]
-fn ask(pod: &Pod, url: &str, headers: &[&str]) -> (String, String) {
-    let headers = headers.iter().flat_map(|header| ["--header", *header]);
-    let mut arguments: Vec<&str> = headers.collect();
-    arguments.extend(["--write-out", "\n%{http_code}", url]);
-    let said = pod.curl(&arguments).stdout;
-    let (body, status) = said.rsplit_once('\n').unwrap_or_default();
-    (status.to_owned(), body.to_owned())
 }
 
 #[test]

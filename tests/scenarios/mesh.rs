@@ -9,6 +9,17 @@ use std::collections::BTreeMap;
 
 use mesh_tests::{Agent, App, Http1, Lab, Pod, Response, client};
 
+/// What curl of `pod` gets: the status, and the body.
+#[track_caller]
+pub(crate) fn ask(pod: &Pod, url: &str, headers: &[&str]) -> (String, String) {
+    let headers = headers.iter().flat_map(|header| ["--header", *header]);
+    let mut arguments: Vec<&str> = headers.collect();
+    arguments.extend(["--write-out", "\n%{http_code}", url]);
+    let said = pod.curl(&arguments).stdout;
+    let (body, status) = said.rsplit_once('\n').unwrap_or_default();
+    (status.to_owned(), body.to_owned())
+}
+
 /// The subsets and the route of `recommendations`, with these weights.
 pub(crate) fn split(v1: u32, v2: u32) -> String {
     format!(

@@ -13,7 +13,7 @@ use std::{
 use mesh_tests::{Node, Pod, command, wait};
 use serde_json::{Value, json};
 
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, ask};
 
 /// Where the issuer's web server listens, on the servers' node.
 const PORT: u16 = 8700;
@@ -137,17 +137,6 @@ spec:
 
 fn claims(subject: &str, groups: &[&str]) -> Value {
     json!({"iss": "https://issuer.example", "sub": subject, "realm": {"groups": groups}})
-}
-
-/// What curl of `pod` gets: the status, and the body.
-#[track_caller]
-fn ask(pod: &Pod, url: &str, headers: &[&str]) -> (String, String) {
-    let headers = headers.iter().flat_map(|header| ["--header", *header]);
-    let mut arguments: Vec<&str> = headers.collect();
-    arguments.extend(["--write-out", "\n%{http_code}", url]);
-    let said = pod.curl(&arguments).stdout;
-    let (body, status) = said.rsplit_once('\n').unwrap_or_default();
-    (status.to_owned(), body.to_owned())
 }
 
 pub(crate) fn bearer(token: &str) -> String {
