@@ -16,7 +16,6 @@ use super::{
     facts::{Findings, Meta},
     object::Resource,
     problem::{Severity, code},
-    read,
 };
 use crate::model::authorization::{Action, Policy, Rule};
 
@@ -42,15 +41,7 @@ impl AuthorizationFacts {
         let meta = Meta::new(&object.metadata);
         let name = format!("{}/{}", meta.namespace, meta.name);
         let dry_run = is_dry_run(object, findings);
-        let spec: Option<AuthorizationPolicySpec> = match read::spec(object.spec.clone()) {
-            Ok(spec) => Some(spec),
-            Err(faults) => {
-                for fault in faults {
-                    findings.reject(fault.field, fault.text, fault.fix);
-                }
-                None
-            }
-        };
+        let spec: Option<AuthorizationPolicySpec> = findings.spec(&object.spec);
         let written = spec.as_ref().map(|spec| Written {
             selector: spec.selector.as_ref(),
             target_ref: spec.target_ref.as_ref(),

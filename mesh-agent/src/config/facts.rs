@@ -11,10 +11,13 @@ use std::{
 };
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::{
     object::{Present, Revision},
     problem::{Origin, Problem, Severity, code},
+    read::{self, Fault},
     route::ParentFacts,
 };
 use crate::model::ObjectRef;
@@ -79,6 +82,16 @@ impl Findings {
             revision: Revision::default(),
             parents: Vec::new(),
         }
+    }
+
+    /// Reads a `spec`; what is wrong with one that cannot be read is added.
+    pub(super) fn spec<T: DeserializeOwned>(&mut self, value: &Value) -> Option<T> {
+        let say = |faults: Vec<Fault>| {
+            for fault in faults {
+                self.reject(fault.field, fault.text, fault.fix);
+            }
+        };
+        read::spec(value.clone()).map_err(say).ok()
     }
 
     pub(super) fn add(

@@ -15,7 +15,6 @@ use super::{
     facts::{Findings, Meta},
     object::Resource,
     problem::{Severity, code},
-    read,
     request_authentication::{JwtRule, RequestAuthenticationSpec},
     resolve,
 };
@@ -53,15 +52,7 @@ pub(super) struct RequestAuthenticationFacts {
 impl RequestAuthenticationFacts {
     pub(super) fn new(object: &Resource<Value>, findings: &mut Findings) -> Self {
         let meta = Meta::new(&object.metadata);
-        let spec: Option<RequestAuthenticationSpec> = match read::spec(object.spec.clone()) {
-            Ok(spec) => Some(spec),
-            Err(faults) => {
-                for fault in faults {
-                    findings.reject(fault.field, fault.text, fault.fix);
-                }
-                None
-            }
-        };
+        let spec: Option<RequestAuthenticationSpec> = findings.spec(&object.spec);
         let written = spec.as_ref().map(|spec| Written {
             selector: spec.selector.as_ref(),
             target_ref: spec.target_ref.as_ref(),

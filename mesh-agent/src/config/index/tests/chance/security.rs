@@ -6,14 +6,19 @@ use super::Chance;
 use crate::config::{Kind, ObjectKey};
 
 impl Chance {
-    pub(super) fn authorization(&mut self) -> (ObjectKey, String) {
-        let (key, text) = self.name(Kind::AuthorizationPolicy, "a", 3);
+    /// Whom a policy is for.
+    fn aim(&mut self) -> String {
         let service = self.below(4);
-        let aim = match self.below(4) {
+        match self.below(4) {
             0 => String::new(),
             1 => format!("targetRefs: [{{kind: Service, name: s{service}}}], "),
             _ => format!("selector: {{matchLabels: {{{}}}}}, ", self.labels()),
-        };
+        }
+    }
+
+    pub(super) fn authorization(&mut self) -> (ObjectKey, String) {
+        let (key, text) = self.name(Kind::AuthorizationPolicy, "a", 3);
+        let aim = self.aim();
         let rest = self.of(&[
             "rules: [{}]",
             "action: DENY, rules: [{from: [{source: {namespaces: [a]}}]}]",
@@ -49,12 +54,7 @@ impl Chance {
 
     pub(super) fn authentication(&mut self) -> (ObjectKey, String) {
         let (key, text) = self.name(Kind::RequestAuthentication, "t", 3);
-        let service = self.below(4);
-        let aim = match self.below(4) {
-            0 => String::new(),
-            1 => format!("targetRefs: [{{kind: Service, name: s{service}}}], "),
-            _ => format!("selector: {{matchLabels: {{{}}}}}, ", self.labels()),
-        };
+        let aim = self.aim();
         let rest = self.of(&[
             "jwtRules: [{issuer: i, jwksUri: 'https://i/keys'}]",
             "jwtRules: [{issuer: 'https://i', outputPayloadToHeader: x-payload}]",
