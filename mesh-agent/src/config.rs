@@ -49,6 +49,7 @@ mod facts;
 mod filters;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod gaps;
 mod gateway;
 mod grpc_route;
 mod guards;

@@ -10,6 +10,7 @@ use http::HeaderName;
 
 use super::{
     facts::Findings,
+    gaps,
     istio::{ConsistentHash, HttpCookie, LoadBalancer, Simple},
     resolve,
 };
@@ -28,11 +29,8 @@ pub(super) fn read(
     path: &str,
     findings: &mut Findings,
 ) -> Option<Balancer> {
-    findings.unsupported(
-        path,
-        &[("zoneAwareLbSetting", written.zone_aware_lb_setting)],
-        "endpoints in the client's zone are not preferred by it",
-    );
+    let fields = [(gaps::ZONE_AWARE, written.zone_aware_lb_setting)];
+    findings.gaps(path, &fields);
     if written.simple.is_some() && written.consistent_hash.is_some() {
         findings.reject(
             path,
@@ -86,11 +84,7 @@ fn hash(written: &ConsistentHash, path: &str, findings: &mut Findings) -> Option
 }
 
 fn cookie(written: &HttpCookie, path: &str, findings: &mut Findings) -> Option<HashCookie> {
-    findings.unsupported(
-        path,
-        &[("attributes", written.attributes)],
-        "the cookie is given without them",
-    );
+    findings.gaps(path, &[(gaps::COOKIE_ATTRIBUTES, written.attributes)]);
     let plain = |text: &str| {
         text.bytes()
             .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b';' | b',' | b'"'))

@@ -4,7 +4,7 @@
 //!
 //! Reference: Istio `TrafficPolicy.RetryBudget`; Envoy `CircuitBreakers.Thresholds.RetryBudget`.
 
-use super::{facts::Findings, istio::RetryBudgetSettings, object::Present, resolve};
+use super::{facts::Findings, gaps, istio::RetryBudgetSettings, object::Present, resolve};
 use crate::model::upstream::RetryBudget;
 
 /// Compiles a budget; `None` if it is rejected.
@@ -22,11 +22,7 @@ pub(super) fn read(
     }
     let interval = written.budget_interval.as_deref();
     let long = interval.is_some_and(|text| resolve::duration(text).is_none_or(|it| !it.is_zero()));
-    findings.unsupported(
-        &path,
-        &[("budgetInterval", Present(long))],
-        "the budget is a share of the requests under way",
-    );
+    findings.gaps(&path, &[(gaps::BUDGET_INTERVAL, Present(long))]);
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

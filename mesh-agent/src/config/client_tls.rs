@@ -13,6 +13,7 @@ use std::{
 
 use super::{
     facts::Findings,
+    gaps,
     istio::{ClientTls as Written, ClientTlsMode},
     problem::{Severity, code},
 };
@@ -131,9 +132,9 @@ impl Reader<'_> {
         let namespace = Arc::clone(&self.findings.object.namespace);
         match (secret, mutual) {
             (Some(name), _) if name.contains("://") => {
-                let what = "not supported yet: only Secrets of the rule's namespace are read";
-                let fix = "write the name of a Secret";
-                Err(Box::new(self.refuse("credentialName", what, fix)))
+                let gap = gaps::CONFIG_MAP;
+                let what = format!("not supported: {}", gap.reason);
+                Err(Box::new(self.refuse("credentialName", &what, gap.fix)))
             }
             (Some(name), _) if !is_secret_name(&name) => {
                 let said = format!("{name:?} is no name of a Secret");

@@ -52,7 +52,7 @@ impl DestinationRuleFacts {
         if spec.workload_selector.0 {
             findings.reject(
                 "spec.workloadSelector",
-                "not supported yet: a rule for some clients only would be used for all",
+                "not supported: a rule for some clients only would be used for all",
                 "remove the field, or the rule",
             );
         }

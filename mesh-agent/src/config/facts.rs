@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
+    gaps::Gap,
     object::{Present, Revision},
     problem::{Origin, Problem, Severity, code},
     read::{self, Fault},
@@ -125,19 +126,19 @@ impl Findings {
         self.add(Severity::Error, code::SCHEMA, field, text, fix);
     }
 
-    /// Each of `fields` that is written has no effect; `what` says what happens instead.
-    pub(super) fn unsupported(&mut self, path: &str, fields: &[(&str, Present)], what: &str) {
-        for (field, present) in fields {
+    /// Each of the fields below `path` that is written has no effect.
+    pub(super) fn gaps(&mut self, path: &str, fields: &[(Gap, Present)]) {
+        for (gap, present) in fields {
             if present.0 {
-                self.add(
-                    Severity::Warning,
-                    code::UNSUPPORTED,
-                    format!("{path}.{field}"),
-                    format!("not supported yet: {what}"),
-                    "remove the field if you can do without",
-                );
+                self.gap(&format!("{path}.{}", gap.name()), gap);
             }
         }
+    }
+
+    /// What is written at `field` has no effect.
+    pub(super) fn gap(&mut self, field: &str, gap: &Gap) {
+        let (severity, code) = (gap.severity(), code::UNSUPPORTED);
+        self.add(severity, code, field, gap.text(), gap.fix);
     }
 }
 

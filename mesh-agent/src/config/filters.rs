@@ -11,6 +11,7 @@ use http::{HeaderValue, uri::Authority};
 
 use super::{
     facts::Findings,
+    gaps,
     gateway::{
         BackendRef, CorsFilter, Filter, PathModifier, PathModifierKind, RequestMirror,
         RequestRedirect, UrlRewriteFilter,
@@ -153,7 +154,9 @@ impl FilterReader<'_> {
                 let wanted = filter.cors.as_ref().ok_or_else(|| unset("cors"))?;
                 into.cors = Some(cors(wanted)?);
             }
-            (kind, _) => return Err(format!("{kind} is not supported yet")),
+            ("ExternalAuth", _) => return Err(gaps::EXTERNAL_AUTH.reason_of("ExternalAuth")),
+            ("ExtensionRef", _) => return Err(gaps::EXTENSION_REF.reason_of("ExtensionRef")),
+            (kind, _) => return Err(format!("{kind} is no filter of such a route")),
         }
         Ok(())
     }

@@ -10,8 +10,8 @@ use super::{
     gateway::{GrpcMatch, GrpcMethod, GrpcRouteSpec, GrpcRule, TextKind},
     object::Resource,
     route::{
-        Precedence, RouteFacts, RouteKind, RouteRuleFacts, RuleReader, header_matches, hostnames,
-        parents,
+        Precedence, RouteFacts, RouteKind, RouteRuleFacts, RuleReader, header_matches, parents,
+        unheeded,
     },
     treatment::TreatmentFacts,
 };
@@ -21,7 +21,7 @@ use crate::model::{HttpMatch, PathMatch};
 pub(super) fn read(object: &Resource<GrpcRouteSpec>, findings: &mut Findings) -> RouteFacts {
     let meta = Meta::new(&object.metadata);
     let spec = &object.spec;
-    hostnames(&spec.hostnames, findings);
+    unheeded(&spec.hostnames, spec.use_default_gateways, findings);
     let parents = parents(&spec.parent_refs, &meta, findings);
     let unwritten = [GrpcRule::default()];
     let written = spec.rules.as_deref().unwrap_or(&unwritten);

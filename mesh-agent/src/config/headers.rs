@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, header, uri::Authority};
 
 use super::{
     facts::Findings,
+    gaps,
     gateway::HeaderModifier,
     istio::{HeaderOperations, Headers},
     problem::{Severity, code},
@@ -83,9 +84,10 @@ fn literal(value: &str, field: &str, findings: &mut Findings) {
             code::UNSUPPORTED,
             field,
             format!(
-                "not supported yet: {value:?} is sent as it is written, without Envoy's commands"
+                "not supported: {}; {value:?} is sent as it is written",
+                gaps::ENVOY_COMMANDS.reason
             ),
-            "write the value itself",
+            gaps::ENVOY_COMMANDS.fix,
         );
     }
 }

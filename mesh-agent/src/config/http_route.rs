@@ -14,7 +14,7 @@ use super::{
     resolve,
     route::{
         Precedence, RouteFacts, RouteKind, RouteRuleFacts, RuleReader, first_of_each,
-        header_matches, hostnames, parents, text_match,
+        header_matches, parents, text_match, unheeded,
     },
     treatment::{self, TreatmentFacts},
 };
@@ -24,7 +24,7 @@ use crate::model::{HttpMatch, PathMatch, RetryOn, RetryPolicy, TextMatch, retry:
 pub(super) fn read(object: &Resource<HttpRouteSpec>, findings: &mut Findings) -> RouteFacts {
     let meta = Meta::new(&object.metadata);
     let spec = &object.spec;
-    hostnames(&spec.hostnames, findings);
+    unheeded(&spec.hostnames, spec.use_default_gateways, findings);
     let parents = parents(&spec.parent_refs, &meta, findings);
     let unwritten = [Rule::default()];
     let written = spec.rules.as_deref().unwrap_or(&unwritten);

@@ -20,6 +20,7 @@ use super::{
     dirty::Dirty,
     enrol::NamespaceFacts,
     facts::{Change, Findings},
+    gaps::Gap,
     grpc_route, http_route,
     intern::Interner,
     mesh_config::{self, MeshConfigFacts},
@@ -403,13 +404,11 @@ fn inert(kind: Kind, findings: &mut Findings) {
             "not enforced yet: what it forbids is allowed",
             "do not rely on it; remove it to acknowledge that",
         ),
-        Kind::Unsupported(_) => findings.add(
-            Severity::Warning,
-            code::UNSUPPORTED,
-            "",
-            "not supported yet: it has no effect",
-            "remove it if you can do without",
-        ),
+        Kind::Unsupported(name) => {
+            if let Some(gap) = Gap::of_kind(name) {
+                findings.gap("", gap);
+            }
+        }
         _ => {}
     }
 }

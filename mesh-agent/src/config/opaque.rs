@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::{
     facts::{Findings, Meta},
+    gaps,
     istio::{RouteDestination, TcpRoute, TlsRoute, VirtualServiceSpec},
     resolve,
     virtual_service::{self, DestinationFacts},
@@ -114,9 +115,8 @@ impl Reader<'_> {
         let mut matches = Vec::new();
         for (at, one) in rule.matches.iter().enumerate() {
             let path = format!("{path}.match[{at}]");
-            let fields = [("sourceSubnet", one.source_subnet)];
-            let what = "clients are not told apart by it, in Istio neither";
-            self.findings.unsupported(&path, &fields, what);
+            let fields = [(gaps::SOURCE_SUBNET, one.source_subnet)];
+            self.findings.gaps(&path, &fields);
             let common = Common {
                 port: one.port,
                 subnets: &one.destination_subnets,

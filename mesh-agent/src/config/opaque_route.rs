@@ -11,7 +11,7 @@ use super::{
     gateway::{OpaqueRule, TcpRouteSpec, TlsRouteSpec},
     object::Resource,
     problem::{Severity, code},
-    route::{RouteFacts, RouteKind, RouteRuleFacts, RuleReader, parents},
+    route::{RouteFacts, RouteKind, RouteRuleFacts, RuleReader, parents, unheeded},
     treatment::TreatmentFacts,
 };
 use crate::model::NamePattern;
@@ -20,6 +20,7 @@ use crate::model::NamePattern;
 pub(super) fn tcp(object: &Resource<TcpRouteSpec>, findings: &mut Findings) -> RouteFacts {
     let meta = Meta::new(&object.metadata);
     let spec = &object.spec;
+    unheeded(&[], spec.use_default_gateways, findings);
     RouteFacts {
         kind: RouteKind::Tcp,
         parents: parents(&spec.parent_refs, &meta, findings),
@@ -33,6 +34,7 @@ pub(super) fn tcp(object: &Resource<TcpRouteSpec>, findings: &mut Findings) -> R
 pub(super) fn tls(object: &Resource<TlsRouteSpec>, findings: &mut Findings) -> RouteFacts {
     let meta = Meta::new(&object.metadata);
     let spec = &object.spec;
+    unheeded(&[], spec.use_default_gateways, findings);
     for (index, host) in spec.hostnames.iter().enumerate() {
         if host.is_empty() || host.trim_start_matches("*.").contains('*') {
             let text = format!("{host:?} is no host name");

@@ -16,6 +16,7 @@ use std::{
 use super::{
     authorization_facts::AuthorizationFacts,
     facts::{Findings, Meta, Shelf},
+    gaps,
     guards::Guards,
     mesh_config::Providers,
     object::Resource,
@@ -194,12 +195,13 @@ fn not_evaluated(spec: &PolicySpec, findings: &mut Findings) {
         );
     }
     let optional = super::object::Present(spec.peer_is_optional);
-    let what = "the mode of mtls decides alone";
-    findings.unsupported("spec", &[("peerIsOptional", optional)], what);
+    findings.gaps("spec", &[(gaps::OPTIONAL_PEER, optional)]);
     for (index, target) in spec.targets.iter().enumerate() {
-        let fields = [("subset", target.subset), ("labels", target.labels)];
-        let what = "the policy is for all pods of the Service";
-        findings.unsupported(&format!("spec.targets[{index}]"), &fields, what);
+        let fields = [
+            (gaps::TARGET_SUBSET, target.subset),
+            (gaps::TARGET_LABELS, target.labels),
+        ];
+        findings.gaps(&format!("spec.targets[{index}]"), &fields);
     }
 }
 

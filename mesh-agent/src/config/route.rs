@@ -14,7 +14,9 @@ use http::HeaderName;
 use super::{
     facts::{Findings, Meta},
     filters::{FilterReader, Filters, RedirectFacts},
+    gaps,
     gateway::{BackendRef, NamedCondition, ParentRef, SessionPersistence, TextKind},
+    object::Present,
     problem::{Severity, code},
     session,
     treatment::TreatmentFacts,
@@ -206,16 +208,12 @@ pub(super) fn parents(
 }
 
 /// Says that host names decide nothing in the mesh.
-pub(super) fn hostnames(hostnames: &[String], findings: &mut Findings) {
-    if !hostnames.is_empty() {
-        findings.add(
-            Severity::Info,
-            code::UNSUPPORTED,
-            "spec.hostnames",
-            "a mesh route follows the Service, not the host name: this has no effect",
-            "match the header Host",
-        );
-    }
+pub(super) fn unheeded(hostnames: &[String], gateways: Present, findings: &mut Findings) {
+    let fields = [
+        (gaps::HOSTNAMES, Present(!hostnames.is_empty())),
+        (gaps::DEFAULT_GATEWAYS, gateways),
+    ];
+    findings.gaps("spec", &fields);
 }
 
 /// Reads what rules of both kinds have in common.

@@ -16,8 +16,9 @@ use ipnet::IpNet;
 
 use super::{
     facts::{Findings, Meta},
+    gaps,
     istio::{EntryPort, Resolution, ServiceEntrySpec},
-    object::Resource,
+    object::{Present, Resource},
     problem::{Severity, code},
     resolve::Visibility,
     service::{self, PortFacts, Reach, ServiceFacts, Target},
@@ -170,10 +171,8 @@ impl Reader<'_> {
                 let text = format!("port {} is there twice", port.number);
                 self.findings.reject(field, text, "remove one of them");
             } else if port.protocol.eq_ignore_ascii_case("UDP") {
-                let text = "not supported: UDP is not captured, it goes where it is sent";
-                let fix = "nothing need be done";
                 self.findings
-                    .add(Severity::Info, code::UNSUPPORTED, field, text, fix);
+                    .gap(&format!("{field}.protocol"), &gaps::ENTRY_UDP);
             } else {
                 ports.push(port_facts(port));
             }
@@ -193,9 +192,8 @@ impl Reader<'_> {
                 return Source::Original;
             }
             Resolution::DynamicDns => {
-                let text = "not supported yet: DYNAMIC_DNS";
-                let fix = "use NONE for hosts with a wildcard, else DNS";
-                self.findings.reject("spec.resolution", text, fix);
+                let gap = gaps::DYNAMIC_DNS;
+                self.findings.reject("spec.resolution", gap.text(), gap.fix);
                 return Source::Original;
             }
             Resolution::Static => false,
@@ -228,15 +226,8 @@ impl Reader<'_> {
     }
 
     fn without_effect(&mut self) {
-        if !self.spec.subject_alt_names.is_empty() {
-            self.findings.add(
-                Severity::Warning,
-                code::UNSUPPORTED,
-                "spec.subjectAltNames",
-                "not supported yet: enrolled pods are verified by their own identity, nobody else is",
-                "write them into the tls settings of a DestinationRule, where TLS begins there",
-            );
-        }
+        let named = Present(!self.spec.subject_alt_names.is_empty());
+        self.findings.gaps("spec", &[(gaps::ENTRY_NAMES, named)]);
         if self.spec.ports.is_empty() {
             self.findings.add(
                 Severity::Warning,

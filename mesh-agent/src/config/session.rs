@@ -8,8 +8,9 @@ use http::HeaderName;
 
 use super::{
     facts::{Findings, Meta},
+    gaps,
     gateway::{CookieLifetime, SessionKind, SessionPersistence},
-    problem::{Severity, code},
+    object::Present,
 };
 use crate::model::Session;
 
@@ -24,33 +25,13 @@ pub(super) fn read(
     let lifetime = written.cookie_config.as_ref();
     let lasting =
         lifetime.and_then(|config| config.lifetime_type) == Some(CookieLifetime::Permanent);
-    for (field, present, why) in [
-        (
-            "absoluteTimeout",
-            written.absolute_timeout.is_some(),
-            "a session lasts for as long as its client keeps it",
-        ),
-        (
-            "idleTimeout",
-            written.idle_timeout.is_some(),
-            "a session lasts for as long as its client keeps it",
-        ),
-        (
-            "cookieConfig.lifetimeType",
-            lasting,
-            "the cookie is one for the client's session",
-        ),
-    ] {
-        if present {
-            findings.add(
-                Severity::Warning,
-                code::UNSUPPORTED,
-                format!("{path}.{field}"),
-                format!("not supported yet: {why}"),
-                "remove the field if you can do without",
-            );
-        }
-    }
+    let fields = [
+        (gaps::SESSION_ABSOLUTE, written.absolute_timeout.is_some()),
+        (gaps::SESSION_IDLE, written.idle_timeout.is_some()),
+    ];
+    findings.gaps(&path, &fields.map(|(gap, present)| (gap, Present(present))));
+    let fields = [(gaps::SESSION_LASTING, Present(lasting))];
+    findings.gaps(&format!("{path}.cookieConfig"), &fields);
     let unwritten = format!("mesh-session-{}-{}-{index}", meta.namespace, meta.name);
     let name = written.session_name.as_deref();
     let name = name.filter(|name| !name.is_empty()).unwrap_or(&unwritten);

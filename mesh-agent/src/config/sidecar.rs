@@ -9,9 +9,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     facts::{Findings, Meta},
+    gaps,
     istio::{CaptureMode, Egress, OutboundMode, SidecarSpec},
-    object::Resource,
-    problem::{Severity, code},
+    object::{Present, Resource},
 };
 use crate::model::{OutboundPolicy, Scope, Seen, SeenHosts};
 
@@ -34,15 +34,14 @@ impl SidecarFacts {
         let meta = Meta::new(&object.metadata);
         let spec = &object.spec;
         let ignored = [
-            ("ingress", spec.ingress),
-            ("inboundConnectionPool", spec.inbound_connection_pool),
+            (gaps::SIDECAR_INGRESS, spec.ingress),
+            (gaps::SIDECAR_INBOUND_POOL, spec.inbound_connection_pool),
         ];
-        findings.unsupported("spec", &ignored, "pods accept what they accept without it");
+        findings.gaps("spec", &ignored);
         let written = spec.outbound_traffic_policy.as_ref();
         if let Some(written) = written {
-            let ignored = [("egressProxy", written.egress_proxy)];
-            let what = "what nobody has goes on to where it was sent, or is refused";
-            findings.unsupported("spec.outboundTrafficPolicy", &ignored, what);
+            let ignored = [(gaps::EGRESS_PROXY, written.egress_proxy)];
+            findings.gaps("spec.outboundTrafficPolicy", &ignored);
         }
         let policy = written.map_or(mesh, |written| match written.mode {
             OutboundMode::RegistryOnly => OutboundPolicy::RegistryOnly,
@@ -67,18 +66,13 @@ impl SidecarFacts {
 
 /// What one entry of `egress` shows.
 fn listener(egress: &Egress, path: &str, own: &Arc<str>, findings: &mut Findings) -> Vec<Seen> {
-    let ignored = [("port", egress.port), ("bind", egress.bind)];
-    let what = "its hosts are seen at all their ports and addresses";
-    findings.unsupported(path, &ignored, what);
-    if egress.capture_mode == CaptureMode::None {
-        findings.add(
-            Severity::Warning,
-            code::UNSUPPORTED,
-            format!("{path}.captureMode"),
-            "not supported yet: what is sent to its hosts is captured all the same",
-            "remove the field if you can do without",
-        );
-    }
+    let elsewhere = Present(egress.capture_mode == CaptureMode::None);
+    let ignored = [
+        (gaps::EGRESS_PORT, egress.port),
+        (gaps::EGRESS_BIND, egress.bind),
+        (gaps::CAPTURE_NONE, elsewhere),
+    ];
+    findings.gaps(path, &ignored);
     if egress.hosts.is_empty() {
         let text = "names no host";
         findings.reject(format!("{path}.hosts"), text, "write ./* or */* or ~/*");

@@ -9,6 +9,7 @@ mod entries;
 mod external_names;
 mod files;
 mod fixture;
+mod gaps;
 mod grpc_routes;
 mod headless;
 mod http_routes;

@@ -11,6 +11,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     balancer, budget, client_tls,
     facts::Findings,
+    gaps,
     istio::{
         self, ConnectionPool, H2Upgrade, HttpSettings, LoadBalancer, OutlierDetection,
         ProxyProtocolVersion, RetryBudgetSettings, TcpSettings, TrafficPolicy,
@@ -100,8 +101,7 @@ pub(super) fn effective(
 
 /// Compiles a policy.
 pub(super) fn read(policy: &TrafficPolicy, path: &str, findings: &mut Findings) -> PolicyFacts {
-    let fields = [("tunnel", policy.tunnel)];
-    findings.unsupported(path, &fields, "the defaults apply");
+    findings.gaps(path, &[(gaps::TUNNEL, policy.tunnel)]);
     let mut ports = Vec::new();
     for (index, of_port) in policy.port_level_settings.iter().enumerate() {
         let path = format!("{path}.portLevelSettings[{index}]");
@@ -215,32 +215,16 @@ impl Reader<'_> {
         })
     }
 
-    /// What means nothing here, and why.
+    /// What means nothing here.
     fn unheeded(&mut self, path: &str, tcp: &TcpSettings, http: &HttpSettings) {
-        for (field, present, why) in [
-            (
-                "tcp.tcpKeepalive",
-                tcp.tcp_keepalive,
-                "tunnels between nodes are kept alive by the agents, other connections by the kernel's defaults",
-            ),
-            (
-                "http.idleTimeout",
-                http.idle_timeout,
-                "connections without a request are kept for a minute",
-            ),
-            (
-                "http.maxConcurrentStreams",
-                http.max_concurrent_streams,
-                "an endpoint is spoken to by one HTTP/2 connection, with as many streams as it admits",
-            ),
-            (
-                "http.http2KeepAlive",
-                http.http2_keep_alive,
-                "tunnels between nodes are kept alive by the agents",
-            ),
-        ] {
-            self.findings.unsupported(path, &[(field, present)], why);
-        }
+        let of_tcp = [(gaps::TCP_KEEPALIVE, tcp.tcp_keepalive)];
+        self.findings.gaps(&format!("{path}.tcp"), &of_tcp);
+        let of_http = [
+            (gaps::HTTP_IDLE, http.idle_timeout),
+            (gaps::CONCURRENT_STREAMS, http.max_concurrent_streams),
+            (gaps::HTTP2_KEEPALIVE, http.http2_keep_alive),
+        ];
+        self.findings.gaps(&format!("{path}.http"), &of_http);
     }
 
     fn outlier(&mut self, written: Option<&OutlierDetection>) -> Option<Outlier> {

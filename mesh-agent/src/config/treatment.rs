@@ -13,6 +13,7 @@ use http::HeaderValue;
 use super::{
     condition,
     facts::Findings,
+    gaps,
     istio::{
         CorsPolicy, FaultAbort, FaultDelay, FaultInjection, Percent, Retries, UnmatchedPreflights,
     },
@@ -59,8 +60,8 @@ pub(super) fn fault(
 }
 
 fn delay(written: &FaultDelay, path: &str, findings: &mut Findings) -> Option<(Share, Duration)> {
-    let fields = [("exponentialDelay", written.exponential_delay)];
-    findings.unsupported(path, &fields, "no such delay is injected");
+    let fields = [(gaps::EXPONENTIAL_DELAY, written.exponential_delay)];
+    findings.gaps(path, &fields);
     let Some(text) = &written.fixed_delay else {
         if !written.exponential_delay.0 {
             findings.reject(
@@ -227,8 +228,8 @@ pub(super) fn retries(
         findings.reject(format!("{path}.attempts"), text, "lower it");
         return None;
     }
-    let fields = [("retryRemoteLocalities", written.retry_remote_localities)];
-    findings.unsupported(path, &fields, "endpoints are tried wherever they are");
+    let fields = [(gaps::REMOTE_LOCALITIES, written.retry_remote_localities)];
+    findings.gaps(path, &fields);
     let on = match written.retry_on.as_str() {
         "" => RetryOn::istio_default(),
         words => match RetryOn::parse(words) {

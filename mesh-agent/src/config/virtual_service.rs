@@ -11,6 +11,7 @@ use super::{
     actions::{self, VirtualRedirect},
     condition,
     facts::{Findings, Meta},
+    gaps,
     headers,
     istio::{self, HttpRoute, HttpRouteDestination, Percent, VirtualServiceSpec},
     object::Resource,
@@ -202,6 +203,7 @@ impl RuleReader<'_> {
         if matches.is_empty() && !rule.matches.is_empty() {
             return None;
         }
+        self.unheeded(rule);
         let mut edits = HeaderEdits::default();
         let authority = rule.headers.as_ref().and_then(|own| {
             let path = format!("{}.headers", self.path);
@@ -227,6 +229,17 @@ impl RuleReader<'_> {
             treatment: self.treatment(rule),
             mirrors: self.mirrors(rule),
         })
+    }
+
+    /// What means nothing here.
+    fn unheeded(&mut self, rule: &HttpRoute) {
+        for (at, one) in rule.matches.iter().enumerate() {
+            let path = format!("{}.match[{at}]", self.path);
+            let fields = [(gaps::STAT_PREFIX, one.stat_prefix)];
+            self.findings.gaps(&path, &fields);
+        }
+        let fields = [(gaps::WEBSOCKET_UPGRADE, rule.websocket_upgrade)];
+        self.findings.gaps(&self.path, &fields);
     }
 
     /// What is done with the requests; whatever else is written there is excluded.

@@ -13,9 +13,9 @@ use std::{
 
 use super::{
     facts::{Findings, Meta},
+    gaps,
     istio::WorkloadEntrySpec,
-    object::Resource,
-    problem::{Severity, code},
+    object::{Present, Resource},
 };
 use crate::model::{self, InboundPolicy, SpiffeId, Workload, WorkloadUid};
 
@@ -100,21 +100,18 @@ impl EntryEndpoint {
             );
             findings.reject(format!("{path}.address"), text, "write one of them");
         }
-        unsupported(spec, path, findings);
+        let ignored = [
+            (gaps::ENTRY_NETWORK, Present(!spec.network.is_empty())),
+            (gaps::ENTRY_WEIGHT, Present(spec.weight.is_some_and(|weight| weight > 1))),
+        ];
+        findings.gaps(path, &ignored);
         let labelled = |(key, value): &(&str, &str)| {
             let found = spec.labels.get(*key);
             found.is_some_and(|found| found == value)
         };
         let wants_mesh_tls = MESH_TLS.iter().any(labelled);
         if wants_mesh_tls {
-            findings.add(
-                Severity::Warning,
-                code::UNSUPPORTED,
-                format!("{path}.labels"),
-                "not supported yet: only enrolled pods are reached by the mesh's TLS; unless it is one, \
-                 the endpoint is left out",
-                "enrol the pod at the address, or remove the label if plaintext will do",
-            );
+            findings.gap(&format!("{path}.labels"), &gaps::ENTRY_MESH_TLS);
         }
         Self {
             workload: workload(spec, &place, (namespace, name), trust_domain),
@@ -156,33 +153,6 @@ fn locality(text: &str) -> Option<Arc<model::Place>> {
         subzone: next(),
         ..model::Place::default()
     }))
-}
-
-/// Reports what is written and has no effect.
-fn unsupported(spec: &WorkloadEntrySpec, path: &str, findings: &mut Findings) {
-    let fields = [
-        (
-            "network",
-            !spec.network.is_empty(),
-            "networks are not known: it is reached directly",
-        ),
-        (
-            "weight",
-            spec.weight.is_some_and(|weight| weight > 1),
-            "endpoints have the same share",
-        ),
-    ];
-    for (field, is_written, what) in fields {
-        if is_written {
-            findings.add(
-                Severity::Warning,
-                code::UNSUPPORTED,
-                format!("{path}.{field}"),
-                format!("not supported yet: {what}"),
-                "remove the field if you can do without",
-            );
-        }
-    }
 }
 
 /// A workload that is no pod of the cluster; `None` if nothing is said of it but where it is.

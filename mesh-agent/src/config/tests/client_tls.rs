@@ -170,7 +170,7 @@ fn what_cannot_be_done_refuses_and_says_so() {
         (
             "mode: SIMPLE, credentialName: 'configmap://bank'",
             "tls.credentialName",
-            "not supported yet",
+            "not supported: ",
         ),
         (
             "mode: SIMPLE, caCertificates: ca.pem",

@@ -340,7 +340,7 @@ fn what_makes_no_sense_is_rejected() {
         ),
         (
             "resolution: DYNAMIC_DNS",
-            "spec.resolution: not supported yet",
+            "spec.resolution: not supported: ",
         ),
         (
             "resolution: STATIC, endpoints: [{address: 10.2.0.1}], workloadSelector: {labels: {a: b}}",

@@ -180,8 +180,8 @@ fn kinds_without_bearing_are_noted_and_policies_that_are_not_enforced_are_errors
     let mesh = Mesh::new(&text);
     mesh.check_problems(&[
         "Error [MESH0003] (ServiceRole default/x test.yaml:2) not enforced yet: what it forbids is allowed",
-        "Warning [MESH0003] (EnvoyFilter default/x test.yaml:7) not supported yet",
-        "Warning [MESH0003] (UDPRoute default/x test.yaml:12) not supported yet",
+        "Warning [MESH0003] (EnvoyFilter default/x test.yaml:7) not supported: ",
+        "Warning [MESH0003] (UDPRoute default/x test.yaml:12) not supported: ",
     ]);
 }
 

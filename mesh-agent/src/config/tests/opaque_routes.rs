@@ -194,7 +194,7 @@ fn what_is_not_well_formed_is_refused() {
         ),
         (
             "tcp: [{match: [{sourceSubnet: 10.0.0.0/8}], route: [{destination: {host: web}}]}]",
-            "sourceSubnet: not supported yet",
+            "sourceSubnet: not supported: ",
         ),
     ] {
         with_port("web", &virtual_web(rules)).check_problems(&[problem]);

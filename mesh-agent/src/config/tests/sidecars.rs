@@ -185,12 +185,12 @@ fn what_has_no_effect_is_said() {
                 inboundConnectionPool: {}, outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: x}}";
     let mesh = Mesh::new(&(world() + &sidecar("default", "default", spec)));
     mesh.check_problems(&[
-        "spec.ingress: not supported yet",
-        "spec.inboundConnectionPool: not supported yet",
-        "spec.outboundTrafficPolicy.egressProxy: not supported yet",
-        "spec.egress[0].port: not supported yet",
-        "spec.egress[0].bind: not supported yet",
-        "spec.egress[0].captureMode: not supported yet",
+        "spec.ingress: not supported: ",
+        "spec.inboundConnectionPool: not supported: ",
+        "spec.outboundTrafficPolicy.egressProxy: not supported: ",
+        "spec.egress[0].port: not supported: ",
+        "spec.egress[0].bind: not supported: ",
+        "spec.egress[0].captureMode: not supported: ",
     ]);
     assert_eq!(seen(&mesh, "client"), "web");
 }

@@ -160,7 +160,7 @@ fn what_is_not_supported_is_not_accepted_or_partly() {
     check(
         &route(&mirror),
         &["Accepted!UnsupportedValue", "ResolvedRefs=ResolvedRefs"],
-        "spec.rules[0].filters[0]: ExternalAuth is not supported yet",
+        "spec.rules[0].filters[0]: ExternalAuth is not supported: ",
     );
     check(
         &route(&format!("{mirror}, {{{}}}", backend("v1"))),

@@ -69,7 +69,7 @@ fn check_unsupported(policy: &str, want: &str) {
         "host: web, trafficPolicy: {{{policy}}}, subsets: [{V1}]"
     ));
     let problems = mesh.problems();
-    let said = |text: &String| text.contains(want) && text.contains("not supported yet");
+    let said = |text: &String| text.contains(want) && text.contains("not supported: ");
     assert!(problems.iter().any(said), "no {want:?} in {problems:#?}");
 }
 
