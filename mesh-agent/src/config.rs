@@ -94,6 +94,7 @@ mod token_rules;
 mod traffic_policy;
 mod treatment;
 mod tree;
+mod views;
 mod virtual_service;
 mod warmup;
 mod workload_entry;

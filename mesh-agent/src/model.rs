@@ -67,7 +67,7 @@ pub use self::{
     rewrite::{PathEdit, Redirect, Rewritten, UrlRewrite},
     route::{Backend, Client, Decision, HttpRoutes, HttpRule, Refusal, RequestHead, ResponseFlag},
     rules::Rules,
-    scope::{OutboundPolicy, Scope, Seen, SeenHosts},
+    scope::{OutboundPolicy, Scope, Seen, SeenHosts, SeenIn, View},
     service::{
         Cluster, Endpoint, ObjectRef, Protocol, Service, ServiceName, ServicePort, ServiceSocket,
     },

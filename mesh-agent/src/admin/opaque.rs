@@ -13,7 +13,7 @@ use crate::model::{Cluster, OpaqueBackend, OpaqueRoutes, OpaqueRule, ServicePort
 /// Condition and destination of each rule for bytes of `pod` at `port`, in the order they are tried.
 pub(super) fn chains(port: &ServicePort, pod: &Workload) -> Vec<(String, String)> {
     let to = |cluster: &Cluster| format!("Cluster: {}", cluster.istio_name());
-    let Some(routes) = port.opaque.routes_for(&pod.namespace) else {
+    let Some(routes) = port.opaque.routes_for(pod) else {
         return vec![("ALL".to_owned(), to(&port.cluster))];
     };
     let mut chains: Vec<(String, String)> = routes.rules.iter().flat_map(rows).collect();
@@ -53,7 +53,7 @@ pub(super) fn clusters<'p>(
     port: &'p ServicePort,
     pod: &Workload,
 ) -> impl Iterator<Item = &'p Arc<Cluster>> {
-    let routes = port.opaque.routes_for(&pod.namespace).into_iter();
+    let routes = port.opaque.routes_for(pod).into_iter();
     routes.flat_map(|routes| {
         let backends = routes.rules.iter().flat_map(|rule| &rule.backends);
         let clusters = backends.filter_map(|backend| match backend {

@@ -151,7 +151,7 @@ fn reachable<'a>(
     let mut found = BTreeMap::new();
     for (_, port) in ports(snapshot, None) {
         let backends = port
-            .routes_for(&pod.namespace)
+            .routes_for(pod)
             .into_iter()
             .flat_map(|routes| &routes.rules)
             .flat_map(|rule| &rule.backends)
@@ -182,7 +182,7 @@ pub(super) fn routes(snapshot: &Snapshot, pod: &Workload, port: Option<u16>) -> 
         .filter(|(_, port)| !port.is_opaque_for(pod))
         .flat_map(|(service, port)| {
             let name = route_name(service, port);
-            match port.routes_for(&pod.namespace) {
+            match port.routes_for(pod) {
                 Some(routes) => rules(&name, service, routes),
                 None => vec![json!({
                     "name": name,

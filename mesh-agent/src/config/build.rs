@@ -27,6 +27,7 @@ use super::{
     references::References,
     scopes::Scopes,
     services::Services,
+    views,
 };
 use crate::model::{Snapshot, SpiffeId, Workload};
 
@@ -81,13 +82,14 @@ impl Joined {
             selected,
             selected_for_tokens,
         } = self;
-        let scopes = Scopes::new(settings, &shelves.sidecars);
+        let scopes = Scopes::new(settings, &shelves.sidecars, &shelves.destination_rules);
         let touched = pods.update(shelves, settings, (&composer, &scopes), dirty);
         let domain = &settings.cluster_domain;
         let hosts = entries.update(shelves, domain, dirty, &touched);
         let mut changed = endpoints.update(shelves, domain, pods, entries, (dirty, &touched));
         endpoints.update_entries(shelves, domain, pods, entries, hosts, &mut changed);
-        services.update(shelves, settings, (entries, endpoints), dirty, changed);
+        let views = (!touched.pods.is_empty()).then(|| views::of(pods.here()));
+        services.update(shelves, settings, (entries, endpoints), (dirty, views), changed);
         let mut problems: BTreeSet<Problem> = services.problems().cloned().collect();
         problems.extend(rate_limit::check(shelves));
         let findings = composer.findings.into_iter().chain(scopes.findings);

@@ -16,6 +16,7 @@ use super::{
     route::{BackendFacts, RouteKind, RouteRuleFacts},
     routes::Router,
     treatment::TreatmentFacts,
+    views::Viewer,
     virtual_service::{Action, DestinationFacts, RuleFacts},
 };
 use crate::model::{
@@ -29,8 +30,15 @@ pub(super) struct Place {
     pub(super) hostname: Arc<str>,
     pub(super) port: u16,
     pub(super) family: Family,
-    /// Clients of this namespace; of all that nothing names if `None`.
-    pub(super) client: Option<Arc<str>>,
+    /// These clients; all that nothing names if `None`.
+    pub(super) client: Option<Viewer>,
+}
+
+impl Place {
+    /// The namespace of the clients, if they are of one.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.client.as_ref().map(|client| &*client.namespace)
+    }
 }
 
 /// How far each schedule has been drawn, and for which weights.
@@ -235,7 +243,7 @@ impl Compiler<'_, '_> {
             }
             return backend;
         }
-        let client = self.place.client.as_deref();
+        let client = self.place.client.as_ref();
         let found = self.router.rules.find(client, host, &namespace);
         let subset = match &destination.subset {
             None => None,
@@ -288,7 +296,7 @@ impl Compiler<'_, '_> {
             let fix = "name the Service itself, or write a VirtualService";
             return self.missing(status, backend.field.clone(), &text, fix, rule);
         }
-        let client = self.place.client.as_deref();
+        let client = self.place.client.as_ref();
         let at = (&*hostname, &*service.namespace);
         let shape = Shape {
             subset: None,

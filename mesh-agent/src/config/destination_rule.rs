@@ -15,8 +15,11 @@ use super::{
     istio::DestinationRuleSpec,
     locality,
     object::Resource,
+    problem::{Severity, code},
     resolve::{self, HostPattern, Visibility},
+    selection::has_labels,
     traffic_policy::{self, PolicyFacts},
+    views::Viewer,
 };
 use crate::model::{ObjectRef, UpstreamPolicy};
 
@@ -26,6 +29,8 @@ pub(super) struct DestinationRuleFacts {
     pub(super) meta: Meta,
     pub(super) host: HostPattern,
     pub(super) visibility: Visibility,
+    /// Which pods of its namespace it is for; for all clients if empty.
+    pub(super) selector: BTreeMap<String, String>,
     pub(super) policy: Option<PolicyFacts>,
     pub(super) subsets: Vec<SubsetFacts>,
 }
@@ -49,13 +54,16 @@ impl DestinationRuleFacts {
         if spec.host.is_empty() {
             findings.reject("spec.host", "must be set", "name a Service");
         }
-        if spec.workload_selector.0 {
-            findings.reject(
-                "spec.workloadSelector",
-                "not supported: a rule for some clients only would be used for all",
-                "remove the field, or the rule",
-            );
-        }
+        let selector = spec.workload_selector.clone().unwrap_or_default();
+        let selector = selector.match_labels;
+        let everywhere = ["."].map(str::to_owned);
+        let export_to = match selector.is_empty() {
+            true => &spec.export_to[..],
+            false => {
+                local_only(spec, findings);
+                &everywhere
+            }
+        };
         locality::report_unwatched(spec, findings);
         let policy = spec.traffic_policy.as_ref();
         let policy =
@@ -77,11 +85,40 @@ impl DestinationRuleFacts {
         }
         Self {
             host: HostPattern::new(&resolve::qualify(&spec.host, &meta.namespace, domain)),
-            visibility: Visibility::new(&spec.export_to, &meta.namespace),
+            visibility: Visibility::new(export_to, &meta.namespace),
+            selector,
             policy,
             subsets,
             meta,
         }
+    }
+}
+
+/// Says so if a rule for some pods of its namespace is exported.
+fn local_only(spec: &DestinationRuleSpec, findings: &mut Findings) {
+    if spec.export_to.iter().any(|namespace| namespace != ".") {
+        findings.add(
+            Severity::Warning,
+            code::WITHOUT_EFFECT,
+            "spec.exportTo",
+            "a rule with a workloadSelector is for clients of its own namespace only, as in Istio",
+            "remove the field, or write a rule into each namespace",
+        );
+    }
+}
+
+impl DestinationRuleFacts {
+    /// Whether it is for some clients only, those with these labels among them.
+    pub(super) fn is_for(&self, labels: &BTreeMap<String, String>) -> bool {
+        !self.selector.is_empty() && has_labels(labels, &self.selector)
+    }
+
+    /// Whether `viewer` is among the clients that it is for.
+    fn counts_for(&self, viewer: Option<&Viewer>) -> bool {
+        let chosen = |viewer: &Viewer| {
+            viewer.namespace == self.meta.namespace && viewer.rules().contains(&self.meta.name)
+        };
+        self.selector.is_empty() || viewer.is_some_and(chosen)
     }
 }
 
@@ -115,7 +152,7 @@ impl Merged<'_> {
 /// Finds the rules for a client and a host.
 pub(super) struct Rules<'a> {
     root_namespace: &'a str,
-    /// By namespace; in each, the most specific host first, then the oldest.
+    /// By namespace; in each, the most specific host first, then those for some clients, then the oldest.
     by_namespace: HashMap<&'a str, Vec<&'a DestinationRuleFacts>>,
 }
 
@@ -135,6 +172,7 @@ impl<'a> Rules<'a> {
             rules.sort_by(|a, b| {
                 b.host
                     .cmp(&a.host)
+                    .then_with(|| a.selector.is_empty().cmp(&b.selector.is_empty()))
                     .then_with(|| a.meta.seniority().cmp(&b.meta.seniority()))
             });
         }
@@ -148,13 +186,16 @@ impl<'a> Rules<'a> {
     /// Service of `service_namespace`.
     pub(super) fn find(
         &self,
-        client: Option<&str>,
+        client: Option<&Viewer>,
         hostname: &str,
         service_namespace: &str,
     ) -> Option<Merged<'a>> {
-        let own = client.filter(|client| *client != self.root_namespace);
-        let in_own = own.and_then(|client| self.in_namespace(client, hostname, |_| true));
-        let exported = |rule: &DestinationRuleFacts| rule.visibility.allows(client);
+        let namespace = client.map(|client| &*client.namespace);
+        let own = namespace.filter(|own| *own != self.root_namespace);
+        let counts = |rule: &DestinationRuleFacts| rule.counts_for(client);
+        let in_own = own.and_then(|own| self.in_namespace(own, hostname, counts));
+        let exported =
+            |rule: &DestinationRuleFacts| rule.visibility.allows(namespace) && counts(rule);
         in_own
             .or_else(|| self.in_namespace(service_namespace, hostname, exported))
             .or_else(|| self.in_namespace(self.root_namespace, hostname, exported))
@@ -175,7 +216,8 @@ impl<'a> Rules<'a> {
             policy: None,
             subsets: Vec::new(),
         };
-        let same_host = matching.filter(|rule| rule.host == first.host);
+        let same_host =
+            matching.filter(|rule| rule.host == first.host && rule.selector == first.selector);
         for rule in std::iter::once(&first).chain(same_host) {
             let own = rule.policy.as_ref().map(|policy| (policy, &rule.meta));
             merged.policy = merged.policy.or(own);
@@ -195,7 +237,7 @@ impl<'a> Rules<'a> {
     /// How clients in `client` use the endpoints of a Service's port, if a rule says so.
     pub(super) fn upstream(
         &self,
-        client: Option<&str>,
+        client: Option<&Viewer>,
         (hostname, namespace): (&str, &str),
         port: u16,
     ) -> Option<(UpstreamPolicy, ObjectRef)> {
@@ -204,15 +246,30 @@ impl<'a> Rules<'a> {
 
     /// The namespaces whose clients may have another policy for `hostname` than everybody else.
     pub(super) fn special_policies(&self, hostname: &str) -> impl Iterator<Item = &Arc<str>> {
-        let all = self.by_namespace.values().flatten();
+        let all = self.for_all();
         let shaping = all.filter(|rule| rule.policy.is_some() && rule.host.matches(hostname));
         shaping.flat_map(|rule| rule.visibility.named().chain([&rule.meta.namespace]))
     }
 
     /// The namespaces whose clients may use other rules for `hostname` than everybody else.
     pub(super) fn special_namespaces(&self, hostname: &str) -> impl Iterator<Item = &Arc<str>> {
-        let all = self.by_namespace.values().flatten();
+        let all = self.for_all();
         all.filter(move |rule| rule.host.matches(hostname))
             .flat_map(|rule| rule.visibility.named().chain([&rule.meta.namespace]))
+    }
+
+    /// Those that are not for some clients of a namespace only.
+    fn for_all(&self) -> impl Iterator<Item = &&'a DestinationRuleFacts> {
+        let all = self.by_namespace.values().flatten();
+        all.filter(|rule| rule.selector.is_empty())
+    }
+
+    /// Whether a rule for some clients, `viewer` among them, is about `hostname`.
+    pub(super) fn singles_out(&self, viewer: &Viewer, hostname: &str) -> bool {
+        let own = self.by_namespace.get(&*viewer.namespace);
+        let mut own = own.into_iter().flatten();
+        own.any(|rule| {
+            !rule.selector.is_empty() && rule.counts_for(Some(viewer)) && rule.host.matches(hostname)
+        })
     }
 }

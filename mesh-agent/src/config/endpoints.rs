@@ -27,7 +27,7 @@ use super::{
     loads::Loads,
     nodes::{self, SlicePlace},
     pods::{PodView, Pods, Touched},
-    resolve,
+    resolve::{self, HostPattern},
     selection::Selection,
     service::{PortFacts, ServiceFacts, SliceFacts, Target},
     slices::{self, Slices},
@@ -362,8 +362,19 @@ impl Endpoints {
         self.views.contains_key(host)
     }
 
+    /// Adds the hosts that `pattern` is about.
+    pub(super) fn about(&self, pattern: &HostPattern, hosts: &mut BTreeSet<Arc<str>>) {
+        match pattern {
+            HostPattern::Exact(host) => drop(hosts.insert(Arc::clone(host))),
+            wild => {
+                let all = self.hosts().filter(|host| wild.matches(host));
+                hosts.extend(all.map(Arc::clone));
+            }
+        }
+    }
+
     /// The host names of all Services, in order.
-    pub(super) fn hosts(&self) -> impl Iterator<Item = &Arc<str>> {
+    fn hosts(&self) -> impl Iterator<Item = &Arc<str>> {
         self.views.keys()
     }
 }

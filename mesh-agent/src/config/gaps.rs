@@ -340,7 +340,7 @@ fields! {
         "HTTPRoute",
         "rules.sessionPersistence.absoluteTimeout",
         [
-            "what a client brings along says where its session is, not since when",
+            "time limits would have to be in what clients bring along, signed by all nodes",
             "a session lasts for as long as its client keeps it",
         ],
     );
@@ -348,7 +348,7 @@ fields! {
         "HTTPRoute",
         "rules.sessionPersistence.idleTimeout",
         [
-            "what a client brings along says where its session is, not since when",
+            "time limits would have to be in what clients bring along, signed by all nodes",
             "a session lasts for as long as its client keeps it",
         ],
     );

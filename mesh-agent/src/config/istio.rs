@@ -31,7 +31,10 @@ pub(super) use self::{
     },
     sidecar::{CaptureMode, Egress, OutboundMode, SidecarSpec},
 };
-use super::object::{Present, null_default};
+use super::{
+    object::{Present, null_default},
+    security::Selector,
+};
 
 /// `VirtualService.spec`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
@@ -167,8 +170,7 @@ pub struct DestinationRuleSpec {
     pub subsets: Vec<Subset>,
     #[serde(default, deserialize_with = "null_default")]
     pub export_to: Vec<String>,
-    #[serde(default)]
-    pub workload_selector: Present,
+    pub workload_selector: Option<Selector>,
 }
 
 /// A named part of a Service's endpoints.

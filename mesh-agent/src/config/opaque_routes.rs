@@ -6,7 +6,7 @@
 //! not ruled out, an HTTPRoute or GRPCRoute beats them all. Of TCPRoutes the oldest decides alone;
 //! TLSRoutes share a port by name. Reference: GEP-1294; Istio `pilot/pkg/networking/core/tls.go`.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     compile::{Compiler, Place, Sharing},
@@ -18,6 +18,7 @@ use super::{
     routes::{Attached, Router},
     service::{PortFacts, ServiceFacts},
     services::PortMaker,
+    views::{self, Viewer},
     virtual_service::VirtualServiceFacts,
 };
 use crate::model::{
@@ -44,7 +45,7 @@ impl PortMaker<'_, '_> {
     pub(super) fn opaque(
         &mut self,
         port: &PortFacts,
-        special: &BTreeSet<Arc<str>>,
+        special: &[Viewer],
         general: &Arc<Cluster>,
     ) -> OpaquePort {
         if !port.protocol.is_opaque() && port.protocol != Protocol::Sniff {
@@ -59,16 +60,16 @@ impl PortMaker<'_, '_> {
         let (router, catalog) = (&mut *self.router, &mut *self.catalog);
         let routes = router.opaque(catalog, self.name, port, &place, general);
         let mut consumers = Vec::new();
-        for namespace in special {
-            let Some(cluster) = self.whole(port, Some(namespace)) else {
+        for viewer in special {
+            let Some(cluster) = self.whole(port, Some(viewer)) else {
                 continue;
             };
-            place.client = Some(Arc::clone(namespace));
+            place.client = Some(viewer.clone());
             let (router, catalog) = (&mut *self.router, &mut *self.catalog);
             let own = router.opaque(catalog, self.name, port, &place, &cluster);
-            let differs = !Arc::ptr_eq(&cluster, general);
+            let differs = viewer.is_some_pods() || !Arc::ptr_eq(&cluster, general);
             let own = own.or_else(|| differs.then(|| self.otherwise(cluster)));
-            consumers.extend(own.map(|own| (Arc::clone(namespace), Arc::new(own))));
+            consumers.extend(own.map(|own| (Arc::clone(viewer.key()), Arc::new(own))));
         }
         OpaquePort {
             consumers,
@@ -102,7 +103,7 @@ impl<'a> Router<'a> {
         place: &Place,
         otherwise: &Arc<Cluster>,
     ) -> Option<OpaqueRoutes> {
-        let attached = self.attached(service, port, place.client.as_deref());
+        let attached = self.attached(service, port, place.namespace());
         let winner = attached.iter().map(|one| one.route.kind).max();
         let (rules, origin, whole) = match winner.filter(|kind| kind.is_opaque()) {
             Some(winner) => {
@@ -140,9 +141,9 @@ impl<'a> Router<'a> {
 
     /// The VirtualService that decides about bytes.
     fn in_bytes(&self, place: &Place) -> Option<(&'a VirtualServiceFacts, &'a Origin)> {
-        let client = place.client.as_deref();
+        let client = place.client.as_ref();
         let mut candidates = self.virtual_services.about(&place.hostname);
-        candidates.find(|(facts, _)| !facts.opaque.is_empty() && facts.visibility.allows(client))
+        candidates.find(|(facts, _)| !facts.opaque.is_empty() && views::heeds(client, facts))
     }
 
     /// Those of `attached` that decide; says so of the others.

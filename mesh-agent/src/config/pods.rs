@@ -17,6 +17,7 @@ use super::{
     dirty::Dirty,
     facts::{Name, Shelf},
     index::{IndexSettings, Shelves},
+    object::Kind,
     pod::PodFacts,
     policy::Composer,
     scopes::Scopes,
@@ -98,7 +99,9 @@ impl Pods {
         for workload in self.on(&dirty.nodes) {
             touched.note(&named(&workload), &workload, true);
         }
-        for name in implied(shelves, settings, dirty) {
+        let mut others = implied(shelves, settings, dirty);
+        others.extend(self.singled_out(dirty));
+        for name in others {
             if !dirty.pods.contains(&name) {
                 self.update_one(shelves, settings, composing, &name, false, &mut touched);
             }
@@ -147,6 +150,19 @@ impl Pods {
             touched.note(name, &fresh, true);
             self.claim(name, fresh);
         }
+    }
+
+    /// Pods whose clients a DestinationRule that changed may be or have been for, others left out.
+    fn singled_out(&self, dirty: &Dirty) -> Vec<Name> {
+        let rules = dirty.routing.iter();
+        let rules = rules.filter(|(kind, _)| *kind == Kind::DestinationRule);
+        let namespaces: HashSet<&Arc<str>> = rules.map(|(_, (namespace, _))| namespace).collect();
+        if namespaces.is_empty() {
+            return Vec::new();
+        }
+        let local = self.local.keys();
+        let concerned = local.filter(|(namespace, _)| namespaces.contains(namespace));
+        concerned.cloned().collect()
     }
 
     fn claim(&mut self, name: &Name, workload: Arc<Workload>) {
@@ -218,6 +234,11 @@ impl Pods {
         all.filter(|workload| nodes.contains(&workload.node))
             .map(Arc::clone)
             .collect()
+    }
+
+    /// The enrolled workloads of this node, also those that others stand in for.
+    pub(super) fn here(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.local.values()
     }
 
     /// The enrolled workloads of this node.

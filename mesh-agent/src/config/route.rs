@@ -114,6 +114,15 @@ pub(super) struct RouteRuleFacts {
     pub(super) refused: Option<Arc<str>>,
 }
 
+impl RouteRuleFacts {
+    /// All that requests may be sent to, copies included.
+    pub(super) fn all_backends(&self) -> impl Iterator<Item = &BackendFacts> {
+        let copies = self.backends.iter().flat_map(|one| &one.mirrors);
+        let copies = self.mirrors.iter().chain(copies);
+        self.backends.iter().chain(copies.map(|(backend, _)| backend))
+    }
+}
+
 /// How a match stands against others of all routes of its kind; the greater wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Precedence {

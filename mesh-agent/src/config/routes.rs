@@ -8,7 +8,7 @@
 //! `pilot/pkg/networking/core/route/route.go`.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -20,9 +20,10 @@ use super::{
     endpoints::Catalog,
     facts::Meta,
     problem::{Origin, Problem, Severity, code},
-    resolve::HostPattern,
+    resolve::{self, HostPattern},
     route::{ParentFacts, Precedence, RouteFacts, RouteKind},
     service::PortFacts,
+    views::{self, Viewer, Views},
     virtual_service::VirtualServiceFacts,
 };
 use crate::model::{HttpRoutes, HttpRule, ObjectRef, ServiceName};
@@ -146,12 +147,42 @@ impl<'a> Router<'a> {
         }
     }
 
-    /// The namespaces whose clients may be routed differently from everybody else.
-    pub(super) fn special_namespaces(
+    /// The clients that may be routed differently from everybody else: those of some namespaces, and pods
+    /// among `views`.
+    pub(super) fn special(
         &self,
         catalog: &mut Catalog<'_>,
         service: &ServiceName,
+        hostname: &Arc<str>,
+        views: &Views,
+    ) -> Vec<Viewer> {
+        let targets = self.targets(catalog, service, hostname);
+        let namespaces = self.special_namespaces(service, hostname, &targets);
+        let differs = |viewer: &&Viewer| {
+            viewer.sees(&service.namespace, hostname)
+                && (self.is_kept_from(viewer, hostname)
+                    || targets
+                        .keys()
+                        .any(|target| self.rules.singles_out(viewer, target)))
+        };
+        let some_pods = views.values().filter(differs).cloned();
+        namespaces.iter().map(Viewer::of).chain(some_pods).collect()
+    }
+
+    /// Whether a VirtualService about `hostname` counts for the namespace of `viewer`, but not for them.
+    fn is_kept_from(&self, viewer: &Viewer, hostname: &str) -> bool {
+        let mut about = self.virtual_services.about(hostname);
+        about.any(|(facts, _)| {
+            facts.visibility.allows(Some(&viewer.namespace)) && !viewer.imports(facts)
+        })
+    }
+
+    /// The namespaces whose clients may be routed differently from everybody else.
+    fn special_namespaces(
+        &self,
+        service: &ServiceName,
         hostname: &str,
+        targets: &BTreeMap<Arc<str>, bool>,
     ) -> BTreeSet<Arc<str>> {
         let mut found = BTreeSet::new();
         for attached in self.routes.get(service).into_iter().flatten() {
@@ -159,25 +190,50 @@ impl<'a> Router<'a> {
                 found.insert(Arc::clone(&attached.route.meta.namespace));
             }
         }
-        found.extend(self.rules.special_policies(hostname).map(Arc::clone));
         for (facts, _) in self.virtual_services.about(hostname) {
             found.extend(facts.visibility.named().map(Arc::clone));
-            let of_rules = facts.rules.iter().flat_map(|rule| rule.destinations());
-            let of_bytes = facts.opaque.iter().flat_map(|rule| &rule.destinations);
-            let with_subset = of_rules.chain(of_bytes);
-            for destination in with_subset.filter(|destination| destination.subset.is_some()) {
-                // Of a host that is not there no rule counts, whoever has one.
-                if catalog.service(&destination.host).is_none() {
-                    continue;
-                }
-                found.extend(
-                    self.rules
-                        .special_namespaces(&destination.host)
-                        .map(Arc::clone),
-                );
+        }
+        for (target, by_subset) in targets {
+            found.extend(self.rules.special_policies(target).map(Arc::clone));
+            if *by_subset {
+                let rules = self.rules.special_namespaces(target);
+                found.extend(rules.map(Arc::clone));
             }
         }
         found
+    }
+
+    /// The hosts that requests to a Service may be sent to, itself among them, and whether any to a subset.
+    /// Of a host that is not there no rule counts, whoever has one.
+    fn targets(
+        &self,
+        catalog: &mut Catalog<'_>,
+        service: &ServiceName,
+        hostname: &Arc<str>,
+    ) -> BTreeMap<Arc<str>, bool> {
+        let mut targets = BTreeMap::from([(Arc::clone(hostname), false)]);
+        for (facts, _) in self.virtual_services.about(hostname) {
+            let of_rules = facts.rules.iter().flat_map(|rule| rule.destinations());
+            let of_bytes = facts.opaque.iter().flat_map(|rule| &rule.destinations);
+            for destination in of_rules.chain(of_bytes) {
+                let host = catalog.stands_for(&destination.host);
+                if catalog.service(&host).is_some() {
+                    *targets.entry(host).or_default() |= destination.subset.is_some();
+                }
+            }
+        }
+        for attached in self.routes.get(service).into_iter().flatten() {
+            for backend in attached.route.rules.iter().flat_map(|rule| rule.all_backends()) {
+                let Ok((service, _)) = &backend.target else {
+                    continue;
+                };
+                let host = resolve::hostname(&service.namespace, &service.name, self.domain);
+                if catalog.service(&host).is_some() {
+                    targets.entry(host).or_default();
+                }
+            }
+        }
+        targets
     }
 
     /// The rules at `place`, a port of `service`; `None` if no route is attached.
@@ -191,11 +247,11 @@ impl<'a> Router<'a> {
         let candidates = self.virtual_services.about(&place.hostname);
         let visible = candidates
             .filter(|(facts, _)| {
-                !facts.rules.is_empty() && facts.visibility.allows(place.client.as_deref())
+                !facts.rules.is_empty() && views::heeds(place.client.as_ref(), facts)
             })
             .collect::<Vec<_>>();
         let virtual_service = visible.first().copied();
-        let mut attached = self.attached(service, port, place.client.as_deref());
+        let mut attached = self.attached(service, port, place.namespace());
         if let Some(winner) = attached.iter().map(|one| one.route.kind).max() {
             let (decide, overruled) = attached
                 .into_iter()

@@ -30,6 +30,7 @@ use super::{
     resolve::{self, HostPattern},
     routes::Router,
     service::{PortFacts, ServiceFacts},
+    views::{self, Viewer, Views},
 };
 use crate::model::{
     Backend, Cluster, HttpRoutes, HttpRule, ObjectRef, Position, Protocol, Schedule, Service,
@@ -49,6 +50,8 @@ pub(super) struct Services {
     reach: Reach,
     /// What is wrong with rules that are left to others.
     delegation: BTreeSet<Problem>,
+    /// Of the pods of this node.
+    views: Views,
 }
 
 /// A Service and what it was made of.
@@ -68,15 +71,20 @@ struct Compiled {
 struct Reach(HashMap<(Kind, Name), Vec<HostPattern>>);
 
 impl Services {
-    /// Compiles again what depends on a Service of `changed` or on an object that routes.
+    /// Compiles again what depends on a Service of `changed`, on an object that routes, or on who sees
+    /// which of those, if `views` are other ones.
     pub(super) fn update(
         &mut self,
         shelves: &Shelves,
         settings: &IndexSettings,
         (entries, endpoints): (&Entries, &mut Endpoints),
-        dirty: &Dirty,
+        (dirty, views): (&Dirty, Option<Views>),
         mut changed: BTreeSet<Arc<str>>,
     ) {
+        if let Some(now) = views {
+            let last = std::mem::replace(&mut self.views, now);
+            views::concerned(shelves, endpoints, (&last, &self.views), &mut changed);
+        }
         self.reach
             .update(shelves, settings, endpoints, dirty, &mut changed);
         let mut routing = dirty.routing.iter();
@@ -109,9 +117,11 @@ impl Services {
             asking: None,
             used: BTreeSet::new(),
         };
+        let views = std::mem::take(&mut self.views);
         for host in &due {
-            self.renew(&mut catalog, &mut router, &limits, host);
+            self.renew(&mut catalog, &mut router, (&limits, &views), host);
         }
+        self.views = views;
         catalog.endpoints.settle(&changed);
         self.named.settle();
     }
@@ -121,7 +131,7 @@ impl Services {
         &mut self,
         catalog: &mut Catalog<'a>,
         router: &mut Router<'a>,
-        limits: &RateLimits,
+        with: (&RateLimits, &Views),
         host: &Arc<str>,
     ) {
         catalog.used.clear();
@@ -138,7 +148,7 @@ impl Services {
         };
         router.last = last.map(|last| last.positions).unwrap_or_default();
         catalog.asking = facts.headless.then(|| Arc::clone(host));
-        let compiled = compile(catalog, router, limits, (facts, host));
+        let compiled = compile(catalog, router, with, (facts, host));
         if let Some(other) = name.filter(|name| *name != compiled.service.name) {
             self.headless.remove(&other);
         }
@@ -215,14 +225,8 @@ impl Reach {
                 self.0.insert(key.clone(), now);
             }
         }
-        for pattern in patterns {
-            match pattern {
-                HostPattern::Exact(host) => drop(changed.insert(host)),
-                wild => {
-                    let hosts = endpoints.hosts().filter(|host| wild.matches(host));
-                    changed.extend(hosts.map(Arc::clone));
-                }
-            }
+        for pattern in &patterns {
+            endpoints.about(pattern, changed);
         }
     }
 }
@@ -272,12 +276,12 @@ fn about(shelves: &Shelves, domain: &str, (kind, name): &(Kind, Name)) -> Vec<Ho
 fn compile<'a>(
     catalog: &mut Catalog<'a>,
     router: &mut Router<'a>,
-    limits: &RateLimits,
+    (limits, views): (&RateLimits, &Views),
     (facts, hostname): (&ServiceFacts, &Arc<str>),
 ) -> Compiled {
     let meta = &facts.meta;
     let name = ServiceName::new(Arc::clone(&meta.namespace), Arc::clone(&meta.name));
-    let special = router.special_namespaces(catalog, &name, hostname);
+    let special = router.special(catalog, &name, hostname, views);
     let mut by_family: Vec<(Family, Vec<Arc<ServicePort>>)> = Vec::new();
     for family in Family::all_of(facts) {
         let mut ports = Vec::with_capacity(facts.ports.len());
@@ -355,7 +359,7 @@ pub(super) struct PortMaker<'r, 'a> {
 }
 
 impl PortMaker<'_, '_> {
-    fn make(&mut self, port: &PortFacts, special: &BTreeSet<Arc<str>>) -> Option<ServicePort> {
+    fn make(&mut self, port: &PortFacts, special: &[Viewer]) -> Option<ServicePort> {
         let (hostname, family) = (self.hostname, self.family);
         let cluster = self.whole(port, None)?;
         let (mut consumer_routes, mut routes) = (Vec::new(), None);
@@ -375,11 +379,11 @@ impl PortMaker<'_, '_> {
             if let (Protocol::Sniff, Some(routes)) = (port.protocol, &routes) {
                 self.report_unnamed(port, &routes.origin);
             }
-            for namespace in special {
-                place.client = Some(Arc::clone(namespace));
+            for viewer in special {
+                place.client = Some(viewer.clone());
                 let own = self.router.routes(self.catalog, self.name, port, &place);
-                let own = own.or_else(|| self.differently(port, namespace, &cluster));
-                let own = own.map(|own| (Arc::clone(namespace), self.limited(own)));
+                let own = own.or_else(|| self.differently(port, viewer, &cluster));
+                let own = own.map(|own| (Arc::clone(viewer.key()), self.limited(own)));
                 consumer_routes.extend(own);
             }
         }
@@ -397,7 +401,11 @@ impl PortMaker<'_, '_> {
     }
 
     /// All endpoints of `port`, as clients in `client` use them.
-    pub(super) fn whole(&mut self, port: &PortFacts, client: Option<&str>) -> Option<Arc<Cluster>> {
+    pub(super) fn whole(
+        &mut self,
+        port: &PortFacts,
+        client: Option<&Viewer>,
+    ) -> Option<Arc<Cluster>> {
         let at = (&**self.hostname, &*self.name.namespace);
         let used = self.router.rules.upstream(client, at, port.number);
         let shape = Shape { subset: None, used };
@@ -422,16 +430,17 @@ impl PortMaker<'_, '_> {
         });
     }
 
-    /// What decides for clients in `namespace` without a route, if they use the endpoints in another
-    /// way than everybody else.
+    /// What decides for `viewer` without a route, if they use the endpoints in another way than everybody
+    /// else, or must be kept from routes that others have.
     fn differently(
         &mut self,
         port: &PortFacts,
-        namespace: &str,
+        viewer: &Viewer,
         general: &Arc<Cluster>,
     ) -> Option<HttpRoutes> {
-        let cluster = self.whole(port, Some(namespace))?;
-        (!Arc::ptr_eq(&cluster, general)).then(|| self.unrouted(&cluster))
+        let cluster = self.whole(port, Some(viewer))?;
+        let differs = viewer.is_some_pods() || !Arc::ptr_eq(&cluster, general);
+        differs.then(|| self.unrouted(&cluster))
     }
 
     fn limited(&self, routes: HttpRoutes) -> Arc<HttpRoutes> {
@@ -465,11 +474,12 @@ impl PortMaker<'_, '_> {
 
     /// All subsets that clients in the Service's namespace can use.
     fn subsets(&mut self, port: &PortFacts) -> Vec<Arc<Cluster>> {
-        let namespace = &*self.name.namespace;
+        let namespace = &self.name.namespace;
+        let own = Viewer::of(namespace);
         let merged = self
             .router
             .rules
-            .find(Some(namespace), self.hostname, namespace);
+            .find(Some(&own), self.hostname, namespace);
         let Some(merged) = merged else {
             return Vec::new();
         };

@@ -13,7 +13,7 @@ use super::{
     istio::{CaptureMode, Egress, OutboundMode, SidecarSpec},
     object::{Present, Resource},
 };
-use crate::model::{OutboundPolicy, Scope, Seen, SeenHosts};
+use crate::model::{OutboundPolicy, Scope, Seen, SeenHosts, SeenIn};
 
 /// What matters of a Sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,25 +47,34 @@ impl SidecarFacts {
             OutboundMode::RegistryOnly => OutboundPolicy::RegistryOnly,
             OutboundMode::AllowAny => OutboundPolicy::AllowAny,
         });
-        let hosts = (!spec.egress.is_empty()).then(|| {
-            let each = spec.egress.iter().enumerate();
-            let seen = each.flat_map(|(index, egress)| {
-                let path = format!("spec.egress[{index}]");
-                listener(egress, &path, &meta.namespace, findings)
-            });
-            seen.collect()
-        });
+        let mut shown = Shown::default();
+        for (index, egress) in spec.egress.iter().enumerate() {
+            listener(egress, &format!("spec.egress[{index}]"), &mut shown, findings);
+        }
+        let hosts = (!spec.egress.is_empty()).then_some(shown.seen);
         let selector = spec.workload_selector.clone().unwrap_or_default().labels;
         Self {
             meta,
             selector,
-            scope: Arc::new(Scope { policy, hosts }),
+            scope: Arc::new(Scope {
+                policy,
+                hosts,
+                hidden: shown.hidden,
+                view: None,
+            }),
         }
     }
 }
 
-/// What one entry of `egress` shows.
-fn listener(egress: &Egress, path: &str, own: &Arc<str>, findings: &mut Findings) -> Vec<Seen> {
+/// What all entries of `egress` show and hide.
+#[derive(Default)]
+struct Shown {
+    seen: Vec<Seen>,
+    hidden: Vec<Seen>,
+}
+
+/// Adds what one entry of `egress` shows and hides.
+fn listener(egress: &Egress, path: &str, shown: &mut Shown, findings: &mut Findings) {
     let elsewhere = Present(egress.capture_mode == CaptureMode::None);
     let ignored = [
         (gaps::EGRESS_PORT, egress.port),
@@ -77,16 +86,18 @@ fn listener(egress: &Egress, path: &str, own: &Arc<str>, findings: &mut Findings
         let text = "names no host";
         findings.reject(format!("{path}.hosts"), text, "write ./* or */* or ~/*");
     }
-    let mut seen = Vec::new();
     for (index, text) in egress.hosts.iter().enumerate() {
         let field = format!("{path}.hosts[{index}]");
-        seen.extend(host(text, &field, own, findings));
+        match host(text, &field, findings) {
+            Some((seen, false)) => shown.seen.push(seen),
+            Some((seen, true)) => shown.hidden.push(seen),
+            None => {}
+        }
     }
-    seen
 }
 
-/// What `namespace/host` shows.
-fn host(text: &str, field: &str, own: &Arc<str>, findings: &mut Findings) -> Option<Seen> {
+/// What `namespace/host` is about, and whether it hides that.
+fn host(text: &str, field: &str, findings: &mut Findings) -> Option<(Seen, bool)> {
     let lower = text.to_ascii_lowercase();
     let Some((namespace, name)) = lower.split_once('/') else {
         let text = format!("{text:?} does not say of which namespace");
@@ -106,16 +117,21 @@ fn host(text: &str, field: &str, own: &Arc<str>, findings: &mut Findings) -> Opt
             return None;
         }
     };
+    let (namespace, hides) = match namespace.strip_prefix('~') {
+        // Nothing is shown.
+        Some("") => return None,
+        Some(rest) => (rest, true),
+        None => (namespace, false),
+    };
     let namespace = match namespace {
-        "~" => return None,
-        "*" => None,
-        "." => Some(Arc::clone(own)),
+        "*" => SeenIn::Any,
+        "." => SeenIn::Own,
         "" => {
             let text = format!("{text:?} does not say of which namespace");
             findings.reject(field, text, "begin it with a namespace, . or *");
             return None;
         }
-        other => Some(other.into()),
+        other => SeenIn::Named(other.into()),
     };
-    Some(Seen { namespace, hosts })
+    Some((Seen { namespace, hosts }, hides))
 }

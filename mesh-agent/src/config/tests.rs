@@ -34,4 +34,5 @@ mod statuses;
 mod tokens;
 mod traffic;
 mod traffic_policies;
+mod views;
 mod workloads;

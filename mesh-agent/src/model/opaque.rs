@@ -22,7 +22,7 @@ use super::{
 /// How connections to one port are routed that are carried as bytes.
 #[derive(Clone, Debug, Default)]
 pub struct OpaquePort {
-    /// By client namespace; these win over those for everybody.
+    /// By client namespace or [view](super::scope::View); these win over those for everybody.
     pub consumers: Vec<(Arc<str>, Arc<OpaqueRoutes>)>,
     /// For every other client, if any are attached.
     pub routes: Option<Arc<OpaqueRoutes>>,
@@ -120,12 +120,9 @@ impl Protocol {
 }
 
 impl OpaquePort {
-    /// The rules for clients in `namespace`, if any are attached.
-    pub fn routes_for(&self, namespace: &str) -> Option<&Arc<OpaqueRoutes>> {
-        let mut own = self.consumers.iter();
-        own.find(|(consumer, _)| **consumer == *namespace)
-            .map(|(_, routes)| routes)
-            .or(self.routes.as_ref())
+    /// The rules for `client`, if any are attached.
+    pub fn routes_for(&self, client: &Workload) -> Option<&Arc<OpaqueRoutes>> {
+        client.own(&self.consumers).or(self.routes.as_ref())
     }
 
     /// Whether every connection goes to the Service.
@@ -143,13 +140,13 @@ impl OpaquePort {
 impl ServicePort {
     /// Whether it takes the client's first bytes to decide where its connection goes.
     pub fn awaits_hello(&self, client: &Client<'_>) -> bool {
-        let routes = self.opaque.routes_for(&client.workload.namespace);
+        let routes = self.opaque.routes_for(client.workload);
         routes.is_some_and(|routes| routes.names(client).next().is_some())
     }
 
     /// Whether what HTTP clients say is carried as bytes, too, though no protocol is declared.
     pub fn is_opaque_for(&self, client: &Workload) -> bool {
-        let routes = self.opaque.routes_for(&client.namespace);
+        let routes = self.opaque.routes_for(client);
         self.protocol.is_opaque() || routes.is_some_and(|routes| routes.whole)
     }
 
@@ -161,7 +158,7 @@ impl ServicePort {
         destination: IpAddr,
         opening: Opening<'_>,
     ) -> OpaqueDecision {
-        match self.opaque.routes_for(&client.workload.namespace) {
+        match self.opaque.routes_for(client.workload) {
             Some(routes) => {
                 // A port that is declared to be for TLS has no other clients.
                 let tls_only = routes.whole || self.protocol != Protocol::Sniff;

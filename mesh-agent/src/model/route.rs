@@ -189,27 +189,23 @@ impl Decision {
 }
 
 impl ServicePort {
-    /// Whether no request of clients in `namespace` can be decided about otherwise than plainly: see
+    /// Whether no request of `client` can be decided about otherwise than plainly: see
     /// [`Decision::is_plain`]. Whoever only passes requests on asks before anything is drawn.
-    pub fn is_plain(&self, namespace: &str) -> bool {
-        match self.routes_for(namespace) {
+    pub fn is_plain(&self, client: &Workload) -> bool {
+        match self.routes_for(client) {
             Some(routes) => routes.rules.are_plain(),
             None => self.cluster.upstream.is_none(),
         }
     }
 
-    /// The rules that decide about requests of clients in `namespace`; none if no route is attached.
-    pub fn routes_for(&self, namespace: &str) -> Option<&Arc<HttpRoutes>> {
-        self.consumer_routes
-            .iter()
-            .find(|(own, _)| **own == *namespace)
-            .map(|(_, routes)| routes)
-            .or(self.routes.as_ref())
+    /// The rules that decide about requests of `client`; none if no route is attached.
+    pub fn routes_for(&self, client: &Workload) -> Option<&Arc<HttpRoutes>> {
+        client.own(&self.consumer_routes).or(self.routes.as_ref())
     }
 
     /// Decides about one request of `client`; draws from the weight schedule, so call it once.
     pub fn decide(&self, client: &Client<'_>, head: &RequestHead<'_>) -> Decision {
-        match self.routes_for(&client.workload.namespace) {
+        match self.routes_for(client.workload) {
             Some(routes) => routes.decide(client, head),
             None => Decision::Forward {
                 cluster: Arc::clone(&self.cluster),

@@ -90,8 +90,9 @@ pub struct ServicePort {
     pub cluster: Arc<Cluster>,
     /// Its DestinationRule subsets, as seen from the Service's own namespace.
     pub subsets: Vec<Arc<Cluster>>,
-    /// HTTP routes by client namespace, which win over those for everybody: consumer HTTPRoutes, and
-    /// VirtualServices that look different from there (`exportTo`, a DestinationRule of its own).
+    /// HTTP routes by client namespace or [view](super::scope::View), which win over those for
+    /// everybody: consumer HTTPRoutes, and VirtualServices that look different from there (`exportTo`, a
+    /// Sidecar, a DestinationRule of its own).
     pub consumer_routes: Vec<(Arc<str>, Arc<HttpRoutes>)>,
     /// HTTP routes for every other client, if any are attached.
     pub routes: Option<Arc<HttpRoutes>>,

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{
-    fixture::{Mesh, pod},
+    fixture::{Mesh, client_in, pod},
     routes::{destination_rule, web},
 };
 use crate::model::{ClientTls, Credential, Origination, Roots};
@@ -104,9 +104,9 @@ fn istio_mutual_is_the_meshs_own_tls_or_nothing() {
 #[test]
 fn the_meshs_own_tls_costs_requests_nothing() {
     let mesh = with(true, "tls: {mode: ISTIO_MUTUAL}");
-    assert!(mesh.service("default", "web").ports[0].is_plain("default"));
+    assert!(mesh.service("default", "web").ports[0].is_plain(&client_in("default")));
     let mesh = with(false, "tls: {mode: SIMPLE}");
-    assert!(!mesh.service("default", "web").ports[0].is_plain("default"));
+    assert!(!mesh.service("default", "web").ports[0].is_plain(&client_in("default")));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use http::{HeaderMap, HeaderValue};
 
 use super::{
-    fixture::{Mesh, service},
+    fixture::{Mesh, client_in, service},
     routes::{WEB, to, virtual_service, web},
 };
 
@@ -352,7 +352,7 @@ fn cors_on_a_backend_answers_its_share_of_preflights() {
         }
         other => panic!("{other:?}"),
     }
-    assert!(!mesh.service("default", "web").ports[0].is_plain("default"));
+    assert!(!mesh.service("default", "web").ports[0].is_plain(&client_in("default")));
     let rule = format!(
         "{{filters: [{cors}], backendRefs: [{{name: web-v1, port: 80, filters: [{cors}]}}]}}"
     );

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    fixture::{Mesh, service},
+    fixture::{Mesh, client_in, service},
     http_routes::backends,
     routes::{WEB, destination_rule, virtual_service, web},
 };
@@ -234,9 +234,9 @@ fn a_rule_of_the_clients_namespace_shapes_bytes_for_its_clients() {
     let mesh = with_port("tcp", &rule);
     mesh.check_problems(&[]);
     let port = &mesh.service("default", "web").ports[0];
-    let own = port.opaque.routes_for("shop").expect("a policy of its own");
+    let own = port.opaque.routes_for(&client_in("shop")).expect("a policy of its own");
     assert_eq!(own.otherwise.limits().connections, Some(3));
-    assert!(port.opaque.routes_for("default").is_none());
+    assert!(port.opaque.routes_for(&client_in("default")).is_none());
     assert_eq!(port.cluster.limits().connections, None);
 }
 

@@ -29,7 +29,7 @@ ports: [{name: http, port: 6443}]
     assert!(!refuses(&client, "192.0.2.1:443"));
     client.scope = Arc::new(Scope {
         policy: OutboundPolicy::RegistryOnly,
-        hosts: None,
+        ..Scope::default()
     });
     assert!(refuses(&client, "192.0.2.1:443"));
     assert!(refuses(&client, "172.16.0.1:10250"));

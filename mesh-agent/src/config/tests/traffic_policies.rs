@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use http::HeaderMap;
 
 use super::{
-    fixture::Mesh,
+    fixture::{Mesh, client_in},
     routes::{WEB, destination_rule, to, virtual_service, web},
 };
 use crate::model::{
@@ -97,7 +97,7 @@ fn proxy_protocol_is_for_all_ports_and_a_subsets_own_wins() {
         ));
         mesh.check_problems(&[]);
         let port = &mesh.service("default", "web").ports[0];
-        assert!(!port.is_plain("default"), "{policy}");
+        assert!(!port.is_plain(&client_in("default")), "{policy}");
         cluster(&mesh, "client").endpoints[0].proxy_protocol
     };
     let (one, two) = (Some(ProxyProtocol::V1), Some(ProxyProtocol::V2));

@@ -39,7 +39,7 @@ fn client(policy: OutboundPolicy) -> Workload {
         inbound: InboundPolicy::default(),
         scope: Arc::new(Scope {
             policy,
-            hosts: None,
+            ..Scope::default()
         }),
     }
 }

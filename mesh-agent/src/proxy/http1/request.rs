@@ -21,7 +21,7 @@ use super::{
     fields::Lines,
     head::{self, Judged, Name, RequestHead},
 };
-use crate::model::{Cluster, HeaderEdits, Protocol, Rewritten, ServicePort};
+use crate::model::{Cluster, HeaderEdits, Protocol, Rewritten, ServicePort, Workload};
 
 /// Above so many names of headers in a port's rules, all headers are looked at instead.
 const FEW_NAMES: usize = 8;
@@ -71,14 +71,13 @@ pub(super) fn prepare(front: &Rc<Front>, buffer: &mut Buffer) -> Prepared {
     let converts = port
         .as_ref()
         .is_some_and(|port| matches!(port.protocol, Protocol::Http2 | Protocol::Grpc));
-    let namespace = Arc::clone(&client.namespace);
     // What is done to a request besides sending it on is hyper's way, and nothing is drawn yet.
-    let plain = port.as_ref().is_none_or(|port| port.is_plain(&namespace));
+    let plain = port.as_ref().is_none_or(|port| port.is_plain(&client));
     let Some(noted) = noted(&head).filter(|_| plain && !converts) else {
         return Prepared::Odd;
     };
     let mut exchange = Exchange::begin_with(front, noted, None);
-    let headers = looked_at(port.as_deref(), &namespace, &head);
+    let headers = looked_at(port.as_deref(), &client, &head);
     let way = http_decide::decide(port.as_deref(), &mut exchange, &headers);
     let (mut out, way) = match way {
         Ok(way) => (written(&head, &exchange.uri, &way), Ok(Onward::from(way))),
@@ -138,9 +137,9 @@ fn noted(head: &RequestHead<'_>) -> Option<Noted> {
 }
 
 /// The headers that any rule of the port looks at.
-fn looked_at(port: Option<&ServicePort>, namespace: &str, head: &RequestHead<'_>) -> HeaderMap {
+fn looked_at(port: Option<&ServicePort>, client: &Workload, head: &RequestHead<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let routes = port.and_then(|port| port.routes_for(namespace));
+    let routes = port.and_then(|port| port.routes_for(client));
     let names = routes.map_or(&[][..], |routes| routes.rules.header_names());
     if names.is_empty() {
         return headers;

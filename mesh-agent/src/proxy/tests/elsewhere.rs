@@ -20,7 +20,7 @@ async fn closed() -> (Mesh, SocketAddr) {
     let mut client = workload("client");
     client.scope = Arc::new(Scope {
         policy: OutboundPolicy::RegistryOnly,
-        hosts: None,
+        ..Scope::default()
     });
     mesh.replace(&Arc::new(client)).await;
     let nobody = SocketAddr::from(([127, 0, 7, 99], mesh.port()));

@@ -313,8 +313,13 @@ impl Chance {
             "trafficPolicy: {loadBalancer: {localityLbSetting: {distribute: [{from: r, to: {r/a: 60, r/b: 40}}]}}}, ",
             "trafficPolicy: {outlierDetection: {}, loadBalancer: {localityLbSetting: {failoverPriority: [version]}}}, ",
         ]);
+        let labels = self.labels();
+        let selector = match self.below(3) {
+            0 => format!("workloadSelector: {{matchLabels: {{{labels}}}}}, "),
+            _ => String::new(),
+        };
         let text = format!(
-            "{text}}}\nspec: {{{export}host: {host}, {policy}subsets: [{}]}}\n",
+            "{text}}}\nspec: {{{export}{selector}host: {host}, {policy}subsets: [{}]}}\n",
             subsets.join(", ")
         );
         (key, text)

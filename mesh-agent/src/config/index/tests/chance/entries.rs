@@ -71,7 +71,17 @@ impl Chance {
             "outboundTrafficPolicy: {}, ",
             "outboundTrafficPolicy: {mode: ALLOW_ANY}, ",
         ]);
-        let hosts = self.of(&["./*", "'*/*'", "'~/*'", "a/*", "b/e1.example, ./*", "x"]);
+        let hosts = self.of(&[
+            "./*",
+            "'*/*'",
+            "'~/*'",
+            "a/*",
+            "b/e1.example, ./*",
+            "'*/s1.a.svc.cluster.local', a/s2.b.svc.cluster.local",
+            "'*/*', '~b/*'",
+            "'*/*.svc.cluster.local', '~./s1.a.svc.cluster.local'",
+            "x",
+        ]);
         (
             key,
             format!("{text}}}\nspec: {{{selector}{policy}egress: [{{hosts: [{hosts}]}}]}}\n"),
