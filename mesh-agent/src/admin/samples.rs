@@ -253,6 +253,7 @@ fn service(endpoint: &Arc<Workload>) -> Service {
                 place: None,
                 tls: None,
                 proxy_protocol: None,
+                weight: 1,
                 load: Arc::default(),
             }],
         ))

@@ -84,7 +84,6 @@ fn hash(written: &ConsistentHash, path: &str, findings: &mut Findings) -> Option
 }
 
 fn cookie(written: &HttpCookie, path: &str, findings: &mut Findings) -> Option<HashCookie> {
-    findings.gaps(path, &[(gaps::COOKIE_ATTRIBUTES, written.attributes)]);
     let plain = |text: &str| {
         text.bytes()
             .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b';' | b',' | b'"'))
@@ -106,10 +105,20 @@ fn cookie(written: &HttpCookie, path: &str, findings: &mut Findings) -> Option<H
             }
         },
     };
+    let mut attributes = Vec::with_capacity(written.attributes.len());
+    for (index, one) in written.attributes.iter().enumerate() {
+        if one.name.is_empty() || one.name.contains('=') || !plain(&one.name) || !plain(&one.value) {
+            let text = "name and value must be visible ASCII without separators";
+            findings.reject(format!("{path}.attributes[{index}]"), text, "correct them");
+            return None;
+        }
+        attributes.push((one.name.clone(), one.value.clone()));
+    }
     Some(HashCookie {
         name: written.name.clone(),
         path: written.path.clone(),
         ttl,
+        attributes,
     })
 }
 

@@ -277,7 +277,7 @@ impl Endpoints {
                 let mut workloads = ports
                     .iter()
                     .flatten()
-                    .filter_map(|(_, one, _)| one.as_ref());
+                    .filter_map(|(_, one, ..)| one.as_ref());
                 (workloads.any(|workload| workload.enrolled), ports)
             }
             Some(slices) => {
@@ -379,22 +379,25 @@ impl Endpoints {
     }
 }
 
-pub(super) type Sockets = Vec<(SocketAddr, Option<Arc<Workload>>, Option<Arc<Place>>)>;
+/// An endpoint's address, whose that is, where, and how many parts of the traffic it gets.
+pub(super) type Socket = (SocketAddr, Option<Arc<Workload>>, Option<Arc<Place>>, u32);
+
+pub(super) type Sockets = Vec<Socket>;
 
 /// What a host of a ServiceEntry has.
 fn of_entry(shelves: &Shelves, sockets: Vec<Vec<EntrySocket>>) -> Found {
     let unsaid = SlicePlace::default();
-    let place = |(address, workload, said): EntrySocket| {
+    let place = |(address, workload, said, weight): EntrySocket| {
         let of_node = || nodes::of_endpoint(&shelves.nodes, workload.as_ref(), &unsaid, false);
         let place = said.or_else(of_node);
-        (address, workload, place)
+        (address, workload, place, weight)
     };
     let of_port = |sockets: Vec<_>| sockets.into_iter().map(place).collect::<Sockets>();
     let ports: Vec<Sockets> = sockets.into_iter().map(of_port).collect();
     let workloads = ports
         .iter()
         .flatten()
-        .filter_map(|(_, one, _)| one.as_ref());
+        .filter_map(|(_, one, ..)| one.as_ref());
     Found {
         enrolled: workloads.into_iter().any(|workload| workload.enrolled),
         distribution: None,
@@ -427,7 +430,7 @@ fn from_name(
             &SlicePlace::default(),
             false,
         );
-        (SocketAddr::new(*address, port.number), workload, place)
+        (SocketAddr::new(*address, port.number), workload, place, 1)
     };
     addresses.map(socket).collect()
 }
@@ -445,7 +448,8 @@ fn from_slices(
         let usable = sockets.filter(|((_, ready), _)| *ready || service.publish_not_ready);
         let socket = usable.map(|((address, _), slice)| {
             let workload = by_address.get(&address.ip());
-            (*address, workload.map(Arc::clone), place(workload, slice))
+            let place = place(workload, slice);
+            (*address, workload.map(Arc::clone), place, 1)
         });
         socket.collect::<Sockets>()
     };
@@ -477,7 +481,7 @@ fn from_pods(
             if wanted {
                 let workload = Some(Arc::clone(&pod.workload));
                 let place = place(workload.as_ref(), &unsaid);
-                sockets.push((SocketAddr::new(*address, number), workload, place));
+                sockets.push((SocketAddr::new(*address, number), workload, place, 1));
             }
         }
     }

@@ -220,7 +220,7 @@ impl Finder<'_> {
         let number = target(port);
         let socket = |address: &IpAddr| {
             let pod = self.pod(*address).map(Arc::clone);
-            ((*address, number).into(), pod, None)
+            ((*address, number).into(), pod, None, 1)
         };
         addresses.map(socket).collect()
     }
@@ -282,7 +282,7 @@ fn from_pods(
     for pod in selection.select(namespace, labels) {
         for address in pod.facts.addresses.iter().filter(|_| pod.facts.ready) {
             let workload = Some(Arc::clone(&pod.workload));
-            sockets.push(((*address, target(port)).into(), workload, None));
+            sockets.push(((*address, target(port)).into(), workload, None, 1));
         }
     }
     sockets

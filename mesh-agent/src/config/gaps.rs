@@ -162,14 +162,6 @@ fields! {
         ],
     )
     .fix("use localityLbSetting, or trafficDistribution of the Service");
-    COOKIE_ATTRIBUTES = Gap::new(
-        DESTINATION_RULE,
-        "trafficPolicy.loadBalancer.consistentHash.httpCookie.attributes",
-        [
-            "only name, path and Max-Age are written into the cookie",
-            "it is given without them",
-        ],
-    );
     TCP_KEEPALIVE = Gap::new(
         DESTINATION_RULE,
         "trafficPolicy.connectionPool.tcp.tcpKeepalive",
@@ -228,11 +220,6 @@ fields! {
             "the endpoint is connected to at its address",
         ],
     );
-    ENTRY_WEIGHT = Gap::new(
-        SERVICE_ENTRY,
-        "endpoints.weight",
-        ["endpoints are drawn evenly", "all have the same share"],
-    );
     DYNAMIC_DNS = Gap::new(
         SERVICE_ENTRY,
         "resolution",
@@ -250,15 +237,6 @@ fields! {
     )
     .fix("nothing need be done")
     .harmless();
-    ENTRY_NAMES = Gap::new(
-        SERVICE_ENTRY,
-        "subjectAltNames",
-        [
-            "enrolled pods are verified by their own identity, nobody else is",
-            "the names are not looked at",
-        ],
-    )
-    .fix("write them into the tls settings of a DestinationRule, where TLS begins there");
     ENTRY_MESH_TLS = Gap::new(
         SERVICE_ENTRY,
         "endpoints.labels",

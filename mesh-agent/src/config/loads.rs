@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
-use super::endpoints::Sockets;
+use super::endpoints::{Socket, Sockets};
 use crate::model::{Endpoint, EndpointLoad, WorkloadUid};
 
 /// The loads of all endpoints, and how many ports of Services have each.
@@ -20,10 +20,8 @@ impl Loads {
     pub(super) fn endpoints(&mut self, mut sockets: Sockets) -> Vec<Endpoint> {
         sockets.sort_by_key(|(address, ..)| *address);
         sockets.dedup_by_key(|(address, ..)| *address);
-        let endpoint = |(address, workload, place): (SocketAddr, Option<Arc<_>>, _)| {
-            let uid = workload
-                .as_ref()
-                .map(|workload: &Arc<crate::model::Workload>| workload.uid.clone());
+        let endpoint = |(address, workload, place, weight): Socket| {
+            let uid = workload.as_ref().map(|workload| workload.uid.clone());
             let (load, uses) = self.0.entry((uid, address)).or_default();
             *uses += 1;
             Endpoint {
@@ -33,6 +31,7 @@ impl Loads {
                 place,
                 tls: None,
                 proxy_protocol: None,
+                weight: weight,
             }
         };
         sockets.into_iter().map(endpoint).collect()

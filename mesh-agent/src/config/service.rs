@@ -59,6 +59,8 @@ pub(super) struct Reach {
     pub(super) original: bool,
     /// Besides single addresses.
     pub(super) ranges: Vec<IpNet>,
+    /// For whom certificates may be where a rule asks for TLS and names nobody.
+    pub(super) names: Vec<Arc<str>>,
 }
 
 /// What matters of a Service's port.
@@ -117,7 +119,15 @@ impl ServiceFacts {
         policy: Option<UpstreamPolicy>,
         direct: bool,
     ) -> Option<UpstreamPolicy> {
-        let original = self.reach.as_ref().is_some_and(|reach| reach.original);
+        let reach = self.reach.as_ref();
+        let original = reach.is_some_and(|reach| reach.original);
+        let policy = policy.map(|policy| match reach {
+            Some(reach) if !reach.names.is_empty() => UpstreamPolicy {
+                tls: policy.tls.map(|tls| tls.naming(&reach.names)),
+                ..policy
+            },
+            Some(_) | None => policy,
+        });
         match original || direct {
             true => Some(UpstreamPolicy {
                 balancer: Balancer::Original,

@@ -18,7 +18,7 @@ use super::{
     facts::{Findings, Meta},
     gaps,
     istio::{EntryPort, Resolution, ServiceEntrySpec},
-    object::{Present, Resource},
+    object::Resource,
     problem::{Severity, code},
     resolve::Visibility,
     service::{self, PortFacts, Reach, ServiceFacts, Target},
@@ -65,6 +65,8 @@ impl ServiceEntryFacts {
         let source = reader.source(trust_domain);
         reader.without_effect();
         let hosts = reader.hosts(&source);
+        let names = spec.subject_alt_names.iter();
+        let names: Vec<Arc<str>> = names.map(|name| name.as_str().into()).collect();
         let visibility = Visibility::new(&spec.export_to, &meta.namespace);
         let facts = |host: &Arc<str>| ServiceFacts {
             meta: Meta {
@@ -82,6 +84,7 @@ impl ServiceEntryFacts {
             reach: Some(Reach {
                 original: source == Source::Original,
                 ranges: ranges.clone(),
+                names: names.clone(),
             }),
         };
         Self {
@@ -226,8 +229,6 @@ impl Reader<'_> {
     }
 
     fn without_effect(&mut self) {
-        let named = Present(!self.spec.subject_alt_names.is_empty());
-        self.findings.gaps("spec", &[(gaps::ENTRY_NAMES, named)]);
         if self.spec.ports.is_empty() {
             self.findings.add(
                 Severity::Warning,

@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    endpoints::Socket,
     facts::{Findings, Meta},
     gaps,
     istio::WorkloadEntrySpec,
@@ -44,6 +45,8 @@ pub(super) struct EntryEndpoint {
     /// Where that is, if it is written.
     locality: Option<Arc<model::Place>>,
     wants_mesh_tls: bool,
+    /// How many parts of the traffic it gets.
+    weight: u32,
 }
 
 /// Where an endpoint is.
@@ -54,8 +57,9 @@ pub(super) enum Place {
     Name(Arc<str>),
 }
 
-/// An endpoint's address and port, who is there, and where that is, as far as an entry says it.
-pub(super) type EntrySocket = (SocketAddr, Option<Arc<Workload>>, Option<Arc<model::Place>>);
+/// An endpoint's address and port, who is there, and where that is, as far as an entry says it; and its
+/// weight.
+pub(super) type EntrySocket = Socket;
 
 impl WorkloadEntryFacts {
     pub(super) fn new(
@@ -100,10 +104,7 @@ impl EntryEndpoint {
             );
             findings.reject(format!("{path}.address"), text, "write one of them");
         }
-        let ignored = [
-            (gaps::ENTRY_NETWORK, Present(!spec.network.is_empty())),
-            (gaps::ENTRY_WEIGHT, Present(spec.weight.is_some_and(|weight| weight > 1))),
-        ];
+        let ignored = [(gaps::ENTRY_NETWORK, Present(!spec.network.is_empty()))];
         findings.gaps(path, &ignored);
         let labelled = |(key, value): &(&str, &str)| {
             let found = spec.labels.get(*key);
@@ -119,6 +120,8 @@ impl EntryEndpoint {
             locality: locality(&spec.locality),
             ports: spec.ports.clone(),
             wants_mesh_tls,
+            // As in Istio, 0 is what is not written.
+            weight: spec.weight.unwrap_or_default().max(1),
         }
     }
 
@@ -136,7 +139,8 @@ impl EntryEndpoint {
         let number = self.ports.get(port).copied().unwrap_or(number);
         let workload = pod.or(self.workload.as_ref()).map(Arc::clone);
         let locality = self.locality.as_ref().map(Arc::clone);
-        Some((SocketAddr::new(address, number), workload, locality))
+        let address = SocketAddr::new(address, number);
+        Some((address, workload, locality, self.weight))
     }
 }
 

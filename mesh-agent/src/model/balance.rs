@@ -96,9 +96,8 @@ impl Schedule {
     /// was 0, and what is left goes to the largest remainders (the first wins a tie).
     /// Backends after the 65,535th and those of weight 0 are never drawn.
     pub fn new(weights: &[u32], position: Position) -> Self {
-        let weights = reduce(&weights[..weights.len().min(usize::from(u16::MAX))]);
         Self {
-            table: unroll(&weights).into(),
+            table: table(weights).into(),
             position,
         }
     }
@@ -127,6 +126,11 @@ impl Schedule {
     pub fn window(&self) -> usize {
         self.table.len()
     }
+}
+
+/// The order in which what weighs so much takes turns: one period of it.
+pub(super) fn table(weights: &[u32]) -> Vec<u16> {
+    unroll(&reduce(&weights[..weights.len().min(usize::from(u16::MAX))]))
 }
 
 /// The smallest weights of the same ratio, with a sum of at most [`MAX_TABLE`].

@@ -89,6 +89,20 @@ impl Origination {
 }
 
 impl ClientTls {
+    /// The same, the server's certificate being for one of `names` if none is written.
+    #[must_use]
+    pub fn naming(self: Arc<Self>, names: &[Arc<str>]) -> Arc<Self> {
+        match &*self {
+            Self::Originate(wanted) if wanted.names.is_empty() => {
+                Arc::new(Self::Originate(Origination {
+                    names: names.to_vec(),
+                    ..wanted.clone()
+                }))
+            }
+            Self::Originate(_) | Self::Mesh | Self::Refused(_) => self,
+        }
+    }
+
     /// What that means for an endpoint of `hostname`; nothing if the mesh's own TLS is enough.
     pub fn towards(&self, hostname: &Arc<str>, is_enrolled: bool) -> Option<Self> {
         match self {

@@ -43,6 +43,8 @@ pub struct HashCookie {
     pub path: String,
     /// How long; made here for clients without one unless `None`, for a session if zero.
     pub ttl: Option<Duration>,
+    /// What else is said when it is given: names, and their values unless empty.
+    pub attributes: Vec<(String, String)>,
 }
 
 /// How a table is made.
@@ -124,6 +126,10 @@ impl HashCookie {
         if !self.path.is_empty() {
             said.push_str(&format!("; Path={}", self.path));
         }
+        for (name, value) in &self.attributes {
+            let equals = if value.is_empty() { "" } else { "=" };
+            said.push_str(&format!("; {name}{equals}{value}"));
+        }
         said.push_str("; HttpOnly");
         (said, hash(value.as_bytes()))
     }
@@ -137,9 +143,11 @@ impl Table {
             .iter()
             .map(|endpoint| endpoint.address.to_string())
             .collect();
+        let weights = endpoints[..count].iter().map(|endpoint| endpoint.weight);
+        let weights: Vec<u32> = weights.collect();
         match kind {
-            TableKind::Ring(size) => Self::Ring(ring(size, &names).into()),
-            TableKind::Maglev(size) => Self::Maglev(maglev(size, &names).into()),
+            TableKind::Ring(size) => Self::Ring(ring(size, &names, &weights).into()),
+            TableKind::Maglev(size) => Self::Maglev(maglev(size, &names, &weights).into()),
         }
     }
 
@@ -164,21 +172,28 @@ impl Table {
 }
 
 /// As many places for each name as it takes to have `size` of them, rounded up so that the number
-/// seldom changes when a name comes or goes: then all others keep their places.
-fn ring(size: u32, names: &[String]) -> Vec<(u64, u16)> {
+/// seldom changes when a name comes or goes: then all others keep their places. Names that weigh more or
+/// less than the average have more or fewer.
+fn ring(size: u32, names: &[String], weights: &[u32]) -> Vec<(u64, u16)> {
     let size = usize::try_from(size).expect("a u32 fits usize");
     let each = size.div_ceil(names.len().max(1)).next_power_of_two();
     let mut places = Vec::with_capacity(each * names.len());
-    for (index, name) in (0_u16..).zip(names) {
+    let sum: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
+    let of = |weight: u32| {
+        let all = u128::from(weight) * each as u128 * names.len() as u128;
+        usize::try_from(all / u128::from(sum.max(1))).unwrap_or(each).max(1)
+    };
+    for (index, (name, weight)) in (0_u16..).zip(names.iter().zip(weights)) {
         let place = |nth| (hash(format!("{name}_{nth}").as_bytes()), index);
-        places.extend((0..each).map(place));
+        places.extend((0..of(*weight)).map(place));
     }
     places.sort_unstable();
     places
 }
 
-/// Names take entries in turn, each the next free one of its own order.
-fn maglev(size: u32, names: &[String]) -> Vec<u16> {
+/// Names take entries in turn, each the next free one of its own order; the heaviest in each turn, others in
+/// as many as they weigh beside it.
+fn maglev(size: u32, names: &[String], weights: &[u32]) -> Vec<u16> {
     const FREE: u16 = u16::MAX;
     let size = u64::from(size.max(2));
     if names.is_empty() {
@@ -193,8 +208,16 @@ fn maglev(size: u32, names: &[String]) -> Vec<u16> {
     let length = usize::try_from(size).expect("a u32 fits usize");
     let mut entries = vec![FREE; length];
     let mut left = length;
+    let heaviest = weights.iter().copied().max().unwrap_or(1);
+    let mut credits = vec![0_u64; names.len()];
     loop {
-        for (index, (place, step)) in (0_u16..).zip(&mut next) {
+        let turns = next.iter_mut().zip(weights.iter().zip(&mut credits));
+        for (index, ((place, step), (weight, credit))) in (0_u16..).zip(turns) {
+            *credit += u64::from(*weight);
+            match credit.checked_sub(u64::from(heaviest)) {
+                Some(rest) => *credit = rest,
+                None => continue,
+            }
             let slot = loop {
                 let slot = usize::try_from(*place).expect("less than the size");
                 *place = (*place + *step) % size;
@@ -251,6 +274,7 @@ mod tests {
             place: None,
             tls: None,
             proxy_protocol: None,
+            weight: 1,
             load: Arc::default(),
         };
         (1..=count).map(endpoint).collect()
@@ -278,6 +302,21 @@ mod tests {
             for count in counts.values() {
                 assert!(count.abs_diff(2_000) < tolerance, "{kind:?}: {counts:?}");
             }
+        }
+    }
+
+    #[test]
+    fn keys_are_spread_as_endpoints_weigh() {
+        for (kind, tolerance) in [
+            (TableKind::Ring(8192), 600),
+            (TableKind::Maglev(65_537), 150),
+        ] {
+            let mut endpoints = endpoints(3);
+            endpoints[0].weight = 8;
+            let heavy = endpoints[0].address;
+            let found = owners(kind, &endpoints);
+            let count = found.iter().filter(|owner| **owner == heavy).count();
+            assert!(count.abs_diff(8_000) < tolerance, "{kind:?}: {count}");
         }
     }
 
@@ -328,6 +367,7 @@ mod tests {
                 name: "user".into(),
                 path: "/".into(),
                 ttl,
+                attributes: Vec::new(),
             }))
         };
         let line = Some(("cookie", "a=b; user=\"ann\""));
@@ -340,15 +380,27 @@ mod tests {
 
     #[test]
     fn a_cookie_is_given_with_its_time_and_path() {
-        let give = |ttl| {
+        let attributes = [("SameSite", "Lax"), ("Secure", "")];
+        let attributes = attributes.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let attributes = attributes.to_vec();
+        let give = |ttl, attributes: &Vec<(String, String)>| {
             let cookie = HashCookie {
                 name: "user".into(),
                 path: "/shop".into(),
                 ttl: Some(Duration::from_secs(ttl)),
+                attributes: attributes.clone(),
             };
             cookie.give("k7").0
         };
-        assert_eq!(give(60), "user=\"k7\"; Max-Age=60; Path=/shop; HttpOnly");
-        assert_eq!(give(0), "user=\"k7\"; Path=/shop; HttpOnly");
+        let none = Vec::new();
+        assert_eq!(
+            give(60, &none),
+            "user=\"k7\"; Max-Age=60; Path=/shop; HttpOnly"
+        );
+        assert_eq!(give(0, &none), "user=\"k7\"; Path=/shop; HttpOnly");
+        assert_eq!(
+            give(0, &attributes),
+            "user=\"k7\"; Path=/shop; SameSite=Lax; Secure; HttpOnly"
+        );
     }
 }

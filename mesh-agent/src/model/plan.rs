@@ -18,6 +18,7 @@ use std::{
 };
 
 use super::{
+    balance,
     locality::{Place, Seeker, Spread, Tier},
     outlier::{self, Outlier},
     service::Endpoint,
@@ -53,6 +54,8 @@ pub struct Plan {
     whole: bool,
     /// The tier of each endpoint, unless `whole`.
     of: Vec<u16>,
+    /// The indices of each tier's endpoints, each as often as it weighs; empty if all weigh the same.
+    turns: Vec<Box<[u32]>>,
     /// How many of each tier are fit, of the one tier if `whole`.
     fit: Vec<AtomicU32>,
     /// What `fit` holds for: this many were left out on the node so far, one more than is counted while
@@ -101,7 +104,8 @@ impl Plans {
             let seeker = Seeker { place, labels };
             Box::new(Kept {
                 values: spread.of_client().map(value).map(str::to_owned).collect(),
-                plan: Plan::new(spread.tiers(&seeker, endpoints), endpoints.len()),
+                plan: Plan::new(spread.tiers(&seeker, endpoints), endpoints.len())
+                    .weighing(endpoints),
                 next: OnceLock::new(),
             })
         };
@@ -149,9 +153,47 @@ impl Plan {
             whole,
             of,
             fit: fit.collect(),
+            turns: Vec::new(),
             tiers,
             counted: AtomicU64::new(u64::MAX),
             until: AtomicU64::new(0),
+        }
+    }
+
+    /// The same, where endpoints of one tier may weigh differently.
+    fn weighing(self, endpoints: &[Endpoint]) -> Self {
+        let mut pairs = endpoints.windows(2);
+        if !pairs.any(|pair| pair[0].weight != pair[1].weight) {
+            return self;
+        }
+        let turns = (0..self.len()).map(|tier| {
+            let members = (0..self.size(tier, endpoints.len())).map(|nth| self.member(tier, nth));
+            let members: Vec<usize> = members.collect();
+            let weights = members.iter().filter_map(|index| endpoints.get(*index));
+            let weights: Vec<u32> = weights.map(|endpoint| endpoint.weight).collect();
+            let turns = balance::table(&weights).into_iter();
+            let index = |nth: u16| u32::try_from(members[usize::from(nth)]).unwrap_or(u32::MAX);
+            turns.map(index).collect()
+        });
+        Self {
+            turns: turns.collect(),
+            ..self
+        }
+    }
+
+    /// How many places tier `number` has to draw among, of `count` endpoints in all.
+    pub(super) fn places(&self, number: usize, count: usize) -> usize {
+        match self.turns.get(number) {
+            Some(turns) => turns.len(),
+            None => self.size(number, count),
+        }
+    }
+
+    /// The index of the endpoint at a tier's `nth` place.
+    pub(super) fn drawn(&self, number: usize, nth: usize) -> usize {
+        match self.turns.get(number) {
+            Some(turns) => turns.get(nth).map_or(usize::MAX, |index| *index as usize),
+            None => self.member(number, nth),
         }
     }
 
@@ -161,7 +203,7 @@ impl Plan {
     }
 
     /// How many endpoints tier `number` has, of `count` in all.
-    pub(super) fn size(&self, number: usize, count: usize) -> usize {
+    fn size(&self, number: usize, count: usize) -> usize {
         match self.tiers.get(number) {
             Some(tier) => tier.members.len(),
             None => count,
@@ -169,7 +211,7 @@ impl Plan {
     }
 
     /// The index of a tier's `nth` endpoint.
-    pub(super) fn member(&self, number: usize, nth: usize) -> usize {
+    fn member(&self, number: usize, nth: usize) -> usize {
         match self.tiers.get(number) {
             Some(tier) => tier
                 .members

@@ -221,4 +221,6 @@ pub struct Endpoint {
     pub tls: Option<Arc<ClientTls>>,
     /// How it is told of its client, if a DestinationRule asks for it.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// How many parts it gets of what its cluster does; at least 1.
+    pub weight: u32,
 }

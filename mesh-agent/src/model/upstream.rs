@@ -207,6 +207,7 @@ impl Cluster {
                     .and_then(|tls| tls.towards(&self.hostname, enrolled))
                     .map(Arc::new),
                 proxy_protocol: upstream.policy.proxy_protocol,
+                weight: 1,
             }
         })
     }

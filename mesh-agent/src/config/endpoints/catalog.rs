@@ -174,8 +174,15 @@ fn used_so<'e>(
     // Requests to endpoints that are not just connected to take the way that knows policies.
     let is_special = |one: &Endpoint| one.tls.is_some() || one.proxy_protocol.is_some();
     let is_kept = endpoints.iter().any(is_special)
+        || are_uneven(&endpoints)
         || policy != UpstreamPolicy::default() && distribution::matters(&policy, &endpoints, here);
     (endpoints, is_kept.then_some(policy))
+}
+
+/// Whether some get more than others.
+fn are_uneven(endpoints: &[Endpoint]) -> bool {
+    let mut pairs = endpoints.windows(2);
+    pairs.any(|pair| pair[0].weight != pair[1].weight)
 }
 
 /// The endpoint, with the TLS that a rule asks for towards it.
@@ -203,6 +210,7 @@ pub(super) fn are_same(one: &[Endpoint], other: &[Endpoint]) -> bool {
             && Arc::ptr_eq(&a.load, &b.load)
             && a.tls == b.tls
             && a.proxy_protocol == b.proxy_protocol
+            && a.weight == b.weight
             && match (&a.workload, &b.workload) {
                 (Some(a), Some(b)) => Arc::ptr_eq(a, b),
                 (None, None) => true,

@@ -149,7 +149,16 @@ pub struct HttpCookie {
     pub name: String,
     pub path: String,
     pub ttl: Option<String>,
-    pub attributes: Present,
+    #[serde(deserialize_with = "null_default")]
+    pub attributes: Vec<CookieAttribute>,
+}
+
+/// One entry of `httpCookie.attributes`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct CookieAttribute {
+    pub name: String,
+    pub value: String,
 }
 
 /// `consistentHash.ringHash`.

@@ -43,9 +43,6 @@ fn object(gap: &Gap) -> String {
         (_, "trafficPolicy.loadBalancer.zoneAwareLbSetting") => {
             policy("loadBalancer: {zoneAwareLbSetting: {}}")
         }
-        (_, "trafficPolicy.loadBalancer.consistentHash.httpCookie.attributes") => policy(
-            "loadBalancer: {consistentHash: {httpCookie: {name: c, ttl: 0s, attributes: []}}}",
-        ),
         (_, "trafficPolicy.connectionPool.tcp.tcpKeepalive") => pool("tcp: {tcpKeepalive: {}}"),
         (_, "trafficPolicy.connectionPool.http.idleTimeout") => pool("http: {idleTimeout: 5s}"),
         (_, "trafficPolicy.connectionPool.http.maxConcurrentStreams") => {
@@ -61,7 +58,6 @@ fn object(gap: &Gap) -> String {
             policy("tls: {mode: SIMPLE, credentialName: 'configmap://roots'}")
         }
         (_, "endpoints.network") => entry("resolution: STATIC", "network: far"),
-        (_, "endpoints.weight") => entry("resolution: STATIC", "weight: 5"),
         (_, "endpoints.labels") => entry(
             "resolution: STATIC",
             "labels: {security.istio.io/tlsMode: istio}",
@@ -74,7 +70,6 @@ fn object(gap: &Gap) -> String {
             "hosts: [api.example.com], ports: [{number: 53, name: dns, protocol: UDP}, {number: 80, name: http}]"
                 .to_owned()
         }
-        ("ServiceEntry", "subjectAltNames") => entry("resolution: STATIC, subjectAltNames: [a.b]", ""),
         ("Sidecar", "ingress") => "ingress: [{port: {number: 80}}]".to_owned(),
         (_, "inboundConnectionPool") => "inboundConnectionPool: {}".to_owned(),
         (_, "egress.port") => "egress: [{port: {number: 80}, hosts: [./*]}]".to_owned(),

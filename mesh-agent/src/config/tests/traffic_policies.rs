@@ -142,6 +142,14 @@ fn consistent_hash_has_a_key_and_a_table() {
         panic!("no cookie");
     };
     assert_eq!(cookie.ttl, Some(Duration::from_secs(60)));
+    let attributes = "attributes: [{name: SameSite, value: Lax}, {name: Secure}]";
+    let HashKey::Cookie(cookie) = hash(&format!("httpCookie: {{name: user, {attributes}}}")).key
+    else {
+        panic!("no cookie");
+    };
+    let attributes = cookie.attributes.iter();
+    let attributes: Vec<(&str, &str)> = attributes.map(|(name, value)| (&**name, &**value)).collect();
+    assert_eq!(attributes, [("SameSite", "Lax"), ("Secure", "")]);
     let table = |text: &str| hash(&format!("useSourceIp: true, {text}")).table;
     assert_eq!(
         table("ringHash: {minimumRingSize: 2048}"),
@@ -166,6 +174,10 @@ fn consistent_hash_is_refused_where_it_means_nothing() {
             "name and path must be visible ASCII",
         ),
         (
+            "{httpCookie: {name: a, attributes: [{name: \"x;y\"}]}}",
+            "httpCookie.attributes[0]: name and value must be visible ASCII",
+        ),
+        (
             "{httpCookie: {name: a, ttl: x}}",
             "ttl: \"x\" is not a duration",
         ),
@@ -181,10 +193,6 @@ fn consistent_hash_is_refused_where_it_means_nothing() {
     ] {
         check_refused(&format!("loadBalancer: {{consistentHash: {hash}}}"), want);
     }
-    check_unsupported(
-        "loadBalancer: {consistentHash: {httpCookie: {name: a, attributes: []}}}",
-        "httpCookie.attributes",
-    );
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //! One endpoint of a tier.
 //!
 //! Knows nothing of why a tier was chosen. Nothing is allocated, and of many endpoints only a few are
-//! looked at, unless most of them cannot be used. Invariant: all that can be used are as likely.
+//! looked at, unless most of them cannot be used. Invariant: all that can be used are as likely as they
+//! weigh.
 
 use std::{cell::RefCell, net::SocketAddr, time::Duration};
 
@@ -32,12 +33,12 @@ impl<'a> Draw<'a, '_> {
     }
 
     fn size(&self) -> usize {
-        self.plan.size(self.tier, self.endpoints.len())
+        self.plan.places(self.tier, self.endpoints.len())
     }
 
     /// The endpoint at a place in the tier, if it can be used.
     fn at(&self, place: usize) -> Option<&'a Endpoint> {
-        let endpoint = self.endpoints.get(self.plan.member(self.tier, place))?;
+        let endpoint = self.endpoints.get(self.plan.drawn(self.tier, place))?;
         self.is_usable(endpoint).then_some(endpoint)
     }
 
@@ -119,7 +120,11 @@ impl<'a> Draw<'a, '_> {
             let mut others = (place + 1..size).chain(0..place);
             others.find_map(|place| self.at(place))
         });
-        let less = |second: &&Endpoint| second.load.current() < first.load.current();
+        // For what each is meant to carry.
+        let share = |load: u32, weight: u32| u64::from(load) * u64::from(weight);
+        let less = |second: &&Endpoint| {
+            share(second.load.current(), first.weight) < share(first.load.current(), second.weight)
+        };
         let second = second.filter(less).filter(|second| accepts(second));
         Some(second.unwrap_or(first))
     }

@@ -17,6 +17,7 @@ fn cluster(count: u8, policy: UpstreamPolicy) -> Cluster {
         place: None,
         tls: None,
         proxy_protocol: None,
+        weight: 1,
         load: Arc::default(),
     };
     let endpoints: Vec<Endpoint> = (1..=count).map(endpoint).collect();
@@ -62,6 +63,54 @@ fn balanced(balancer: Balancer) -> UpstreamPolicy {
         balancer,
         ..UpstreamPolicy::default()
     }
+}
+
+fn weighted(balancer: Balancer, weights: &[u32]) -> Cluster {
+    let even = cluster(
+        u8::try_from(weights.len()).unwrap(),
+        UpstreamPolicy::default(),
+    );
+    let weigh = |(endpoint, weight): (&Endpoint, &u32)| Endpoint {
+        weight: *weight,
+        ..endpoint.clone()
+    };
+    let endpoints: Vec<Endpoint> = even.endpoints.iter().zip(weights).map(weigh).collect();
+    let upstream = UpstreamUse::new(balanced(balancer), Position::default(), &endpoints, None);
+    let (name, host) = (even.service.clone(), Arc::clone(&even.hostname));
+    let cluster = Cluster::new(name, host, 80, None, None, endpoints);
+    cluster.used(Some(Arc::new(upstream)))
+}
+
+#[test]
+fn endpoints_are_chosen_as_often_as_they_weigh() {
+    let round_robin = weighted(Balancer::RoundRobin, &[5, 3, 2]);
+    let exact = [(1, 500), (2, 300), (3, 200)].map(|(last, count)| (address(last), count));
+    assert_eq!(counts(&round_robin, 1_000, &[]), BTreeMap::from(exact));
+    for balancer in [Balancer::Random, Balancer::LeastRequest] {
+        let found = counts(&weighted(balancer, &[100, 1, 99]), 20_000, &[]);
+        for (last, want) in [(1, 10_000), (2, 100), (3, 9_900)] {
+            let count = found.get(&address(last)).copied().unwrap_or_default();
+            assert!(count.abs_diff(want) < 500, "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn a_heavy_endpoint_that_is_avoided_leaves_the_others_their_ratio() {
+    let cluster = weighted(Balancer::Random, &[1_000, 3, 1]);
+    let found = counts(&cluster, 8_000, &[address(1)]);
+    assert_eq!(found.len(), 2);
+    assert!(found[&address(2)].abs_diff(6_000) < 400, "{found:?}");
+}
+
+#[test]
+fn the_less_loaded_is_the_one_with_less_for_what_it_weighs() {
+    let cluster = weighted(Balancer::LeastRequest, &[4, 1]);
+    let load = |index: usize| cluster.endpoints[index].load.begin();
+    // Three on the heavy one are less than one on the light one.
+    let held = [load(0), load(0), load(0), load(1)];
+    assert_eq!(counts(&cluster, 2_000, &[]).get(&address(2)).copied().unwrap_or(0), 0);
+    drop(held);
 }
 
 #[test]

@@ -217,6 +217,7 @@ async fn a_cookie_that_is_given_keeps_a_client_at_its_endpoint() {
         name: "user".into(),
         path: "/".into(),
         ttl: Some(Duration::ZERO),
+        attributes: Vec::new(),
     };
     let policy = UpstreamPolicy {
         balancer: Balancer::Hash(HashPolicy {

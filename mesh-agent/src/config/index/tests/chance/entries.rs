@@ -23,7 +23,8 @@ impl Chance {
             0 => "STATIC",
             1 | 2 if !host.contains('*') && !address.contains('/') => "DNS",
             3 => &format!(
-                "STATIC, endpoints: [{{address: 10.1.0.{endpoint}, labels: {{version: v1}}}}]"
+                "STATIC, endpoints: [{{address: 10.1.0.{endpoint}, labels: {{version: v1}}, weight: {}}}, {{address: 10.2.0.1}}]",
+                1 + self.below(2)
             ),
             4 if !address.contains('/') => {
                 "DNS, endpoints: [{address: e1.example}, {address: 10.1.0.1}]"
@@ -52,7 +53,12 @@ impl Chance {
         };
         let (labels, account) = (
             self.labels(),
-            self.of(&["", "serviceAccount: vm, ", "locality: r/b, "]),
+            self.of(&[
+                "",
+                "serviceAccount: vm, ",
+                "locality: r/b, ",
+                "weight: 3, ",
+            ]),
         );
         let text = format!(
             "{text}}}\nspec: {{address: {address}, {account}labels: {{{labels}}}, ports: {{web: 8081}}}}\n"
