@@ -107,7 +107,8 @@ fn cookie(written: &HttpCookie, path: &str, findings: &mut Findings) -> Option<H
     };
     let mut attributes = Vec::with_capacity(written.attributes.len());
     for (index, one) in written.attributes.iter().enumerate() {
-        if one.name.is_empty() || one.name.contains('=') || !plain(&one.name) || !plain(&one.value) {
+        if one.name.is_empty() || one.name.contains('=') || !plain(&one.name) || !plain(&one.value)
+        {
             let text = "name and value must be visible ASCII without separators";
             findings.reject(format!("{path}.attributes[{index}]"), text, "correct them");
             return None;

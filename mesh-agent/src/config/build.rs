@@ -89,7 +89,13 @@ impl Joined {
         let mut changed = endpoints.update(shelves, domain, pods, entries, (dirty, &touched));
         endpoints.update_entries(shelves, domain, pods, entries, hosts, &mut changed);
         let views = (!touched.pods.is_empty()).then(|| views::of(pods.here()));
-        services.update(shelves, settings, (entries, endpoints), (dirty, views), changed);
+        services.update(
+            shelves,
+            settings,
+            (entries, endpoints),
+            (dirty, views),
+            changed,
+        );
         let mut problems: BTreeSet<Problem> = services.problems().cloned().collect();
         problems.extend(rate_limit::check(shelves));
         let findings = composer.findings.into_iter().chain(scopes.findings);

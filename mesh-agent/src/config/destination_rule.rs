@@ -269,7 +269,9 @@ impl<'a> Rules<'a> {
         let own = self.by_namespace.get(&*viewer.namespace);
         let mut own = own.into_iter().flatten();
         own.any(|rule| {
-            !rule.selector.is_empty() && rule.counts_for(Some(viewer)) && rule.host.matches(hostname)
+            !rule.selector.is_empty()
+                && rule.counts_for(Some(viewer))
+                && rule.host.matches(hostname)
         })
     }
 }

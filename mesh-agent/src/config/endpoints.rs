@@ -374,7 +374,7 @@ impl Endpoints {
     }
 
     /// The host names of all Services, in order.
-    fn hosts(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &Arc<str>> {
         self.views.keys()
     }
 }

@@ -383,9 +383,21 @@ const IF_NOT_NEEDED: &str = "remove it if you can do without";
 
 /// The rows of whole kinds.
 pub(super) const KINDS: &[Gap] = &[
-    kind("Gateway", NO_GATEWAY, "leave it to the controller of your gateways"),
-    kind("GatewayClass", NO_GATEWAY, "leave it to the controller of your gateways"),
-    kind("ListenerSet", NO_GATEWAY, "leave it to the controller of your gateways"),
+    kind(
+        "Gateway",
+        NO_GATEWAY,
+        "leave it to the controller of your gateways",
+    ),
+    kind(
+        "GatewayClass",
+        NO_GATEWAY,
+        "leave it to the controller of your gateways",
+    ),
+    kind(
+        "ListenerSet",
+        NO_GATEWAY,
+        "leave it to the controller of your gateways",
+    ),
     kind(
         "WorkloadGroup",
         "what is no pod does not register itself",

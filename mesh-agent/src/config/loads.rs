@@ -31,7 +31,7 @@ impl Loads {
                 place,
                 tls: None,
                 proxy_protocol: None,
-                weight: weight,
+                weight,
             }
         };
         sockets.into_iter().map(endpoint).collect()

@@ -41,6 +41,8 @@ pub mod code {
     pub const SCHEMA: &str = "IST0106";
     /// Several VirtualServices claim one host.
     pub const HOST_CONFLICT: &str = "IST0109";
+    /// Several Sidecars are for one whole namespace.
+    pub const SIDECAR_CONFLICT: &str = "IST0111";
     /// A destination must name a port.
     pub const PORT_REQUIRED: &str = "IST0112";
     /// A selector selects no pod.

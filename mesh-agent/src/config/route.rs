@@ -119,7 +119,9 @@ impl RouteRuleFacts {
     pub(super) fn all_backends(&self) -> impl Iterator<Item = &BackendFacts> {
         let copies = self.backends.iter().flat_map(|one| &one.mirrors);
         let copies = self.mirrors.iter().chain(copies);
-        self.backends.iter().chain(copies.map(|(backend, _)| backend))
+        self.backends
+            .iter()
+            .chain(copies.map(|(backend, _)| backend))
     }
 }
 

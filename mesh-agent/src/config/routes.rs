@@ -223,7 +223,12 @@ impl<'a> Router<'a> {
             }
         }
         for attached in self.routes.get(service).into_iter().flatten() {
-            for backend in attached.route.rules.iter().flat_map(|rule| rule.all_backends()) {
+            for backend in attached
+                .route
+                .rules
+                .iter()
+                .flat_map(|rule| rule.all_backends())
+            {
                 let Ok((service, _)) = &backend.target else {
                     continue;
                 };

@@ -67,7 +67,7 @@ impl<'a> Scopes<'a> {
                 let mut findings = Findings::new(sidecar.meta.to_ref("Sidecar"), origin.clone());
                 findings.add(
                     Severity::Error,
-                    code::OVERRULED,
+                    code::SIDECAR_CONFLICT,
                     "spec.workloadSelector",
                     format!("{winner} is older and is for the whole namespace, too: this object has no effect"),
                     "keep one of them, or add a workloadSelector",

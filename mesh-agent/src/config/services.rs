@@ -476,10 +476,7 @@ impl PortMaker<'_, '_> {
     fn subsets(&mut self, port: &PortFacts) -> Vec<Arc<Cluster>> {
         let namespace = &self.name.namespace;
         let own = Viewer::of(namespace);
-        let merged = self
-            .router
-            .rules
-            .find(Some(&own), self.hostname, namespace);
+        let merged = self.router.rules.find(Some(&own), self.hostname, namespace);
         let Some(merged) = merged else {
             return Vec::new();
         };

@@ -49,7 +49,12 @@ impl SidecarFacts {
         });
         let mut shown = Shown::default();
         for (index, egress) in spec.egress.iter().enumerate() {
-            listener(egress, &format!("spec.egress[{index}]"), &mut shown, findings);
+            listener(
+                egress,
+                &format!("spec.egress[{index}]"),
+                &mut shown,
+                findings,
+            );
         }
         let hosts = (!spec.egress.is_empty()).then_some(shown.seen);
         let selector = spec.workload_selector.clone().unwrap_or_default().labels;

@@ -368,7 +368,9 @@ fn reason(code: &str) -> &'static str {
     match code {
         code::REFERENCE | code::PORT_REQUIRED => "ReferenceNotFound",
         code::UNSUPPORTED => "UnsupportedValue",
-        code::HOST_CONFLICT | code::OVERRULED | code::DUPLICATE => "Conflicted",
+        code::HOST_CONFLICT | code::SIDECAR_CONFLICT | code::OVERRULED | code::DUPLICATE => {
+            "Conflicted"
+        },
         _ => "Invalid",
     }
 }

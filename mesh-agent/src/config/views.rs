@@ -13,9 +13,7 @@ use std::{
 };
 
 use super::{
-    endpoints::Endpoints,
-    index::Shelves,
-    resolve::HostPattern,
+    endpoints::Endpoints, index::Shelves, resolve::HostPattern,
     virtual_service::VirtualServiceFacts,
 };
 use crate::model::{Scope, Seen, SeenHosts, Workload};

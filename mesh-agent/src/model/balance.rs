@@ -130,7 +130,9 @@ impl Schedule {
 
 /// The order in which what weighs so much takes turns: one period of it.
 pub(super) fn table(weights: &[u32]) -> Vec<u16> {
-    unroll(&reduce(&weights[..weights.len().min(usize::from(u16::MAX))]))
+    unroll(&reduce(
+        &weights[..weights.len().min(usize::from(u16::MAX))],
+    ))
 }
 
 /// The smallest weights of the same ratio, with a sum of at most [`MAX_TABLE`].

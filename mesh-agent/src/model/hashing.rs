@@ -181,7 +181,9 @@ fn ring(size: u32, names: &[String], weights: &[u32]) -> Vec<(u64, u16)> {
     let sum: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
     let of = |weight: u32| {
         let all = u128::from(weight) * each as u128 * names.len() as u128;
-        usize::try_from(all / u128::from(sum.max(1))).unwrap_or(each).max(1)
+        usize::try_from(all / u128::from(sum.max(1)))
+            .unwrap_or(each)
+            .max(1)
     };
     for (index, (name, weight)) in (0_u16..).zip(names.iter().zip(weights)) {
         let place = |nth| (hash(format!("{name}_{nth}").as_bytes()), index);

@@ -159,7 +159,8 @@ impl Snapshot {
             return false;
         }
         let pod = self.by_address.get(&to.ip());
-        let is_pods = pod.is_some_and(|pod| scope.sees_namespace(&client.namespace, &pod.namespace));
+        let is_pods =
+            pod.is_some_and(|pod| scope.sees_namespace(&client.namespace, &pod.namespace));
         let services = || self.strangers().get(&to).into_iter().flatten();
         !is_pods && !services().any(|service| client.sees(service))
     }

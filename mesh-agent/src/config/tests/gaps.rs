@@ -17,7 +17,8 @@ fn object(gap: &Gap) -> String {
         )
     };
     let session = |text: &str| format!("sessionPersistence: {{sessionName: s, {text}}}");
-    let routed = |text: &str| format!("parentRefs: [{{group: '', kind: Service, name: web}}], {text}");
+    let routed =
+        |text: &str| format!("parentRefs: [{{group: '', kind: Service, name: web}}], {text}");
     let rule = |text: &str| routed(&format!("rules: [{{{text}}}]"));
     let spec = match (gap.kind, gap.field) {
         (_, "") => String::new(),
@@ -139,7 +140,10 @@ fn each_row_is_reported_by_object_field_reason_and_fix() {
                 && problem.text.contains(gap.reason)
         });
         let found = problems.next().unwrap_or_else(|| {
-            panic!("{} {} is not reported: {:#?}", gap.kind, gap.field, report.problems)
+            panic!(
+                "{} {} is not reported: {:#?}",
+                gap.kind, gap.field, report.problems
+            )
         });
         assert!(!found.fix.is_empty(), "{found}");
     }

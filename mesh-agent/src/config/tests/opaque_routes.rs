@@ -234,7 +234,10 @@ fn a_rule_of_the_clients_namespace_shapes_bytes_for_its_clients() {
     let mesh = with_port("tcp", &rule);
     mesh.check_problems(&[]);
     let port = &mesh.service("default", "web").ports[0];
-    let own = port.opaque.routes_for(&client_in("shop")).expect("a policy of its own");
+    let own = port
+        .opaque
+        .routes_for(&client_in("shop"))
+        .expect("a policy of its own");
     assert_eq!(own.otherwise.limits().connections, Some(3));
     assert!(port.opaque.routes_for(&client_in("default")).is_none());
     assert_eq!(port.cluster.limits().connections, None);

@@ -37,7 +37,8 @@ fn redirect_has_the_rules_response_headers() {
     let mesh = rule(with);
     assert_eq!(headers(&mesh)["x-b"], "2");
     assert_eq!(headers(&mesh).len(), 1, "the request goes nowhere");
-    let port = |mesh: &Mesh| mesh.service("default", "web").ports[0].is_plain(&client_in("default"));
+    let port =
+        |mesh: &Mesh| mesh.service("default", "web").ports[0].is_plain(&client_in("default"));
     assert!(!port(&mesh));
     let mesh = rule("headers: {request: {set: {x-a: \"1\"}}}");
     assert!(headers(&mesh).is_empty());

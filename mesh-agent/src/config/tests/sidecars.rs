@@ -137,7 +137,7 @@ fn of_two_for_one_namespace_the_older_counts() {
         "{name: two, creationTimestamp: '2026-01-01T00:00:00Z',",
     );
     let mesh = Mesh::new(&(world() + &one + &two));
-    mesh.check_problems(&["(Sidecar default/one test.yaml:"]);
+    mesh.check_problems(&["Error [IST0111] (Sidecar default/one test.yaml:"]);
     assert_eq!(seen(&mesh, "client"), "cart");
 }
 

@@ -148,7 +148,9 @@ fn consistent_hash_has_a_key_and_a_table() {
         panic!("no cookie");
     };
     let attributes = cookie.attributes.iter();
-    let attributes: Vec<(&str, &str)> = attributes.map(|(name, value)| (&**name, &**value)).collect();
+    let attributes: Vec<(&str, &str)> = attributes
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
     assert_eq!(attributes, [("SameSite", "Lax"), ("Secure", "")]);
     let table = |text: &str| hash(&format!("useSourceIp: true, {text}")).table;
     assert_eq!(
@@ -289,6 +291,16 @@ fn outlier_detection_has_istios_defaults() {
         "outlierDetection: {interval: x}",
         "interval: \"x\" is not a duration",
     );
+}
+
+#[test]
+fn what_istio_dropped_from_outlier_detection_is_said_to_be_deprecated() {
+    let policy = "outlierDetection: {consecutiveErrors: 3}";
+    let spec = format!("host: web, trafficPolicy: {{{policy}}}, subsets: [{V1}]");
+    with(&spec).check_problems(&[
+        "Warning [IST0002] (DestinationRule default/web test.yaml:2) \
+         spec.trafficPolicy.outlierDetection.consecutiveErrors",
+    ]);
 }
 
 #[test]

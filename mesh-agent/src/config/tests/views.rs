@@ -67,13 +67,21 @@ fn a_virtual_service_of_a_namespace_that_a_sidecar_does_not_import_does_not_coun
     mesh.apply(&sidecar("default", "own", selected));
     mesh.check_problems(&[]);
     check(&mesh, [ANY, V2, V2]);
-    mesh.apply(&sidecar("default", "own", &selected.replace("./*", "./*, shop/*")));
+    mesh.apply(&sidecar(
+        "default",
+        "own",
+        &selected.replace("./*", "./*, shop/*"),
+    ));
     check(&mesh, [V2, V2, V2]);
     // Its host need not be a Service of the namespace.
     let by_host = selected.replace("./*", "./*, shop/web.default.svc.cluster.local");
     mesh.apply(&sidecar("default", "own", &by_host));
     check(&mesh, [V2, V2, V2]);
-    mesh.apply(&sidecar("default", "own", &selected.replace("./*", "'*/*', '~shop/*'")));
+    mesh.apply(&sidecar(
+        "default",
+        "own",
+        &selected.replace("./*", "'*/*', '~shop/*'"),
+    ));
     check(&mesh, [ANY, V2, V2]);
     mesh.delete(&ObjectKey {
         kind: Kind::Sidecar,
@@ -85,7 +93,10 @@ fn a_virtual_service_of_a_namespace_that_a_sidecar_does_not_import_does_not_coun
 
 #[test]
 fn what_is_imported_counts_in_place_of_what_is_not() {
-    let own = virtual_service("name: z", &format!("hosts: [web], http: [{{{}}}]", to("v1")));
+    let own = virtual_service(
+        "name: z",
+        &format!("hosts: [web], http: [{{{}}}]", to("v1")),
+    );
     let mut mesh = Mesh::new(&(world() + &of_shop() + &own));
     let (v1, egress) = ("v1@10.1.0.1:8080", "egress: [{hosts: [./*]}]");
     // The first by name of those that count.
@@ -96,7 +107,11 @@ fn what_is_imported_counts_in_place_of_what_is_not() {
 
 #[test]
 fn the_root_namespaces_sidecar_shows_each_client_its_own_namespace() {
-    let root = sidecar("istio-system", "default", "egress: [{hosts: [./*, default/*]}]");
+    let root = sidecar(
+        "istio-system",
+        "default",
+        "egress: [{hosts: [./*, default/*]}]",
+    );
     let mut mesh = Mesh::new(&(world() + &of_shop()));
     mesh.apply(&root);
     mesh.check_problems(&[]);
@@ -157,7 +172,9 @@ fn a_destination_rule_with_a_workload_selector_is_for_the_clients_that_it_select
 fn a_destination_rule_with_a_workload_selector_is_never_exported() {
     let spec = "host: web, exportTo: ['*'], workloadSelector: {matchLabels: {app: till}}";
     let mesh = Mesh::new(&(world() + &destination_rule("name: some", spec)));
-    mesh.check_problems(&["spec.exportTo: a rule with a workloadSelector is for clients of its own"]);
+    mesh.check_problems(&[
+        "spec.exportTo: a rule with a workloadSelector is for clients of its own",
+    ]);
 }
 
 #[test]

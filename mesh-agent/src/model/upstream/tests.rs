@@ -109,7 +109,13 @@ fn the_less_loaded_is_the_one_with_less_for_what_it_weighs() {
     let load = |index: usize| cluster.endpoints[index].load.begin();
     // Three on the heavy one are less than one on the light one.
     let held = [load(0), load(0), load(0), load(1)];
-    assert_eq!(counts(&cluster, 2_000, &[]).get(&address(2)).copied().unwrap_or(0), 0);
+    assert_eq!(
+        counts(&cluster, 2_000, &[])
+            .get(&address(2))
+            .copied()
+            .unwrap_or(0),
+        0
+    );
     drop(held);
 }
 

@@ -53,12 +53,7 @@ impl Chance {
         };
         let (labels, account) = (
             self.labels(),
-            self.of(&[
-                "",
-                "serviceAccount: vm, ",
-                "locality: r/b, ",
-                "weight: 3, ",
-            ]),
+            self.of(&["", "serviceAccount: vm, ", "locality: r/b, ", "weight: 3, "]),
         );
         let text = format!(
             "{text}}}\nspec: {{address: {address}, {account}labels: {{{labels}}}, ports: {{web: 8081}}}}\n"
