@@ -6,6 +6,7 @@ use super::fixture::Mesh;
 use crate::config::gaps::{FIELDS, Gap, KINDS};
 
 /// An object that has what the row is about.
+#[expect(clippy::too_many_lines, reason = "a line or two for each row")]
 fn object(gap: &Gap) -> String {
     let route = "route: [{destination: {host: web}}]";
     let policy = |text: &str| format!("host: web, trafficPolicy: {{{text}}}");
