@@ -19,7 +19,14 @@ mod opaque;
 mod pods;
 mod readiness;
 mod routing;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "tests change what is sampled, the fuzzer does not"
+    )
+)]
 mod samples;
 mod serve;
 mod socket;

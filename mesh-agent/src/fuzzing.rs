@@ -6,7 +6,7 @@
 //! themselves. A target panics when a promise is broken: that nothing panics, for one, and
 //! what its own description says. Knows nothing of the parsers but where they are.
 
-use crate::{admin, config, datapath, identity, proxy};
+use crate::{admin, config, datapath, identity, model::authorization, proxy};
 
 /// A parser, fed.
 pub type Target = fn(&[u8]);
@@ -24,6 +24,26 @@ pub const TARGETS: &[(&str, Target, &[&[u8]])] = &[
         &[proxy::fuzzing::HELLO_SEED],
     ),
     (
+        "http1_request",
+        proxy::fuzzing::http1_request,
+        proxy::fuzzing::REQUEST_SEEDS,
+    ),
+    (
+        "http1_answer",
+        proxy::fuzzing::http1_answer,
+        proxy::fuzzing::ANSWER_SEEDS,
+    ),
+    (
+        "http1_body",
+        proxy::fuzzing::http1_body,
+        proxy::fuzzing::BODY_SEEDS,
+    ),
+    (
+        "request_reading",
+        authorization::fuzzing::request_reading,
+        authorization::fuzzing::READING_SEEDS,
+    ),
+    (
         "mux_frames",
         proxy::fuzzing::mux_frames,
         proxy::fuzzing::MUX_SEEDS,
@@ -32,6 +52,11 @@ pub const TARGETS: &[(&str, Target, &[&[u8]])] = &[
         "mux_session",
         proxy::fuzzing::mux_session,
         proxy::fuzzing::MUX_SEEDS,
+    ),
+    (
+        "bulk_header",
+        proxy::fuzzing::bulk_header,
+        proxy::fuzzing::BULK_SEEDS,
     ),
     (
         "hbone_server",
@@ -47,6 +72,11 @@ pub const TARGETS: &[(&str, Target, &[&[u8]])] = &[
         "spiffe",
         identity::fuzzing::spiffe,
         &[b"spiffe://cluster.local/ns/default/sa/web"],
+    ),
+    (
+        "signing_request",
+        identity::fuzzing::signing_request,
+        &[identity::fuzzing::SIGNING_REQUEST_SEED],
     ),
     (
         "ca_response",
@@ -69,6 +99,11 @@ pub const TARGETS: &[(&str, Target, &[&[u8]])] = &[
         config::fuzzing::SEEDS,
     ),
     (
+        "admin_request",
+        admin::fuzzing::request,
+        admin::fuzzing::REQUEST_SEEDS,
+    ),
+    (
         "admin_query",
         admin::fuzzing::query,
         &[b"version=1&abi=7&socket=%2Frun%2Fa.sock"],
@@ -79,6 +114,19 @@ pub const TARGETS: &[(&str, Target, &[&[u8]])] = &[
         &[b"HTTP/1.1 200 OK\r\n\r\n{}"],
     ),
     ("flow_record", datapath::fuzzing::flow_record, &[&[0; 72]]),
+    (
+        "map_values",
+        datapath::fuzzing::map_values,
+        &[
+            &[0; 20],
+            b"\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\x01\x01\x03\x50\0\0\0\x01",
+        ],
+    ),
+    (
+        "socket_list",
+        datapath::fuzzing::socket_list,
+        &[datapath::fuzzing::SOCKET_LIST_SEED],
+    ),
 ];
 
 /// Runs the target of that name; whether there is one.
@@ -92,6 +140,8 @@ pub fn run(name: &str, bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
 
     /// How many inputs each target gets: seconds for all of them, unoptimised.
@@ -133,6 +183,19 @@ mod tests {
                 let bytes = mutate(&mut random, seeds);
                 let broken = std::panic::catch_unwind(|| target(&bytes)).is_err();
                 assert!(!broken, "{name} panics on {bytes:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_broke_a_parser_once_breaks_it_no_more() {
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/seeds");
+        for target in fs::read_dir(kept).into_iter().flatten() {
+            let directory = target.unwrap().path();
+            let name = directory.file_name().unwrap().to_string_lossy();
+            for input in fs::read_dir(&directory).unwrap() {
+                let bytes = fs::read(input.unwrap().path()).unwrap();
+                assert!(run(&name, &bytes), "{name} is no target");
             }
         }
     }

@@ -25,6 +25,9 @@ use crate::{
     telemetry::{AccessLogFormat, LogFormat, Telemetry, log},
 };
 
+/// Whoever held a lock did not panic.
+const UNPOISONED: &str = "no test panics with it";
+
 /// Views whose every part can be changed.
 pub(super) struct Sample {
     pub(super) views: Views,
@@ -49,9 +52,9 @@ impl Sample {
             .clone();
         sample.views.identities.want([web.identity.clone()]);
         sample.views.identities.ready(&web.identity).await;
-        sample.proxy.lock().unwrap().applied_generation = snapshot.generation;
-        sample.observation.lock().unwrap().generation = snapshot.generation;
-        sample.observation.lock().unwrap().pods = vec![PodObservation {
+        sample.proxy.lock().expect(UNPOISONED).applied_generation = snapshot.generation;
+        sample.observation.lock().expect(UNPOISONED).generation = snapshot.generation;
+        sample.observation.lock().expect(UNPOISONED).pods = vec![PodObservation {
             uid: web.uid.clone(),
             netns: Some(NetnsId(4_026_532_000)),
             interface: "eth0".to_owned(),
@@ -78,8 +81,10 @@ impl Sample {
         let tasks = Tasks::new();
         let snapshot = watch::Sender::new(Arc::new(snapshot()));
         let report = watch::Sender::new(Arc::new(report()));
-        let authority = CertificateAuthority::in_memory("cluster.local").unwrap();
-        let (subscriber, log) = log::build(LogFormat::Text, "info", std::io::sink()).unwrap();
+        let authority =
+            CertificateAuthority::in_memory("cluster.local").expect("an authority can be made");
+        let (subscriber, log) =
+            log::build(LogFormat::Text, "info", std::io::sink()).expect("a subscriber can be made");
         let observation = Arc::new(Mutex::new(Observation {
             kernel: "6.18.44".to_owned(),
             counters: BTreeMap::from([("map_full", 0), ("verdict_pass", 3)]),
@@ -122,7 +127,7 @@ impl Sample {
 
 fn reader<T: Clone + Send + 'static>(shared: &Arc<Mutex<T>>) -> Arc<dyn Fn() -> T + Send + Sync> {
     let shared = Arc::clone(shared);
-    Arc::new(move || shared.lock().unwrap().clone())
+    Arc::new(move || shared.lock().expect(UNPOISONED).clone())
 }
 
 /// An API server that stopped answering.
@@ -199,7 +204,7 @@ fn workload(name: &str, node: &str, address: &str) -> Workload {
         namespace: "default".into(),
         identity: SpiffeId::new("cluster.local", "default", name),
         node: node.into(),
-        addresses: vec![address.parse().unwrap()],
+        addresses: vec![address.parse().expect("a literal address")],
         labels: Arc::default(),
         owner: name.into(),
         canonical_service: name.into(),

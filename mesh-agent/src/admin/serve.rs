@@ -101,7 +101,7 @@ async fn admit(
 }
 
 /// One request and its answer.
-async fn exchange(
+pub(super) async fn exchange(
     client: impl AsyncRead + AsyncWrite + Unpin,
     scope: Scope,
     views: Arc<Views>,

@@ -30,6 +30,10 @@ const TCP: u8 = 6;
 const ID_AT: usize = HEADER_BYTES + 4;
 const ID_BYTES: usize = 48;
 
+/// A message about a socket has no fewer bytes.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) const SHORTEST: usize = ID_AT + ID_BYTES;
+
 /// States in which a connection is one to both ends: established, and half closed. A connection
 /// that is still being made is decided about when its SYN is sent again.
 const OPEN_STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8;
@@ -92,7 +96,7 @@ fn dump(family: u8, found: &mut Vec<OpenSocket>) -> io::Result<()> {
 }
 
 /// Reads the messages of one answer; false after the last.
-fn parse(mut bytes: &[u8], found: &mut Vec<OpenSocket>) -> io::Result<bool> {
+pub(super) fn parse(mut bytes: &[u8], found: &mut Vec<OpenSocket>) -> io::Result<bool> {
     while let Some((length, kind)) = header(bytes) {
         let Some(message) = bytes.get(..length) else {
             break;

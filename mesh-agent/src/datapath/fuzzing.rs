@@ -1,8 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Records from the kernel's ring, of whatever length.
+//! What the kernel hands over, of whatever length: records of the ring, values of maps that another version
+//! may have written, lists of sockets.
 
-use super::{flows::FlowLog, maps};
+use std::net::IpAddr;
+
+use mesh_common::{
+    Address, AddressKind, Endpoint, InboundMode, MeshEntry, OnDeath, OutboundReach, PodState,
+    TagKind,
+};
+
+use super::{diag, flows::FlowLog, maps};
+
+/// An answer of two messages: a connection, and the end.
+pub const SOCKET_LIST_SEED: &[u8] = b"\x58\0\0\0\x14\0\x02\0\0\0\0\0\0\0\0\0\
+    \x02\x01\0\0\x1f\x90\xc0\0\x0a\x01\x01\x03\0\0\0\0\0\0\0\0\0\0\0\0\
+    \x0a\x01\x02\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\
+    \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\
+    \x14\0\0\0\x03\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
 /// A record is read or left out, and what is read can be shown.
 pub fn flow_record(bytes: &[u8]) {
@@ -12,4 +27,69 @@ pub fn flow_record(bytes: &[u8]) {
         let shown = format!("{:?}", log.latest());
         assert!(!shown.is_empty());
     }
+}
+
+/// An address that is read is the one that would be written, and a byte that is no member of its set is
+/// said to be none.
+pub fn map_values(bytes: &[u8]) {
+    let word = |at: usize| {
+        bytes
+            .get(at..at + 4)?
+            .try_into()
+            .ok()
+            .map(u32::from_ne_bytes)
+    };
+    if let (Some(w0), Some(w1), Some(w2), Some(w3)) = (word(0), word(4), word(8), word(12)) {
+        let address = Address {
+            words_be: [w0, w1, w2, w3],
+        };
+        let ip = IpAddr::from(address);
+        assert_eq!(Address::from(ip), address, "{ip}");
+        let port = u16::from_ne_bytes([bytes[0], bytes[1]]);
+        assert_eq!(Endpoint::new(ip, port).address, address);
+    }
+    for byte in bytes.iter().copied() {
+        member(
+            byte,
+            TagKind::try_from(byte).map(|value| (value.0, value.name())),
+        );
+        member(
+            byte,
+            PodState::try_from(byte).map(|value| (value.0, value.name())),
+        );
+        member(
+            byte,
+            OnDeath::try_from(byte).map(|value| (value.0, value.name())),
+        );
+        member(
+            byte,
+            OutboundReach::try_from(byte).map(|value| (value.0, value.name())),
+        );
+        member(
+            byte,
+            InboundMode::try_from(byte).map(|value| (value.0, value.name())),
+        );
+        member(
+            byte,
+            MeshEntry::try_from(byte).map(|value| (value.0, value.name())),
+        );
+        member(
+            byte,
+            AddressKind::try_from(byte).map(|value| (value.0, value.name())),
+        );
+    }
+}
+
+fn member<E>(byte: u8, read: Result<(u8, &'static str), E>) {
+    if let Ok((value, name)) = read {
+        assert!(value == byte && name != "unknown");
+    }
+}
+
+/// A list is read to its end, and holds no more sockets than there is room for in its bytes.
+pub fn socket_list(bytes: &[u8]) {
+    let mut found = Vec::new();
+    // Only that it does not panic: most bytes are no list.
+    drop(diag::parse(bytes, &mut found));
+    assert!(found.len() * diag::SHORTEST <= bytes.len());
 }

@@ -19,6 +19,8 @@ use std::{
 
 use super::{provider::Provider, spiffe::SpiffeId};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod pattern;
 mod reading;
 mod rule;

@@ -12,6 +12,8 @@
 //! orderly one only after the other's close_notify. Reference: RFC 8446 sections 4.6, 5 and 6.1.
 
 mod asker;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod handshake;
 mod header;
 mod moving;

@@ -4,7 +4,13 @@
 
 use tokio::io::AsyncWriteExt;
 
-pub use super::mux::fuzzing::{MUX_SEEDS, mux_frames, mux_session};
+pub use super::{
+    bulk::fuzzing::{BULK_SEEDS, bulk_header},
+    http1::fuzzing::{
+        ANSWER_SEEDS, BODY_SEEDS, REQUEST_SEEDS, http1_answer, http1_body, http1_request,
+    },
+    mux::fuzzing::{MUX_SEEDS, mux_frames, mux_session},
+};
 use super::{
     hbone::{self, HboneLimits},
     hello::{self, Hello},

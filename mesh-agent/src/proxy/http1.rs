@@ -17,6 +17,8 @@ mod client;
 mod exchange;
 mod fields;
 mod flight;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod head;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod pieces;

@@ -77,7 +77,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // What it feeds is behind a feature.
     (
         "fuzzing",
-        &["admin", "config", "datapath", "identity", "proxy"],
+        &["admin", "config", "datapath", "identity", "model", "proxy"],
     ),
     ("pieces", &["identity", "proxy"]),
     ("telemetry", &["model"]),
