@@ -39,7 +39,8 @@ cargo xtask COMMAND
   check                                   format, clippy, lint, documentation, dependencies: what CI runs
   lint                                    only the rules of layout and module direction
   test [KIND] [FILTER]                    all tests (default), or one kind; FILTER as for cargo test
-  fuzz [TARGET] [--seconds N]             the parsers of foreign bytes, with libFuzzer: all, or one; 10 seconds each
+  fuzz [TARGET] [--seconds N|--minutes N] the parsers of foreign bytes, with libFuzzer: all, or one; 10 seconds each,
+                                          N seconds each, or N minutes for all together
   gen [--check]                           write what is made from types (deploy/crds), or only compare
   demo [--keep] [--json]                  two nodes, real traffic, the story in a table
   bench [--quick] [OPTIONS]               the agent beside two Envoy sidecars and no mesh, measured in one run;
@@ -54,6 +55,7 @@ cargo xtask COMMAND
 Kinds of tests:
   unit     beside the code; needs no root
   netns    real agents on two nodes made of network namespaces; needs root
+  fuzz     the parsers of foreign bytes, for some minutes; see the command
   chart    the Helm chart makes the same objects as the kustomization; builds Helm the first time
   kernels  boots Debian's 6.1 and 6.12 kernels under qemu, loads every program, runs a smoke test
   kube     the agent in a real two-node Kubernetes; needs root, and five minutes the first time to

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     artefacts, chart,
     command::{self, Steps, cargo, program},
-    envoy, kernels, pins,
+    envoy, fuzz, kernels, pins,
     setup::{self, Lacking, Scope},
 };
 
@@ -59,6 +59,10 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
             kernels::run(filter)
         }
         "chart" => chart::run(),
+        "fuzz" => {
+            setup::ensure(&[Scope::Build])?;
+            fuzz::for_tests(filter)
+        }
         "inside" => inside(filter),
         "all" => {
             may_run_agents()?;
@@ -74,12 +78,13 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
             steps.step("unit", || unit(filter));
             steps.step("netns", || netns(filter));
             steps.step("chart", chart::run);
+            steps.step("fuzz", || fuzz::for_tests(filter));
             steps.step("kernels", || kernels::run(filter));
             steps.step("kube", || kube::of_all(filter));
             steps.finish()
         }
         other => Err(Lacking::usage(format!(
-            "no tests of kind {other:?}: unit, netns, kernels, chart, kube or all"
+            "no tests of kind {other:?}: unit, netns, fuzz, kernels, chart, kube or all"
         ))),
     }
 }
