@@ -8,13 +8,16 @@
 use anyhow::{Context, Result};
 
 use crate::{
-    command::{Steps, cargo, program, run as execute},
+    command::{self, Steps, cargo, program, run as execute},
     generate, lint, pins,
     setup::{self, Lacking, Scope},
 };
 
 /// Packages for the host; the kernel programs are built for BPF only.
 const HOST: &[&str] = &["--locked", "--workspace", "--exclude", "mesh-ebpf"];
+
+/// How long the database of advisories may take.
+const FETCH_SECONDS: &str = "120";
 
 /// The command itself.
 pub(crate) fn run(words: &[String]) -> Result<()> {
@@ -31,6 +34,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
     steps.step("clippy, kernel programs", clippy_kernel);
     steps.step("documentation", documentation);
     steps.step("dependencies", dependencies);
+    steps.step("advisories", advisories);
     steps.step("generated files", generate::check);
     steps.finish()
 }
@@ -71,6 +75,21 @@ fn documentation() -> Result<()> {
             .arg("--no-deps")
             .env("RUSTDOCFLAGS", "-D warnings"),
     )
+}
+
+/// What is known against the versions that are locked, where there is a network to ask by: everything else can be
+/// checked without one.
+fn advisories() -> Result<()> {
+    let deny = setup::cargo_deny().context("cargo-deny vanished since set-up")?;
+    let mut fetch = program("timeout");
+    fetch.arg(FETCH_SECONDS).arg(&deny).args(["fetch", "db"]);
+    if command::output(&mut fetch).is_none() {
+        eprintln!("    the database of advisories cannot be reached: nothing was looked up");
+        return Ok(());
+    }
+    let mut command = program(deny);
+    command.env("RUSTUP_TOOLCHAIN", pins::STABLE.name);
+    execute(command.args(["--workspace", "--locked", "check", "advisories"]))
 }
 
 fn dependencies() -> Result<()> {

@@ -32,8 +32,8 @@ pub const ANSWER_SEEDS: &[&[u8]] = &[
 
 /// How the body is framed, then the body.
 pub const BODY_SEEDS: &[&[u8]] = &[
-    b"\03\r\nabc\r\n0\r\n\r\nGET",
-    b"\01;a=b\r\nx\r\n0 \r\nA: b\r\n\r\n",
+    b"\x003\r\nabc\r\n0\r\n\r\nGET",
+    b"\x001;a=b\r\nx\r\n0 \r\nA: b\r\n\r\n",
     b"\x05abcdefgh",
     b"\x01",
 ];
