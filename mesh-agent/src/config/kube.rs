@@ -211,4 +211,6 @@ fn open_journal(dir: &Path, node: &str, tasks: &Tasks) -> io::Result<(Journal, R
 }
 
 #[cfg(test)]
+mod deployment;
+#[cfg(test)]
 mod tests;
