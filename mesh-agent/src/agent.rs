@@ -18,6 +18,7 @@ mod report;
 mod source;
 mod stopping;
 mod sync;
+mod typed;
 mod unfit;
 
 use std::{
@@ -186,6 +187,8 @@ impl Agent {
                     Http1::Fast => Http1Engine::Fast,
                     Http1::Hyper => Http1Engine::Hyper,
                 },
+                request_headers: typed::request_headers(settings.request_headers),
+                path_normalization: typed::path_normalization(settings.path_normalization),
             },
         )
         .context("data threads")?;

@@ -18,6 +18,7 @@ pub mod limit;
 pub mod locality;
 pub mod mirror;
 pub mod named;
+pub mod normalize;
 pub mod opaque;
 pub mod outlier;
 pub mod path;
@@ -56,6 +57,7 @@ pub use self::{
     locality::{Nearness, Place, Spread},
     mirror::Mirror,
     named::{NamedPort, NamedPorts, Strangers, Told},
+    normalize::PathNormalization,
     opaque::{
         NamePattern, OpaqueBackend, OpaqueDecision, OpaqueMatch, OpaquePort, OpaqueRoutes,
         OpaqueRule, Opening,

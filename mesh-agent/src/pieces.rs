@@ -19,6 +19,11 @@ pub const PIECES: &[(&str, Prepare)] = &[
     ("http1/read a request's head", proxy::pieces::read_head),
     ("http1/write a request's head", proxy::pieces::write_head),
     ("http1/write it, edited", proxy::pieces::edit_head),
+    ("http1/write a bare head", proxy::pieces::bare_head),
+    (
+        "http1/write it, with an id and a trace",
+        proxy::pieces::mark_head,
+    ),
     ("mux/frame 1 KiB", proxy::pieces::frame),
     ("mux/unframe 64 KiB of 1 KiB", proxy::pieces::unframe),
     ("copy/1 MiB", proxy::pieces::copy),

@@ -29,9 +29,11 @@ mod http_body;
 mod http_choice;
 mod http_decide;
 mod http_ending;
+mod http_envoy;
 mod http_exchange;
 mod http_forward;
 mod http_headers;
+mod http_ids;
 mod http_lease;
 mod http_mirror;
 mod http_notes;
@@ -66,6 +68,7 @@ mod tunnel_link;
 mod tunnel_stream;
 mod tunnel_wire;
 mod turns;
+mod unique;
 mod usage;
 
 use std::{
@@ -87,7 +90,7 @@ use self::{
 use crate::{
     datapath::{Connector, PodSockets},
     identity::{Alpn, Identities, KeySets},
-    model::{Snapshot, WorkloadUid},
+    model::{PathNormalization, Snapshot, WorkloadUid},
     tasks::Tasks,
     telemetry::Telemetry,
 };
@@ -129,6 +132,20 @@ pub enum Http1Engine {
     Hyper,
 }
 
+/// What requests are given that they did not bring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RequestHeaders {
+    /// Nothing.
+    None,
+    /// An `x-request-id`.
+    Id,
+    /// That, and a `traceparent`.
+    #[default]
+    Trace,
+    /// That, and those of Envoy.
+    Envoy,
+}
+
 /// What the proxy needs of the rest of the agent.
 #[derive(Clone)]
 pub struct Shared {
@@ -148,6 +165,10 @@ pub struct Shared {
     pub encrypt_on_node: bool,
     /// What serves HTTP/1.1.
     pub http1: Http1Engine,
+    /// What requests are given that they did not bring.
+    pub request_headers: RequestHeaders,
+    /// How much of the spelling of a path is undone before its request is routed.
+    pub path_normalization: PathNormalization,
 }
 
 /// The proxy as it is now.

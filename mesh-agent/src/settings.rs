@@ -124,6 +124,15 @@ pub struct RunSettings {
     #[arg(long, env = "MESH_AGENT_OUTBOUND_POLICY", value_name = "POLICY", value_enum, default_value_t = Outbound::AllowAny)]
     pub outbound_policy: Outbound,
 
+    /// What requests of HTTP are given that they did not bring; what they brought is kept.
+    #[arg(long, env = "MESH_AGENT_REQUEST_HEADERS", value_name = "KIND", value_enum, default_value_t = AddedHeaders::Trace)]
+    pub request_headers: AddedHeaders,
+
+    /// How much of the spelling of a request's path is undone before it is routed and sent on; Istio's
+    /// meshConfig.pathNormalization.
+    #[arg(long, env = "MESH_AGENT_PATH_NORMALIZATION", value_name = "KIND", value_enum, default_value_t = Normalization::Base)]
+    pub path_normalization: Normalization,
+
     /// What serves HTTP/1.1: a way back, should the fast path not do.
     #[arg(long, env = "MESH_AGENT_HTTP1", value_name = "ENGINE", value_enum, default_value_t = Http1::Fast, hide = true)]
     pub http1: Http1,
@@ -197,6 +206,33 @@ pub enum Outbound {
     AllowAny,
     /// They are refused: 502 for HTTP, a reset for everything else.
     RegistryOnly,
+}
+
+/// What requests are given that they did not bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AddedHeaders {
+    /// Nothing.
+    None,
+    /// An x-request-id.
+    Id,
+    /// That, and a traceparent.
+    Trace,
+    /// That, and those of Envoy: x-envoy-attempt-count, x-envoy-expected-rq-timeout-ms, x-envoy-original-path,
+    /// x-forwarded-proto, and x-envoy-upstream-service-time in answers.
+    Envoy,
+}
+
+/// How much of the spelling of a path is undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Normalization {
+    /// Nothing.
+    None,
+    /// Dot segments are resolved, backslashes turned, and what needs no percent encoding is decoded.
+    Base,
+    /// That, and several slashes are one.
+    MergeSlashes,
+    /// That, after encoded slashes and backslashes were decoded.
+    DecodeAndMergeSlashes,
 }
 
 /// What serves HTTP/1.1.

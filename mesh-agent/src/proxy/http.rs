@@ -38,6 +38,7 @@ use super::{
     http_choice,
     http_decide::{self, Way},
     http_ending::ClientEnd,
+    http_envoy,
     http_exchange::{Exchange, Front},
     http_forward::{self, Answer},
     http_headers, http_treated,
@@ -172,7 +173,8 @@ fn accept(
     front: &Rc<Front>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<ReplyBody>, ClientLeft>> + use<> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    http_headers::normalize(&mut head.uri, front.path_normalization());
     let (body, progress) = RequestBody::new(body, &front.waiting);
     front.waiting.begin(progress.clone());
     let exchange = Exchange::begin(front, &head, progress);
@@ -212,29 +214,23 @@ async fn handle(
         Some(inbound) => inbound.decide(&mut exchange, &mut head).await,
         None => http_decide::decide(exchange.port().as_deref(), &mut exchange, &head.headers),
     };
-    let Way {
-        cluster,
-        timeout,
-        edits,
-        rewritten,
-        treatment,
-    } = match decided {
+    let mut way = match decided {
         Ok(way) => way,
         Err(outcome) => return Ok(refuse(exchange, outcome)),
     };
-    if let Some(treatment) = &treatment
+    if let Some(treatment) = &way.treatment
         && let Err(outcome) = Box::pin(http_treated::before(&mut exchange, treatment, &head)).await
     {
         return Ok(refuse(exchange, outcome));
     }
-    if let Some(rewritten) = rewritten {
-        http_headers::rewrite(&mut head, *rewritten);
-    }
-    http_headers::use_origin_form(&mut head);
-    let switch = http_headers::clean_request(&mut head.headers);
-    if let Some(edits) = &edits {
-        edits.apply_request(&mut head.headers);
-    }
+    let switch = pass_on(&exchange, &mut head, &mut way);
+    let Way {
+        cluster,
+        timeout,
+        edits,
+        treatment,
+        ..
+    } = way;
     let request = outgoing(head, body);
     let deadline = timeout.map(|timeout| tokio::time::Instant::from_std(Instant::now() + timeout));
     let answer = {
@@ -265,6 +261,23 @@ async fn handle(
         Err(Outcome::UpstreamGone(_)) if front.waiting.has_ended() => Err(ClientLeft),
         Err(outcome) => Ok(refuse(exchange, outcome)),
     }
+}
+
+/// Makes of a head what goes on; whether it asks for another protocol.
+fn pass_on(exchange: &Exchange, head: &mut request::Parts, way: &mut Way) -> bool {
+    let has_protocol = head.headers.contains_key(http_envoy::PROTOCOL);
+    let said = http_envoy::request(exchange, way, has_protocol);
+    if let Some(rewritten) = way.rewritten.take() {
+        http_headers::rewrite(head, *rewritten);
+    }
+    http_headers::use_origin_form(head);
+    let switch = http_headers::clean_request(&mut head.headers);
+    exchange.made.apply(&mut head.headers);
+    said.apply_request(&mut head.headers);
+    if let Some(edits) = &way.edits {
+        edits.apply_request(&mut head.headers);
+    }
+    switch
 }
 
 /// The request as it goes on.
@@ -306,6 +319,7 @@ fn reply(
     if exchange.version == Version::HTTP_2 {
         head.headers.remove(TRANSFER_ENCODING);
     }
+    http_envoy::answer(&exchange).apply_response(&mut head.headers);
     if let Some(edits) = edits {
         edits.apply_response(&mut head.headers);
     }

@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{
@@ -20,15 +20,22 @@ use http::{
 };
 
 use super::{
-    Outcome, connection::Connection, http_body::Progress, http_ending::Waiting, http_headers,
-    http_notes::Notes, http_pool::Pool, inbound_http::Inbound,
+    Outcome, RequestHeaders,
+    connection::Connection,
+    http_body::Progress,
+    http_ending::Waiting,
+    http_headers,
+    http_ids::{self, Made, Seen},
+    http_notes::Notes,
+    http_pool::Pool,
+    inbound_http::Inbound,
 };
 use crate::{
-    model::{Cluster, Endpoint, LoadGuard, Service, ServicePort, Snapshot, Workload},
+    model::{
+        Cluster, Endpoint, LoadGuard, PathNormalization, Service, ServicePort, Snapshot, Workload,
+    },
     telemetry::{Flow, Reporter, RequestRecord},
 };
-
-const REQUEST_ID: &str = "x-request-id";
 
 /// The client's side of an HTTP connection, which its exchanges share.
 pub(crate) struct Front {
@@ -60,6 +67,8 @@ pub(crate) struct Exchange {
     host: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
     request_id: Option<HeaderValue>,
+    /// What it goes on with besides.
+    pub(crate) made: Made,
     pub(crate) is_grpc: bool,
     grpc: Option<u32>,
     pub(crate) status: u16,
@@ -72,6 +81,7 @@ pub(crate) struct Exchange {
     endpoint: Option<SocketAddr>,
     destination: Option<Arc<Workload>>,
     load: Option<LoadGuard>,
+    attempts: u32,
     outcome: Option<Outcome>,
     /// What was done to it besides.
     pub(crate) notes: Notes,
@@ -85,6 +95,7 @@ pub(crate) struct Noted {
     pub(crate) host: Option<HeaderValue>,
     pub(crate) user_agent: Option<HeaderValue>,
     pub(crate) request_id: Option<HeaderValue>,
+    pub(crate) seen: Seen,
     pub(crate) is_grpc: bool,
 }
 
@@ -99,6 +110,22 @@ impl Front {
             None if self.inbound.is_some() => None,
             None if let Some(service) = &self.service => still_there(&snapshot, service, to),
             None => Some(snapshot.elsewhere(to, client, authority)),
+        }
+    }
+
+    /// What its requests are given: nothing at the pod that they are for.
+    pub(crate) fn request_headers(&self) -> RequestHeaders {
+        match self.inbound {
+            None => self.connection.thread.shared.request_headers,
+            Some(_) => RequestHeaders::None,
+        }
+    }
+
+    /// How much of the spelling of paths is undone: nothing where policy judges all spellings.
+    pub(crate) fn path_normalization(&self) -> PathNormalization {
+        match self.inbound {
+            None => self.connection.thread.shared.path_normalization,
+            Some(_) => PathNormalization::None,
         }
     }
 
@@ -151,7 +178,8 @@ impl Exchange {
             version: head.version,
             host: head.headers.get(HOST).cloned(),
             user_agent: head.headers.get(USER_AGENT).cloned(),
-            request_id: head.headers.get(REQUEST_ID).cloned(),
+            request_id: http_ids::id(&head.headers).cloned(),
+            seen: Seen::of(&head.headers),
             is_grpc: http_headers::is_grpc(&head.headers),
         };
         Self::begin_with(front, noted, progress)
@@ -174,6 +202,7 @@ impl Exchange {
             host: noted.host,
             user_agent: noted.user_agent,
             request_id: noted.request_id,
+            made: noted.seen.missing(front.request_headers()),
             is_grpc: noted.is_grpc,
             grpc: None,
             status: 0,
@@ -186,6 +215,7 @@ impl Exchange {
             endpoint: None,
             destination: None,
             load: None,
+            attempts: 0,
             outcome: None,
             notes: Notes::default(),
         })
@@ -206,6 +236,22 @@ impl Exchange {
     /// The endpoint that was tried last.
     pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
         self.endpoint
+    }
+
+    /// How often endpoints were tried.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// What it is given besides.
+    pub(crate) fn request_headers(&self) -> RequestHeaders {
+        self.front.request_headers()
+    }
+
+    /// How long it took the endpoint to answer.
+    pub(crate) fn upstream_duration(&self) -> Option<Duration> {
+        let began = self.upstream_began?;
+        Some(began.duration_since(self.started))
     }
 
     /// The workload that sent the request.
@@ -232,6 +278,7 @@ impl Exchange {
         self.endpoint = Some(endpoint.address);
         self.destination.clone_from(&endpoint.workload);
         self.load = Some(endpoint.load.begin());
+        self.attempts = self.attempts.saturating_add(1);
     }
 
     /// Notes the endpoint's answer.
@@ -269,6 +316,14 @@ impl Exchange {
         let name = &self.cluster.as_ref()?.service;
         let snapshot = self.front.connection.thread.snapshot();
         snapshot.services.get(name).cloned()
+    }
+
+    /// What it is known by, brought or made.
+    fn request_id(&self) -> Option<&str> {
+        match (&self.request_id, &self.made.id) {
+            (Some(brought), _) => Some(text(Some(brought))),
+            (None, made) => std::str::from_utf8(made.as_ref()?).ok(),
+        }
     }
 
     /// Notes that the client must not take what it got for the whole.
@@ -333,14 +388,12 @@ impl Drop for Exchange {
             request_bytes: self.request_bytes + body,
             response_bytes: self.response_bytes,
             duration: ended.duration_since(self.started),
-            upstream_duration: self
-                .upstream_began
-                .map(|began| began.duration_since(self.started)),
+            upstream_duration: self.upstream_duration(),
             route: &self.route,
             cluster: cluster.unwrap_or(""),
             endpoint: self.endpoint,
             user_agent: text(self.user_agent.as_ref()),
-            request_id: self.request_id.as_ref().map(|id| text(Some(id))),
+            request_id: self.request_id(),
             reason: outcome.reason(),
         });
     }

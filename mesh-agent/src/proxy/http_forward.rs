@@ -20,7 +20,7 @@ use super::{
     Outcome,
     dial::{self, MAX_TRIES},
     http_body::RequestBody,
-    http_choice,
+    http_choice, http_envoy,
     http_exchange::{Exchange, Front},
     http_headers,
     http_lease::Lease,
@@ -249,6 +249,7 @@ impl<'a> Tries<'a> {
                 }
                 continue;
             }
+            http_envoy::count(exchange, request.headers_mut());
             let copy = if reused { copy_of(&request) } else { None };
             let switching = switch.then(|| http1.switching());
             self.front.waiting.attach(http1.ending());
@@ -289,6 +290,7 @@ impl<'a> Tries<'a> {
                     }
                 },
             };
+            http_envoy::count(exchange, request.headers_mut());
             let copy = copy_of(&request);
             match sender.send(request).await {
                 Ok(response) => {

@@ -9,9 +9,11 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
     header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     request,
+    uri::PathAndQuery,
 };
 
-use crate::model::Rewritten;
+use super::http_ids;
+use crate::model::{PathNormalization, Rewritten};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -74,6 +76,21 @@ pub(crate) fn use_origin_form(head: &mut request::Parts) {
     };
 }
 
+/// Makes the path of a target the one that it is routed by.
+pub(crate) fn normalize(uri: &mut Uri, how: PathNormalization) {
+    let Some(path) = how.of(uri.path()) else {
+        return;
+    };
+    let target = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    let target = PathAndQuery::try_from(target).expect("what was decoded needs no encoding");
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.path_and_query = Some(target);
+    *uri = Uri::from_parts(parts).expect("scheme and authority are there as they were");
+}
+
 /// Gives a request the URL that its route wants the endpoint to see.
 pub(crate) fn rewrite(head: &mut request::Parts, rewritten: Rewritten) {
     let mut parts = std::mem::take(&mut head.uri).into_parts();
@@ -121,6 +138,8 @@ fn clean(headers: &mut HeaderMap) {
             // The framing is hyper's to judge, and Host is nobody's to remove.
             .filter(|name| name != TRANSFER_ENCODING && name != http::header::HOST)
             .filter(|name| name != http::header::CONTENT_LENGTH)
+            // Nor is what a request is followed by one connection's.
+            .filter(|name| http_ids::mark(name.as_str()).is_none())
             .collect();
         for name in named {
             headers.remove(name);
@@ -299,6 +318,22 @@ mod tests {
             use_origin_form(&mut head);
             assert_eq!(head.uri.to_string(), want_target);
             assert_eq!(head.headers[HOST], want_host);
+        }
+    }
+
+    #[test]
+    fn a_path_is_made_plain_and_its_query_stays() {
+        for (target, want) in [
+            ("/a/../b?c=/../d%61", "/b?c=/../d%61"),
+            ("http://shop/%61/./b", "http://shop/a/b"),
+            ("/a%20b", "/a%20b"),
+            ("/a\\b?", "/a/b?"),
+            ("*", "*"),
+            ("shop:80", "shop:80"),
+        ] {
+            let mut uri: Uri = target.parse().unwrap();
+            normalize(&mut uri, PathNormalization::Base);
+            assert_eq!(uri.to_string(), want);
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::copy::{self, Carried};
 pub(crate) use super::{
-    http1::pieces::{edit_head, read_head, write_head},
+    http1::pieces::{bare_head, edit_head, mark_head, read_head, write_head},
     mux::pieces::{frame, unframe},
 };
 

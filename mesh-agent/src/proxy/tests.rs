@@ -21,6 +21,7 @@ mod original;
 mod origination;
 mod proxy_protocol;
 mod rate_limits;
+mod request_headers;
 mod sessions;
 mod smuggling;
 mod tcp;

@@ -41,6 +41,8 @@ fn defaults_are_those_that_the_help_promises() {
     assert_eq!(settings.on_agent_death, OnAgentDeath::Closed);
     assert_eq!(settings.access_log, AccessLog::Text);
     assert_eq!(settings.tunnel, Tunnel::Mux);
+    assert_eq!(settings.request_headers, AddedHeaders::Trace);
+    assert_eq!(settings.path_normalization, Normalization::Base);
     assert_eq!(settings.stopping.on_stop, None);
     assert_eq!(settings.stopping.daemonset, "mesh-agent");
     assert_eq!(settings.stopping.namespace, "mesh-system");
@@ -82,6 +84,10 @@ fn every_flag_is_taken() {
         "hbone",
         "--outbound-policy",
         "registry-only",
+        "--request-headers",
+        "envoy",
+        "--path-normalization",
+        "decode-and-merge-slashes",
         "--on-stop",
         "leave",
         "--namespace",
@@ -97,6 +103,11 @@ fn every_flag_is_taken() {
     assert_eq!(settings.admin_socket(), PathBuf::from("/s"));
     assert_eq!(settings.tunnel, Tunnel::Hbone);
     assert_eq!(settings.outbound_policy, Outbound::RegistryOnly);
+    assert_eq!(settings.request_headers, AddedHeaders::Envoy);
+    assert_eq!(
+        settings.path_normalization,
+        Normalization::DecodeAndMergeSlashes
+    );
     assert_eq!(settings.stopping.on_stop, Some(OnStop::Leave));
 }
 

@@ -14,7 +14,10 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header::HOST};
 
 use super::{Clause, Pattern};
-use crate::model::token::{Token, TokenPart};
+use crate::model::{
+    normalize::{decode, is_ambiguous, resolve},
+    token::{Token, TokenPart},
+};
 
 /// A request's head, for policies.
 #[derive(Debug)]
@@ -109,94 +112,6 @@ fn text(value: &HeaderValue) -> &str {
         Ok(text) => text,
         Err(_not_text) => "\u{fffd}",
     }
-}
-
-/// Whether a path can be read in more than one way.
-fn is_ambiguous(path: &str) -> bool {
-    let bytes = path.as_bytes();
-    bytes.iter().any(|byte| matches!(byte, b'%' | b'\\'))
-        || bytes.windows(2).any(|pair| matches!(pair, b"//" | b"/."))
-}
-
-/// Dots resolved, backslashes turned, and what needs no percent encoding decoded.
-fn resolve(path: &str) -> String {
-    let plain = unescape(path, |byte| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
-    });
-    resolve_dots(&plain.replace('\\', "/"), false)
-}
-
-/// The same with everything decoded and slashes merged.
-fn decode(path: &str) -> String {
-    let plain = unescape(path, |_| true).replace('\\', "/");
-    resolve_dots(&plain, true)
-}
-
-/// Decodes those percent encodings that stand for a byte that `wants`.
-fn unescape(path: &str, wants: impl Fn(u8) -> bool) -> Cow<'_, str> {
-    if !path.contains('%') {
-        return Cow::Borrowed(path);
-    }
-    let bytes = path.as_bytes();
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let digit = |offset: usize| {
-            let digit = char::from(*bytes.get(at + offset)?).to_digit(16)?;
-            u8::try_from(digit).ok()
-        };
-        let byte = match (bytes[at], digit(1), digit(2)) {
-            (b'%', Some(high), Some(low)) => Some(high * 16 + low),
-            _ => None,
-        };
-        match byte.filter(|byte| wants(*byte)) {
-            Some(byte) => {
-                plain.push(byte);
-                at += 3;
-            }
-            None => {
-                plain.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    Cow::Owned(String::from_utf8_lossy(&plain).into_owned())
-}
-
-/// Resolves `.` and `..`; if `merge`, also those with parameters (`..;x`), and merges slashes.
-fn resolve_dots(path: &str, merge: bool) -> String {
-    let mut kept: Vec<&str> = Vec::new();
-    let mut segments = path.split('/').skip(1).peekable();
-    while let Some(segment) = segments.next() {
-        let last = segments.peek().is_none();
-        let name = if merge {
-            segment.split(';').next().unwrap_or_default()
-        } else {
-            segment
-        };
-        match name {
-            "." | ".." => {
-                if name == ".." {
-                    kept.pop();
-                }
-                // `/a/.` is `/a/`.
-                if last {
-                    kept.push("");
-                }
-            }
-            "" if merge && !last && segment.is_empty() => {}
-            _ => kept.push(segment),
-        }
-    }
-    let mut resolved = String::with_capacity(path.len());
-    for segment in &kept {
-        resolved.push('/');
-        resolved.push_str(segment);
-    }
-    if resolved.is_empty() {
-        resolved.push('/');
-    }
-    resolved
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ pub(super) async fn run(front: &Rc<Front>, client: &mut Client, request: Request
         exchange,
         way,
         out,
+        count_at,
         body,
         close,
         ..
@@ -65,7 +66,7 @@ pub(super) async fn run(front: &Rc<Front>, client: &mut Client, request: Request
     let mut flight = Flight {
         client,
         exchange,
-        sending: Sending::new(out, body),
+        sending: Sending::new(out, count_at, body),
         answer: Answer::new(),
         edits,
         close,
@@ -123,6 +124,7 @@ async fn tries(
         if !reused && flight.client.look_once().await.is_err() {
             return Err(Stop::ClientGone);
         }
+        flight.sending.count(flight.exchange.attempts());
         match once(front, flight, endpoint, upstream).await {
             Err(Stop::Unanswered(why)) => {
                 let again = flight.sending.is_unsent()

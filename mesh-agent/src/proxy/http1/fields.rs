@@ -11,11 +11,17 @@ use std::borrow::Cow;
 use http::{HeaderName, HeaderValue, header};
 use httparse::Header;
 
-use super::head::{self, Name, tokens};
+use super::{
+    super::http_ids::{self, Made, Mark},
+    head::{self, Name, tokens},
+};
 use crate::model::HeaderEdit;
 
 /// Room for what is added to a head.
 const ADDED: usize = 64;
+
+/// Room for fields that are added.
+const ADDED_LINES: usize = 4;
 
 /// The fields of one head.
 pub(super) struct Lines<'h>(Vec<Line<'h>>);
@@ -35,7 +41,7 @@ impl<'h> Lines<'h> {
             .filter(is_connection)
             .flat_map(|field| tokens(field.value))
             .any(head_field);
-        let mut lines = Vec::with_capacity(fields.len());
+        let mut lines = Vec::with_capacity(fields.len() + ADDED_LINES);
         for field in fields {
             let name = head::name(field.name);
             let ends_here = matches!(name, Name::Connection | Name::Hop)
@@ -64,11 +70,26 @@ impl<'h> Lines<'h> {
         }
     }
 
+    /// Adds what the request is followed by.
+    pub(super) fn mark(&mut self, made: &'h Made) {
+        if let Some(id) = &made.id {
+            self.set(&http_ids::REQUEST_ID, id);
+        }
+        if let Some(parent) = &made.parent {
+            // It belonged to what was not there, or could not be read.
+            self.0
+                .retain(|line| http_ids::mark(line.name) != Some(Mark::State));
+            self.set(&http_ids::TRACE_PARENT, parent);
+        }
+    }
+
     /// Changes what a route says.
     pub(super) fn edit(&mut self, edits: &'h [HeaderEdit]) {
         for edit in edits {
             match edit {
-                HeaderEdit::Set(name, value) if is_free(name) => self.set(name, value),
+                HeaderEdit::Set(name, value) if is_free(name) => {
+                    self.set(name, value.as_bytes());
+                }
                 HeaderEdit::Add(name, value) if is_free(name) => self.add(name, value),
                 HeaderEdit::Remove(name) if is_free(name) => {
                     self.0.retain(|line| !is(line, name));
@@ -78,11 +99,11 @@ impl<'h> Lines<'h> {
         }
     }
 
-    fn set(&mut self, name: &'h HeaderName, value: &'h HeaderValue) {
+    fn set(&mut self, name: &'h HeaderName, value: &'h [u8]) {
         let Some(first) = self.0.iter().position(|line| is(line, name)) else {
             return self.push(name, value);
         };
-        self.0[first].value = Cow::Borrowed(value.as_bytes());
+        self.0[first].value = Cow::Borrowed(value);
         let mut at = 0;
         self.0.retain(|line| {
             at += 1;
@@ -96,14 +117,14 @@ impl<'h> Lines<'h> {
             Some(line) if *name != header::SET_COOKIE => {
                 line.value = Cow::Owned([&*line.value, b",", value.as_bytes()].concat());
             }
-            _ => self.push(name, value),
+            _ => self.push(name, value.as_bytes()),
         }
     }
 
-    fn push(&mut self, name: &'h HeaderName, value: &'h HeaderValue) {
+    fn push(&mut self, name: &'h HeaderName, value: &'h [u8]) {
         self.0.push(Line {
             name: name.as_str(),
-            value: Cow::Borrowed(value.as_bytes()),
+            value: Cow::Borrowed(value),
         });
     }
 
@@ -157,12 +178,13 @@ fn head_field(token: &[u8]) -> bool {
 }
 
 /// Whether a `Connection` among `fields` names the field: then it ends here. The framing is not
-/// for that, and Host is nobody's to remove.
+/// for that, Host is nobody's to remove, and what a request is followed by is not one connection's.
 fn is_named(fields: &[Header<'_>], field: &str, kind: Name) -> bool {
     if matches!(
         kind,
         Name::Host | Name::ContentLength | Name::TransferEncoding
-    ) {
+    ) || http_ids::mark(field).is_some()
+    {
         return false;
     }
     fields

@@ -19,7 +19,7 @@ use http::{Method, StatusCode};
 use tokio::io::AsyncWrite;
 
 use super::{
-    super::{Outcome, http_exchange::Exchange, stream::Upstream},
+    super::{Outcome, http_envoy, http_exchange::Exchange, stream::Upstream},
     body::{Body, Framing},
     buffer::Buffer,
     client::Client,
@@ -52,6 +52,8 @@ pub(super) enum Stop {
 pub(super) struct Sending {
     pub(super) out: Vec<u8>,
     pub(super) at: usize,
+    /// Where in `out` the number of the try stands, if it is said.
+    count_at: Option<usize>,
     pub(super) body: Body,
     /// `out` is still all that was taken from the client.
     pub(super) is_held: bool,
@@ -88,10 +90,11 @@ pub(super) struct Flight<'a> {
 
 impl Sending {
     /// A request of which nothing is out.
-    pub(super) fn new(out: Vec<u8>, body: Body) -> Self {
+    pub(super) fn new(out: Vec<u8>, count_at: Option<usize>, body: Body) -> Self {
         Self {
             out,
             at: 0,
+            count_at,
             body,
             is_held: true,
             is_done: false,
@@ -106,6 +109,15 @@ impl Sending {
         self.is_done = false;
         self.broken = None;
         self.is_closed = false;
+    }
+
+    /// Says which try this is, of at most nine; before anything of it is out.
+    pub(super) fn count(&mut self, attempts: u32) {
+        let digit =
+            char::from_digit(attempts.min(9), 10).and_then(|digit| u8::try_from(digit).ok());
+        if let (Some(at), Some(digit)) = (self.count_at, digit) {
+            self.out[at] = digit;
+        }
     }
 
     /// Whether nothing was written.
@@ -279,7 +291,9 @@ impl Flight<'_> {
             // To close a connection that idles would lose the request on its way at that moment.
             self.close |= self.drain.is_leaving();
             let available = self.answer.input.data().len() - length;
-            self.answer.out = written(&head, to_head, self.edits.as_deref(), self.close, available);
+            let said = http_envoy::answer(&self.exchange);
+            let edits = [Some(&said), self.edits.as_deref()];
+            self.answer.out = written(&head, to_head, edits, self.close, available);
             self.answer.close = head.close;
             let mut body = Body::new(head.body);
             self.answer.input.consume(length);
@@ -381,7 +395,7 @@ fn cut(why: &str) -> Stop {
 fn written(
     head: &ResponseHead<'_>,
     to_head: bool,
-    edits: Option<&HeaderEdits>,
+    edits: [Option<&HeaderEdits>; 2],
     close: bool,
     available: usize,
 ) -> Vec<u8> {
@@ -393,7 +407,7 @@ fn written(
     if bare || to_head {
         lines.drop_all(Name::TransferEncoding);
     }
-    if let Some(edits) = edits {
+    for edits in edits.into_iter().flatten() {
         lines.edit(&edits.response);
     }
     let last: &[u8] = match (head.body == Framing::Close, close) {

@@ -7,14 +7,16 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use super::{
     super::{
         Outcome,
         http_decide::{self, Way},
+        http_envoy,
         http_exchange::{Exchange, Front, Noted},
         http_headers,
+        http_ids::Seen,
     },
     body::{Body, Framing},
     buffer::Buffer,
@@ -42,6 +44,8 @@ pub(super) struct Request {
     pub(super) way: Result<Onward, Outcome>,
     /// The head as it goes on, and what has come of the body.
     pub(super) out: Vec<u8>,
+    /// Where in that the number of the try stands, if it is said.
+    pub(super) count_at: Option<usize>,
     pub(super) body: Body,
     pub(super) has_body: bool,
     /// The client wants its connection closed after the answer.
@@ -66,6 +70,10 @@ pub(super) fn prepare(front: &Rc<Front>, buffer: &mut Buffer) -> Prepared {
         Judged::Partial => return Prepared::Partial,
         Judged::Odd => return Prepared::Odd,
     };
+    // What has another spelling is hyper's, too.
+    if front.path_normalization().of(head.uri.path()).is_some() {
+        return Prepared::Odd;
+    }
     let client = front.connection.workload();
     let port = front.port(&client, "");
     let converts = port
@@ -80,11 +88,16 @@ pub(super) fn prepare(front: &Rc<Front>, buffer: &mut Buffer) -> Prepared {
     let headers = looked_at(port.as_deref(), &client, &head);
     let way = http_decide::decide(port.as_deref(), &mut exchange, &headers);
     let (mut out, way) = match way {
-        Ok(way) => (written(&head, &exchange.uri, &way), Ok(Onward::from(way))),
+        Ok(way) => {
+            let out = written(&head, &exchange, &way);
+            (out, Ok(Onward::from(way)))
+        }
         Err(outcome) => (Vec::new(), Err(outcome)),
     };
     let (length, framing, close) = (head.length, head.body, head.close);
     buffer.consume(length);
+    let counted = http_envoy::is_wanted(&exchange) && !out.is_empty();
+    let count_at = counted.then(|| out.len() - http_envoy::COUNT_FROM_END);
     let mut body = Body::new(framing);
     let way = match body.carry(buffer, &mut out) {
         Ok(()) => way,
@@ -94,6 +107,7 @@ pub(super) fn prepare(front: &Rc<Front>, buffer: &mut Buffer) -> Prepared {
         exchange,
         way,
         out,
+        count_at,
         body,
         has_body: framing != Framing::Empty,
         close,
@@ -119,13 +133,15 @@ fn noted(head: &RequestHead<'_>) -> Option<Noted> {
         host: None,
         user_agent: None,
         request_id: None,
+        seen: Seen::default(),
         is_grpc: false,
     };
     for field in head.fields {
+        noted.seen.note(field.name, field.value);
         let slot = match head::name(field.name) {
             Name::Host => &mut noted.host,
             Name::UserAgent => &mut noted.user_agent,
-            Name::RequestId => &mut noted.request_id,
+            Name::RequestId if !field.value.is_empty() => &mut noted.request_id,
             _ => continue,
         };
         // Of several the first counts.
@@ -158,9 +174,12 @@ fn looked_at(port: Option<&ServicePort>, client: &Workload, head: &RequestHead<'
 }
 
 /// The head as it goes on.
-fn written(head: &RequestHead<'_>, uri: &Uri, way: &Way) -> Vec<u8> {
+fn written(head: &RequestHead<'_>, exchange: &Exchange, way: &Way) -> Vec<u8> {
+    let said = http_envoy::request(exchange, way, says_protocol(head));
     let mut lines = Lines::passed(head.fields);
-    let mut target = uri.path_and_query();
+    lines.mark(&exchange.made);
+    lines.edit(&said.request);
+    let mut target = exchange.uri.path_and_query();
     if let Some(rewritten) = &way.rewritten {
         let Rewritten { path, authority } = &**rewritten;
         target = path.as_ref().or(target);
@@ -178,7 +197,21 @@ fn written(head: &RequestHead<'_>, uri: &Uri, way: &Way) -> Vec<u8> {
         Framing::Empty => 0,
         Framing::Chunked | Framing::Close => usize::MAX,
     };
-    lines.write(&parts, b"", room_for_body.min(super::buffer::ROOM / 4))
+    let mut last = &b""[..];
+    if http_envoy::is_wanted(exchange) {
+        lines.edit(&http_envoy::UNCOUNTED);
+        last = http_envoy::FIRST;
+    }
+    lines.write(&parts, last, room_for_body.min(super::buffer::ROOM / 4))
+}
+
+/// Whether the client has said how its request came.
+fn says_protocol(head: &RequestHead<'_>) -> bool {
+    let is = |field: &httparse::Header<'_>| {
+        let name = http_envoy::PROTOCOL;
+        field.name.eq_ignore_ascii_case(name.as_str())
+    };
+    head.fields.iter().any(is)
 }
 
 impl Request {

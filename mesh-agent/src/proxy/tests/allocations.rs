@@ -20,7 +20,7 @@ use super::mesh::{Mesh, cluster, rule, to};
 use crate::{
     ALLOCATOR,
     model::Protocol,
-    proxy::{Http1Engine, http1, inbound, outbound},
+    proxy::{Http1Engine, RequestHeaders, http1, inbound, outbound},
 };
 
 const ALONE: &str = "MESH_AGENT_TEST_COUNTS_ALLOCATIONS";
@@ -65,7 +65,7 @@ fn count() -> f64 {
         .build()
         .expect("a runtime");
     let (mesh, vip) = runtime.block_on(async {
-        let mesh = Mesh::start_with(Http1Engine::Fast);
+        let mesh = Mesh::start_adding(Http1Engine::Fast, RequestHeaders::default());
         let rules = vec![rule(vec![(1, to(cluster(&[address])))], None)];
         let vip = mesh
             .service(1, Protocol::Http, cluster(&[address]), rules)

@@ -22,11 +22,11 @@ use crate::{
     identity::{Alpn, CertificateAuthority, CredentialSources, Identities, KeySets},
     model::{
         Backend, Cluster, Endpoint, EndpointLoad, HttpRoutes, HttpRule, NamedPort, NamedPorts,
-        ObjectRef, OpaqueBackend, OpaqueMatch, OpaquePort, OpaqueRoutes, OpaqueRule, Position,
-        Protocol, Refusal, Schedule, Service, ServiceName, ServicePort, Snapshot, SpiffeId,
-        Visibility, Workload, WorkloadUid,
+        ObjectRef, OpaqueBackend, OpaqueMatch, OpaquePort, OpaqueRoutes, OpaqueRule,
+        PathNormalization, Position, Protocol, Refusal, Schedule, Service, ServiceName,
+        ServicePort, Snapshot, SpiffeId, Visibility, Workload, WorkloadUid,
     },
-    proxy::{Http1Engine, Proxy, ProxySettings, Shared},
+    proxy::{Http1Engine, Proxy, ProxySettings, RequestHeaders, Shared},
     tasks::Tasks,
     telemetry::{AccessLogFormat, Telemetry},
 };
@@ -180,6 +180,11 @@ impl Mesh {
 
     /// The same with what is to serve HTTP/1.1.
     pub(super) fn start_with(http1: Http1Engine) -> Self {
+        Self::start_adding(http1, RequestHeaders::None)
+    }
+
+    /// The same, where requests are given these headers.
+    pub(super) fn start_adding(http1: Http1Engine, request_headers: RequestHeaders) -> Self {
         let tasks = Tasks::new();
         let telemetry = Telemetry::new(AccessLogFormat::Off);
         let authority = CertificateAuthority::in_memory("cluster.local").expect("an authority");
@@ -194,6 +199,8 @@ impl Mesh {
             encrypt_on_node: false,
             keys: KeySets::default(),
             http1,
+            request_headers,
+            path_normalization: PathNormalization::default(),
         };
         let settings = ProxySettings {
             threads: 2,

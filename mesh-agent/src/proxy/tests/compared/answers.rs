@@ -209,6 +209,20 @@ async fn paths_are_matched_as_by_envoy() {
         "/A",
         "/a?/../b",
         "/b/..",
+        "/a/b/..?c=/../d",
+        "/.a/../a/..b",
+        "/a\\b",
+        "/%41%2D%5f%7e%2E",
+        "/a%20b%2fc%5Cd%zz",
+        "/a//../b",
+        "/%2e%2e/a/%2e",
+        "/a/..;x/b",
+        "/b/..;x/a/.;y",
+        "/a/...;x",
+        "/a/..%3Bx/b",
+        "/a/..//a",
+        "/a%7Bb%7d",
+        "/a%00",
     ];
     let rules = "{match: [{uri: {prefix: /a}}], route: [{destination: {host: $A}}]}, \
          {directResponse: {status: 404}}";
