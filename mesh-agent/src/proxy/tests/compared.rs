@@ -9,34 +9,30 @@
 mod answers;
 mod bootstrap;
 mod case;
+mod client;
 mod cors;
 mod endpoint;
 mod faults;
+mod heads;
+mod http2;
 mod limits;
 mod outliers;
 mod retries;
 mod shares;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
-
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use std::{collections::BTreeSet, fs, net::SocketAddr, sync::Arc, time::Duration};
 
 use self::{
     case::{Case, Step},
+    client::Told,
     endpoint::{B, Endpoints},
 };
-use super::{
-    differential::wire::{self, Asked},
-    envoy::Envoy,
-    mesh::{Mesh, connect},
+use super::{differential::wire::Asked, envoy::Envoy, mesh::Mesh};
+use crate::{
+    config::{Index, IndexSettings, Severity, file},
+    proxy::{Http1Engine, RequestHeaders},
+    tasks::Tasks,
 };
-use crate::config::{Index, IndexSettings, Severity, file};
 
 /// How long an answer, or a copy of a request, may take to come.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -81,15 +77,16 @@ struct Stand {
 /// Where one of the two is asked, and what is behind it, case by case.
 struct Side {
     through: Vec<SocketAddr>,
+    /// Whether HTTP/2 is spoken.
+    http2: Vec<bool>,
     endpoints: Vec<Endpoints>,
+    tasks: Tasks,
 }
 
 /// What a request came to.
 #[derive(Debug)]
 struct Story {
-    status: String,
-    fields: BTreeMap<String, String>,
-    body: String,
+    told: Told,
     /// What `$A` was asked, try after try, and `$B`.
     asked: Vec<String>,
     copied: Vec<String>,
@@ -101,35 +98,35 @@ impl Story {
     /// Whether it is the same, be it by other endpoints.
     fn is_like(&self, other: &Self) -> bool {
         let distinct = |at: &[usize]| at.iter().collect::<BTreeSet<_>>().len();
-        self.answer() == other.answer()
+        self.told == other.told
             && self.asked == other.asked
             && self.copied == other.copied
             && distinct(&self.at) == distinct(&other.at)
     }
 
-    /// What the client was answered.
-    fn answer(&self) -> (&str, &BTreeMap<String, String>, &str) {
-        (&self.status, &self.fields, &self.body)
-    }
-
     /// The number of its status.
     fn code(&self) -> u16 {
-        let code = self.status.rsplit(' ').next();
+        let code = self.told.status.rsplit(' ').next();
         code.and_then(|code| code.parse().ok()).expect("a status")
     }
 }
 
 impl Stand {
     async fn start(cases: Vec<Case>) -> Self {
-        let mesh = Mesh::start();
+        Self::start_adding(cases, RequestHeaders::None).await
+    }
+
+    /// The same, where our requests are given these headers.
+    async fn start_adding(cases: Vec<Case>, request_headers: RequestHeaders) -> Self {
+        let mesh = Mesh::start_adding(Http1Engine::default(), request_headers);
         let (ours, its) = (both(&mesh, &cases).await, both(&mesh, &cases).await);
         let envoy = Envoy::start(|listen| bootstrap::envoy(&its, listen));
         let text = bootstrap::manifests(&ours, mesh.port());
         mesh.know(&compiled(&text, mesh.port())).await;
         let port = mesh.port();
         let vips = (0..cases.len()).map(|number| (bootstrap::vip(number), port).into());
-        let ours = Side::new(vips.collect(), ours);
-        let its = Side::new(vec![envoy.address(); cases.len()], its);
+        let ours = Side::new(&mesh, vips.collect(), ours);
+        let its = Side::new(&mesh, vec![envoy.address(); cases.len()], its);
         Self {
             _mesh: mesh,
             _envoy: envoy,
@@ -232,15 +229,21 @@ fn compiled(text: &str, port: u16) -> Arc<crate::model::Snapshot> {
 }
 
 impl Side {
-    fn new(through: Vec<SocketAddr>, cases: Vec<(Case, Endpoints)>) -> Self {
+    fn new(mesh: &Mesh, through: Vec<SocketAddr>, cases: Vec<(Case, Endpoints)>) -> Self {
+        let http2 = cases.iter().map(|(case, _)| case.http2).collect();
         let endpoints = cases.into_iter().map(|(_, endpoints)| endpoints).collect();
-        Self { through, endpoints }
+        Self {
+            through,
+            http2,
+            endpoints,
+            tasks: mesh.tasks.clone(),
+        }
     }
 
     async fn play(&self, number: usize, step: &Step) -> Story {
         let endpoints = &self.endpoints[number];
         endpoints.set(step);
-        let (status, fields, body) = self.answer(number, step).await;
+        let told = self.answer(number, step).await;
         let copies = || {
             endpoints
                 .seen()
@@ -261,56 +264,19 @@ impl Side {
         let at = a.iter().map(|(which, _)| *which).collect();
         let shown = |all: Vec<(usize, Asked)>| all.iter().map(|(_, asked)| show(asked)).collect();
         Story {
-            status,
-            fields,
-            body,
+            told,
             asked: shown(a),
             copied: shown(b),
             at,
         }
     }
 
-    async fn answer(
-        &self,
-        number: usize,
-        step: &Step,
-    ) -> (String, BTreeMap<String, String>, String) {
-        let mut client = connect(self.through[number]).await;
-        let (method, path, host) = (step.method, &step.path, bootstrap::host(number));
-        let length = match step.body.is_empty() {
-            true => String::new(),
-            false => format!("Content-Length: {}\r\n", step.body.len()),
-        };
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{}{length}\r\n{}",
-            step.head, step.body
-        );
-        client.write_all(request.as_bytes()).await.expect("room");
-        let mut got = Vec::new();
-        let read = tokio::time::timeout(PATIENCE, client.read_to_end(&mut got)).await;
-        read.expect("an answer in time").expect("no reset");
-        let answers = wire::answers(&got, &[method.to_owned()]);
-        let answer = answers.into_iter().next().expect("an answer");
-        assert!(answer.whole, "{answer:?}");
-        let mut fields = answer.fields;
-        // A field without a value says as much as none.
-        fields.retain(|name, values| !is_own(name) && values.iter().any(|one| !one.is_empty()));
-        let mut body = String::from_utf8_lossy(&answer.body).into_owned();
-        let message = fields.get_mut("grpc-message").into_iter().flatten();
-        for message in message.filter(|message| message.starts_with(OWN_WORDS)) {
-            OWN_WORDS.clone_into(message);
+    async fn answer(&self, number: usize, step: &Step) -> Told {
+        let (to, host) = (self.through[number], bootstrap::host(number));
+        match self.http2[number] {
+            true => client::http2(&self.tasks, to, &host, step).await,
+            false => client::http1(to, &host, step).await,
         }
-        let own = body.starts_with(OWN_WORDS);
-        if own {
-            body = OWN_WORDS.to_owned();
-        }
-        if own || method == "HEAD" {
-            // There is nothing that it would be the length of.
-            fields.retain(|name, _| name != "content-length" && name != "transfer-encoding");
-        }
-        let joined = fields.into_iter();
-        let joined = joined.map(|(name, values)| (name, values.join(",").replace(", ", ",")));
-        (answer.status, joined.collect(), body)
     }
 }
 

@@ -42,11 +42,14 @@ pub(super) fn envoy(cases: &[(Case, Endpoints)], listen: SocketAddr) -> Value {
             .parse()
             .expect("it was JSON");
         let host = host(number);
-        json!({"name": host, "domains": [host], "routes": routes})
+        json!({
+            "name": host, "domains": [host], "routes": routes,
+            "include_request_attempt_count": true,
+        })
     });
     let hosts: Vec<Value> = hosts.collect();
     let manager = envoy::manager(json!({
-        "stat_prefix": "in", "codec_type": "HTTP1", "stream_idle_timeout": "0s",
+        "stat_prefix": "in", "codec_type": "AUTO", "stream_idle_timeout": "0s",
         "generate_request_id": false, "delayed_close_timeout": "0.02s", "normalize_path": true,
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED", "http_filters": filters,
         "route_config": {"virtual_hosts": hosts},
@@ -54,7 +57,11 @@ pub(super) fn envoy(cases: &[(Case, Endpoints)], listen: SocketAddr) -> Value {
     let mut clusters = Vec::new();
     for (number, (case, endpoints)) in cases.iter().enumerate() {
         let host = host(number);
-        clusters.push(cluster(&host, &endpoints.a, &case.cluster));
+        let mut fields = case.cluster.clone();
+        if case.http2 {
+            fields["typed_extension_protocol_options"] = http2();
+        }
+        clusters.push(cluster(&host, &endpoints.a, &fields));
         clusters.push(cluster(&format!("b{number}"), &[endpoints.b], &json!({})));
     }
     json!({"static_resources": {
@@ -63,6 +70,15 @@ pub(super) fn envoy(cases: &[(Case, Endpoints)], listen: SocketAddr) -> Value {
             "filter_chains": [{"filters": [manager]}],
         }],
         "clusters": clusters,
+    }})
+}
+
+/// That endpoints speak HTTP/2.
+fn http2() -> Value {
+    let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    json!({options: {
+        "@type": format!("type.googleapis.com/{options}"),
+        "explicit_http_config": {"http2_protocol_options": {}},
     }})
 }
 
@@ -84,20 +100,28 @@ fn cluster(name: &str, endpoints: &[SocketAddr], fields: &Value) -> Value {
 pub(super) fn manifests(cases: &[(Case, Endpoints)], port: u16) -> String {
     let mut text = String::new();
     for (number, (case, endpoints)) in cases.iter().enumerate() {
-        let last = vip(number).octets()[3];
-        text += &service("$A", (vip(number), port), &endpoints.a);
-        text += &service("$B", ([127, 0, 9, last].into(), port), &[endpoints.b]);
-        let (rules, policy, limit) = (&case.rules, case.policy, case.limit);
-        text += &istio("VirtualService", &format!("hosts: [$A], http: [{rules}]"));
-        if !policy.is_empty() {
-            let spec = format!("host: $A, trafficPolicy: {{{policy}}}");
-            text += &istio("DestinationRule", &spec);
+        let mut one = manifest(case, endpoints, vip(number), port);
+        if case.http2 {
+            one = one.replace("name: http,", "name: grpc,");
         }
-        if !limit.is_empty() {
-            let spec = format!("targetRef: {{kind: Service, name: $A}}, {limit}");
-            text += &object("mesh-agent.io/v1alpha1", "LocalRateLimit", "$A", &spec);
-        }
-        text = filled(&text, number);
+        text += &filled(&one, number);
+    }
+    text
+}
+
+fn manifest(case: &Case, endpoints: &Endpoints, vip: Ipv4Addr, port: u16) -> String {
+    let beside = Ipv4Addr::new(127, 0, 9, vip.octets()[3]);
+    let mut text = service("$A", (vip, port), &endpoints.a);
+    text += &service("$B", (beside, port), &[endpoints.b]);
+    let (rules, policy, limit) = (&case.rules, case.policy, case.limit);
+    text += &istio("VirtualService", &format!("hosts: [$A], http: [{rules}]"));
+    if !policy.is_empty() {
+        let spec = format!("host: $A, trafficPolicy: {{{policy}}}");
+        text += &istio("DestinationRule", &spec);
+    }
+    if !limit.is_empty() {
+        let spec = format!("targetRef: {{kind: Service, name: $A}}, {limit}");
+        text += &object("mesh-agent.io/v1alpha1", "LocalRateLimit", "$A", &spec);
     }
     text
 }

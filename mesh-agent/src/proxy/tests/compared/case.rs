@@ -16,8 +16,12 @@ pub(super) enum Act {
     Late(u64),
     /// Never answers.
     Hang,
-    /// Ends the connection.
+    /// Ends the connection; with HTTP/2 the stream.
     Close,
+    /// Ends the connection with all its streams.
+    Cut,
+    /// Does not look at it, which only HTTP/2 can say.
+    Refuse,
 }
 
 /// A request, and what the endpoints do with it, try after try.
@@ -38,6 +42,8 @@ pub(super) struct Step {
 #[derive(Clone, Debug)]
 pub(super) struct Case {
     pub(super) what: &'static str,
+    /// HTTP/2 is spoken, by all.
+    pub(super) http2: bool,
     /// Endpoints of `$A` that answer, and how many of them nobody is at.
     pub(super) live: usize,
     pub(super) dead: usize,
@@ -115,6 +121,7 @@ impl Step {
 pub(super) fn case(what: &'static str) -> Case {
     Case {
         what,
+        http2: false,
         live: 1,
         dead: 0,
         rules: String::new(),
@@ -160,6 +167,12 @@ impl Case {
     /// Requests to `$A` are limited like this.
     pub(super) fn limited(mut self, limit: &'static str) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// Everybody speaks HTTP/2.
+    pub(super) fn http2(mut self) -> Self {
+        self.http2 = true;
         self
     }
 

@@ -20,6 +20,7 @@ use super::{
         mesh::Mesh,
     },
     case::{Act, Case, Step},
+    http2,
 };
 
 /// What the endpoints of a case do next, and what they saw.
@@ -44,7 +45,9 @@ pub(super) struct Endpoints {
 pub(super) const B: usize = 100;
 
 impl Stage {
-    fn act(&mut self, which: usize) -> Act {
+    /// Notes what this endpoint is asked; what it does.
+    pub(super) fn next(&mut self, which: usize, asked: Asked) -> Act {
+        self.seen.push((which, asked));
         let told = match (which, self.first) {
             (B, _) => None,
             (0, Some(act)) => Some(act),
@@ -59,7 +62,16 @@ impl Endpoints {
         let stage = Arc::<Mutex<Stage>>::default();
         let start = |which: usize| {
             let stage = Arc::clone(&stage);
-            mesh.app(move |stream| serve(stream, which, Arc::clone(&stage)))
+            let (tasks, http2) = (mesh.tasks.clone(), case.http2);
+            mesh.app(move |stream| {
+                let (tasks, stage) = (tasks.clone(), Arc::clone(&stage));
+                async move {
+                    match http2 {
+                        true => http2::serve(stream, which, (tasks, stage)).await,
+                        false => serve(stream, which, stage).await,
+                    }
+                }
+            })
         };
         let mut a = Vec::new();
         for which in 0..case.live {
@@ -99,11 +111,7 @@ impl Endpoints {
 async fn serve(stream: TcpStream, which: usize, stage: Arc<Mutex<Stage>>) {
     let mut wire = Wire::new(stream);
     while let Some(asked) = wire.request().await {
-        let act = {
-            let mut stage = stage.lock().expect("no panic");
-            stage.seen.push((which, asked));
-            stage.act(which)
-        };
+        let act = stage.lock().expect("no panic").next(which, asked);
         let stream = wire.stream();
         let (status, lines) = match act {
             Act::Say(status, lines) => (status, lines),
@@ -111,7 +119,7 @@ async fn serve(stream: TcpStream, which: usize, stage: Arc<Mutex<Stage>>) {
                 tokio::time::sleep(Duration::from_millis(millis)).await;
                 (200, "")
             }
-            Act::Close => return,
+            Act::Close | Act::Cut | Act::Refuse => return,
             Act::Hang => {
                 // Until the proxy has enough of it.
                 stream.read_u8().await.ok();

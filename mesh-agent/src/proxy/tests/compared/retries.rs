@@ -9,6 +9,17 @@ use super::{
     case::{Act, Case, Step, ask, case, get},
 };
 
+/// What ends a call without a message.
+macro_rules! grpc_status {
+    ($status:literal) => {
+        concat!(
+            "content-type: application/grpc\r\ngrpc-status: ",
+            $status,
+            "\r\n"
+        )
+    };
+}
+
 /// All words, and a status.
 const WORDS: [&str; 15] = [
     "5xx",
@@ -61,7 +72,7 @@ fn retried(on: &'static str, attempts: u32) -> Case {
     retried_with(on, attempts, "", json!({}))
 }
 
-fn retried_with(on: &'static str, attempts: u32, ours: &str, its: Value) -> Case {
+pub(super) fn retried_with(on: &'static str, attempts: u32, ours: &str, its: Value) -> Case {
     let fields = format!("retries: {{attempts: {attempts}, retryOn: \"{on}\"{ours}}}");
     case(on).rule(&fields, policy(on, attempts, its))
 }
@@ -102,6 +113,88 @@ fn endings() -> Vec<Step> {
 #[tokio::test]
 async fn each_word_retries_what_it_retries_in_envoy() {
     let cases = WORDS.map(|on| retried(on, 1).asks(endings()));
+    Stand::start(cases.into()).await.compare().await;
+}
+
+#[tokio::test]
+async fn each_word_retries_the_same_streams_of_http2() {
+    let cases = WORDS.map(|on| retried(on, 1).http2().asks(streams()));
+    Stand::start(cases.into()).await.compare().await;
+}
+
+/// Calls of gRPC, and requests, that end in all the ways that streams can.
+fn streams() -> Vec<Step> {
+    let calls = [
+        Act::Refuse,
+        Act::Close,
+        Act::Cut,
+        Act::Say(503, ""),
+        Act::Say(200, grpc_status!(0)),
+        Act::Say(200, grpc_status!(1)),
+        Act::Say(200, grpc_status!(4)),
+        Act::Say(200, grpc_status!(5)),
+        Act::Say(200, grpc_status!(8)),
+        Act::Say(200, grpc_status!(13)),
+        Act::Say(200, grpc_status!(14)),
+    ];
+    let calls = calls.map(|act| call().acts(&[act]));
+    let requests = [
+        Act::Refuse,
+        Act::Close,
+        Act::Cut,
+        Act::Say(409, "x-none: 1\r\n"),
+        Act::Say(418, "x-none: 1\r\n"),
+        Act::Say(502, "x-none: 1\r\n"),
+        Act::Say(429, "x-envoy-ratelimited: true\r\n"),
+    ];
+    let requests = requests.map(|act| ask("POST", "/a?b=c").body("x").acts(&[act]));
+    calls.into_iter().chain(requests).collect()
+}
+
+fn call() -> Step {
+    let call = ask("POST", "/shop.Shop/Buy").with("content-type: application/grpc");
+    call.body("two potatoes")
+}
+
+#[tokio::test]
+async fn streams_are_tried_as_often_as_attempts_says_and_where_they_were_not() {
+    let refused = |count: usize| call().acts(&vec![Act::Refuse; count]);
+    let cases = vec![
+        retried("refused-stream", 3)
+            .http2()
+            .asks([refused(2), refused(3), refused(4)]),
+        retried("unavailable", 2).endpoints(3, 0).http2().asks(
+            [1, 2, 3].map(|count| call().acts(&vec![Act::Say(200, grpc_status!(14)); count])),
+        ),
+        retried("reset", 2)
+            .endpoints(2, 0)
+            .http2()
+            .asks([1, 2].map(|count| call().acts(&vec![Act::Cut; count]))),
+    ];
+    Stand::start(cases).await.compare().await;
+}
+
+#[tokio::test]
+async fn connections_for_streams_that_fail_are_tried_again_on_the_same_words() {
+    let cases = WORDS.map(|on| retried(on, 1).http2().endpoints(0, 1).asks([call()]));
+    let also = ["connect-failure", "5xx", "reset"].map(|on| {
+        let asks = (0..4).map(|_| call());
+        retried(on, 1).http2().endpoints(1, 1).asks(asks)
+    });
+    let all = cases.into_iter().chain(also).collect();
+    Stand::start(all).await.compare().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_takes_too_long_is_given_up_on_the_same_words() {
+    let cases = WORDS.map(|on| {
+        let its = json!({"per_try_timeout": "0.06s"});
+        let case = retried_with(on, 1, ", perTryTimeout: 60ms", its);
+        case.http2().asks([
+            call().acts(&[Act::Hang]),
+            call().acts(&[Act::Hang, Act::Hang]),
+        ])
+    });
     Stand::start(cases.into()).await.compare().await;
 }
 
