@@ -57,6 +57,7 @@ pub(crate) mod pieces;
 pub mod pipe;
 mod pod;
 mod quiet;
+mod seldom;
 pub mod sniff;
 pub mod stream;
 mod threads;

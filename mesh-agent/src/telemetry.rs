@@ -9,6 +9,7 @@ mod access;
 mod chain;
 mod decisions;
 pub mod exposition;
+mod limited;
 pub mod log;
 pub mod metrics;
 pub mod record;
@@ -33,10 +34,11 @@ pub use self::{
 use self::{
     decisions::Decisions,
     exposition::Exposition,
+    limited::Limited,
     series::{Connections, Family, Kind, Requests},
     sink::Sink,
 };
-use crate::model::{Snapshot, authorization::Denial};
+use crate::model::{ObjectRef, Snapshot, authorization::Denial};
 
 /// Series of pods that are gone stay this long, so that the last values are scraped.
 const FORGET_AFTER: Duration = Duration::from_secs(300);
@@ -62,6 +64,7 @@ struct Shared {
     requests: Arc<Family<Requests>>,
     connections: Arc<Family<Connections>>,
     decisions: Decisions,
+    limited: Limited,
     access_log: Option<AccessLog>,
 }
 
@@ -99,6 +102,7 @@ impl Telemetry {
             requests: Arc::new(Family::new()),
             connections: Arc::new(Family::new()),
             decisions: Decisions::default(),
+            limited: Limited::default(),
             access_log: json.map(|json| AccessLog {
                 json,
                 sink: Sink::start("access-log", out)
@@ -172,6 +176,11 @@ impl Telemetry {
         self.0.decisions.count(denial, decision);
     }
 
+    /// Counts a request that a LocalRateLimit did not admit.
+    pub fn limited(&self, limit: &ObjectRef) {
+        self.0.limited.count(limit);
+    }
+
     fn access(&self, compose: impl FnOnce(&mut String, bool, SystemTime)) {
         let Some(log) = &self.0.access_log else {
             return;
@@ -194,6 +203,7 @@ impl Telemetry {
         let mut text = Exposition::default();
         text.traffic(requests, connections);
         text.decisions(self.0.decisions.all());
+        text.limited(self.0.limited.all());
         text.own(
             requests.composed() + connections.composed(),
             requests.overflowed() + connections.overflowed(),

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use super::Outcome;
 use crate::model::{
     ObjectRef, SpiffeId,
     limit::{Bucket, RateLimit},
@@ -28,12 +27,12 @@ type Subject = (ObjectRef, Option<SpiffeId>);
 #[derive(Debug, Default)]
 struct Buckets(Mutex<HashMap<Subject, Arc<Bucket>>>);
 
-/// Admits a request of `client`, or says with what it is answered.
-pub(crate) fn admit(
-    limits: &[Arc<RateLimit>],
+/// Admits a request of `client`, or says which limit does not, and when it would.
+pub(crate) fn admit<'a>(
+    limits: &'a [Arc<RateLimit>],
     client: &SpiffeId,
     now: Duration,
-) -> Result<(), Outcome> {
+) -> Result<(), (&'a RateLimit, Duration)> {
     static ALL: OnceLock<Buckets> = OnceLock::new();
     let all = ALL.get_or_init(Buckets::default);
     for limit in limits {
@@ -41,10 +40,7 @@ pub(crate) fn admit(
         let bucket = all.of(&limit.origin, client, now, MAX_BUCKETS);
         bucket
             .take(limit.rate, now)
-            .map_err(|after| Outcome::Limited {
-                reason: Arc::clone(&limit.reason),
-                after,
-            })?;
+            .map_err(|after| (&**limit, after))?;
     }
     Ok(())
 }

@@ -28,6 +28,8 @@ use super::{
     http_exchange::{Exchange, Front},
     http_forward,
     http_lease::Lease,
+    seldom::Seldom,
+    usage,
 };
 use crate::model::{
     Cluster,
@@ -39,6 +41,9 @@ const MAX_CHECKS: usize = 1024;
 
 /// The largest body of an answer.
 const BODY_MAX: usize = 64 * 1024;
+
+/// Providers that give no answer.
+static SILENT: Seldom = Seldom::new();
 
 thread_local! {
     static UNDER_WAY: Cell<usize> = const { Cell::new(0) };
@@ -96,16 +101,18 @@ pub(crate) async fn ask(
             let asking = Box::pin(check(entrance, provider, head));
             // Cancel-safe: what is given up is the whole exchange with the provider.
             match tokio::time::timeout(provider.timeout, asking).await {
-                Ok(Ok(Ok(allowance))) => return Ok(allowance),
-                Ok(Ok(Err(rejection))) => return Err(Outcome::Rejected(Arc::new(rejection))),
+                Ok(Ok(answered)) => {
+                    note_answer(&provider.name);
+                    return answered.map_err(|rejection| Outcome::Rejected(Arc::new(rejection)));
+                }
                 Ok(Err(failure)) => failure,
                 Err(_elapsed) => format!("no answer within {:?}", provider.timeout),
             }
         }
     };
-    let (name, fails_open) = (&provider.name, provider.fail_open);
-    tracing::warn!(provider = %name, failure, fails_open, "a provider gave no answer");
-    if fails_open {
+    note_failure(provider, &failure);
+    let name = &provider.name;
+    if provider.fail_open {
         return Ok(Allowance::default());
     }
     Err(Outcome::Rejected(Arc::new(Rejection {
@@ -114,6 +121,21 @@ pub(crate) async fn ask(
         headers: Vec::new(),
         body: Bytes::new(),
     })))
+}
+
+/// Says that a provider gave no answer, once in a while.
+fn note_failure(provider: &Provider, failure: &str) {
+    let (name, fails_open) = (&provider.name, provider.fail_open);
+    if let Some(unsaid) = SILENT.happened(name, usage::uptime()) {
+        tracing::warn!(provider = %name, failure, fails_open, unsaid, "a provider gives no answer");
+    }
+}
+
+/// Says that a provider which gave none answers again.
+fn note_answer(name: &str) {
+    if let Some(unsaid) = SILENT.ended(name, usage::uptime()) {
+        tracing::info!(provider = %name, unsaid, "a provider answers again");
+    }
 }
 
 async fn check(

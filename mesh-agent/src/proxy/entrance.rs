@@ -19,17 +19,21 @@ use std::{
 
 use ::http::request;
 
-use super::{Outcome, pod::Pod, threads::Thread};
+use super::{Outcome, pod::Pod, seldom::Seldom, threads::Thread, usage};
 use crate::{
     datapath::{Leg, Upstream},
     model::{
         InboundPolicy, MtlsMode, SpiffeId, Verdict, Workload,
-        authorization::{Authorization, Caller, Denial, RequestReading},
+        authorization::{Authorization, Caller, Denial, Remark, RequestReading},
         provider::Provider,
         token::{Heed, Token, TokenRefusal},
     },
     telemetry::Decision,
 };
+
+/// AUDIT policies that match, and what policies in dry run would deny.
+static AUDITED: Seldom = Seldom::new();
+static WOULD_DENY: Seldom = Seldom::new();
 
 /// One who wants in.
 #[derive(Clone)]
@@ -224,9 +228,18 @@ impl Entrance {
         let telemetry = &self.thread.shared.telemetry;
         authorization.remarks(&self.caller(), request, |remark, denial| {
             telemetry.decided(denial, Decision::Remark(remark));
+            let said = match remark {
+                Remark::Audited => &AUDITED,
+                Remark::WouldDeny => &WOULD_DENY,
+            };
+            let name = denial.policy().map_or("none", |policy| &**policy.name());
+            // All of them are counted; a line each would be a line for every request.
+            let Some(unsaid) = said.happened(name, usage::uptime()) else {
+                return;
+            };
             let identity = self.identity.as_ref().map_or("", SpiffeId::as_str);
             let (from, to, pod) = (self.from, self.to, &self.pod.workload.name);
-            tracing::info!(?remark, %denial, %from, identity, %to, %pod, "policy that is not enforced");
+            tracing::info!(?remark, %denial, %from, identity, %to, %pod, unsaid, "policy that is not enforced");
         });
     }
 

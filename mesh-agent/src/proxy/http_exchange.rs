@@ -34,7 +34,7 @@ use crate::{
     model::{
         Cluster, Endpoint, LoadGuard, PathNormalization, Service, ServicePort, Snapshot, Workload,
     },
-    telemetry::{Flow, Reporter, RequestRecord},
+    telemetry::{Flow, Reporter, RequestRecord, Telemetry},
 };
 
 /// The client's side of an HTTP connection, which its exchanges share.
@@ -236,6 +236,11 @@ impl Exchange {
     /// The endpoint that was tried last.
     pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
         self.endpoint
+    }
+
+    /// Where it is counted.
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        &self.front.connection.thread.shared.telemetry
     }
 
     /// How often endpoints were tried.

@@ -78,6 +78,13 @@ pub(crate) async fn before(
     if !treatment.limits.is_empty() && !matches!(cors, CorsDecision::Answer(_)) {
         let source = exchange.source();
         let admitted = buckets::admit(&treatment.limits, &source.identity, usage::uptime());
+        let admitted = admitted.map_err(|(limit, after)| {
+            exchange.telemetry().limited(&limit.origin);
+            Outcome::Limited {
+                reason: Arc::clone(&limit.reason),
+                after,
+            }
+        });
         if admitted.is_err()
             && let CorsDecision::Mark(said) = cors
         {

@@ -57,5 +57,7 @@ async fn requests_beyond_a_limit_are_429_rl_and_told_when_to_come_again() {
         "response_flags=\"RL\"",
     ])
     .await;
+    let limited = "mesh_agent_rate_limited_total{namespace=\"proxy-tests\",name=\"beyond\"} 1";
+    mesh.metric(&[limited]).await;
     assert!(hear.try_recv().is_err());
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The metric about AuthorizationPolicies.
+//! The metrics about AuthorizationPolicies and LocalRateLimits.
 //!
 //! Knows nothing of how it is counted.
 
@@ -17,6 +17,19 @@ impl Exposition {
             ),
             ["policy", "action", "result"],
             decisions,
+        );
+    }
+
+    /// What LocalRateLimits have not admitted.
+    pub(in crate::telemetry) fn limited(&mut self, limited: Vec<([String; 2], u64)>) {
+        self.list(
+            (
+                "mesh_agent_rate_limited_total",
+                "counter",
+                "Requests that a LocalRateLimit did not admit.",
+            ),
+            ["namespace", "name"],
+            limited,
         );
     }
 }
