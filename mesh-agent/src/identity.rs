@@ -71,7 +71,7 @@ pub use self::{
 };
 use self::{issue::Issued, originations::Originations, trust::Trust};
 use crate::{
-    model::{Origination, SpiffeId},
+    model::{Origination, SpiffeId, TrustDomains},
     tasks::Tasks,
 };
 
@@ -146,6 +146,7 @@ struct Live {
     generation: u64,
     issued: Issued,
     roots: Arc<RootCertStore>,
+    domains: TrustDomains,
     servers: tls::Servers,
     /// By whom they expect; made when first needed, gone with the certificate.
     clients: Mutex<HashMap<ClientKey, Arc<ClientConfig>>>,
@@ -181,7 +182,11 @@ impl Identities {
             provider: tls::provider(),
             table: watch::Sender::new(Table {
                 entries: BTreeMap::new(),
-                trust: Trust::new(kept.roots, authority.roots()),
+                trust: Trust::new(
+                    kept.roots,
+                    authority.roots(),
+                    TrustDomains::new(authority.trust_domain(), []),
+                ),
             }),
             authority: Box::new(authority),
             last_generation: AtomicU64::new(0),
@@ -265,7 +270,7 @@ impl Identities {
             .map_err(live.misconfigured())
     }
 
-    /// TLS as `local` for clients of the own trust domain, by `alpn` if they offer it.
+    /// TLS as `local` for clients of the own trust domain and its aliases, by `alpn` if they offer it.
     ///
     /// # Errors
     /// If `local` has no valid certificate.
@@ -285,16 +290,6 @@ impl Identities {
     /// The trust domain of this node.
     pub fn trust_domain(&self) -> &str {
         self.0.core.authority.trust_domain()
-    }
-
-    /// The roots that peers are verified against.
-    pub fn roots(&self) -> Vec<CertificateDer<'static>> {
-        self.0.core.table.borrow().trust.roots()
-    }
-
-    /// Sets the roots to trust besides the authority's own; takes effect for new sessions.
-    pub fn trust(&self, roots: Vec<CertificateDer<'static>>) {
-        self.0.core.change_trust(|trust| trust.added = roots);
     }
 
     /// All identities, in order.
@@ -320,17 +315,28 @@ impl Core {
     fn publish(&self, identity: &SpiffeId, issued: Issued) -> Result<(), IssueError> {
         let roots = issued.roots.clone();
         self.change_trust(|trust| trust.issuers = roots);
-        let store = Arc::clone(&self.table.borrow().trust.store);
-        let live = self
-            .live(identity, issued, store)
-            .map_err(IssueError::UseKey)?;
-        tracing::debug!(%identity, serial = live.issued.serial, generation = live.generation, "certificate issued");
-        self.table.send_modify(|table| {
+        self.install(identity, issued).map_err(IssueError::UseKey)
+    }
+
+    /// Makes TLS of a certificate, and that the live one.
+    fn install(&self, identity: &SpiffeId, issued: Issued) -> Result<(), rustls::Error> {
+        let mut made = Ok(());
+        // Trust must not change between making it and its being there.
+        self.table.send_if_modified(|table| {
+            let live = match self.live(identity, issued, &table.trust) {
+                Ok(live) => live,
+                Err(error) => {
+                    made = Err(error);
+                    return false;
+                }
+            };
+            tracing::debug!(%identity, serial = live.issued.serial, generation = live.generation, "certificate in use");
             let entry = table.entries.entry(identity.clone()).or_default();
             entry.live = Some(Arc::new(live));
             entry.error = None;
+            true
         });
-        Ok(())
+        made
     }
 
     fn note_failure(&self, identity: &SpiffeId, error: &IssueError, failures: u32) {
@@ -356,49 +362,21 @@ impl Core {
         });
     }
 
-    /// Changes the roots; what is live is made anew with them.
-    fn change_trust(&self, change: impl FnOnce(&mut Trust)) {
-        let changed = self.table.send_if_modified(|table| {
-            let before = (table.trust.added.clone(), table.trust.issuers.clone());
-            change(&mut table.trust);
-            if before == (table.trust.added.clone(), table.trust.issuers.clone()) {
-                return false;
-            }
-            table.trust = Trust::new(
-                std::mem::take(&mut table.trust.added),
-                std::mem::take(&mut table.trust.issuers),
-            );
-            for (identity, entry) in &mut table.entries {
-                let Some(old) = entry.live.take() else {
-                    continue;
-                };
-                let store = Arc::clone(&table.trust.store);
-                match self.live(identity, old.issued.clone(), store) {
-                    Ok(live) => entry.live = Some(Arc::new(live)),
-                    Err(error) => entry.error = Some(chain_text(&error)),
-                }
-            }
-            true
-        });
-        if changed {
-            self.keep_roots();
-        }
-    }
-
     fn live(
         &self,
         identity: &SpiffeId,
         issued: Issued,
-        roots: Arc<RootCertStore>,
+        trust: &Trust,
     ) -> Result<Live, rustls::Error> {
         let key = Arc::clone(&issued.key);
-        let trust_domain = self.authority.trust_domain();
-        let servers = tls::servers(&self.provider, key, Arc::clone(&roots), trust_domain)?;
+        let (roots, domains) = (Arc::clone(&trust.store), trust.domains.clone());
+        let servers = tls::servers(&self.provider, key, Arc::clone(&roots), domains.clone())?;
         Ok(Live {
             identity: identity.clone(),
             generation: self.last_generation.fetch_add(1, Ordering::Relaxed) + 1,
             issued,
             roots,
+            domains,
             servers,
             clients: Mutex::new(HashMap::new()),
         })
@@ -462,7 +440,7 @@ impl Live {
             provider,
             key,
             roots,
-            Arc::clone(&wanted.0),
+            (Arc::clone(&wanted.0), self.domains.clone()),
             alpn,
         )?);
         clients.insert(wanted, Arc::clone(&config));

@@ -40,6 +40,7 @@ pub mod spiffe;
 pub mod text;
 pub mod token;
 pub mod treatment;
+pub mod trust_domains;
 pub mod upstream;
 pub mod visibility;
 pub mod warmup;
@@ -80,6 +81,7 @@ pub use self::{
     spiffe::SpiffeId,
     text::TextMatch,
     treatment::{DirectAnswer, Treatment},
+    trust_domains::TrustDomains,
     upstream::{Ask, Balancer, Limits, UpstreamPolicy, UpstreamUse},
     visibility::Visibility,
     workload::{Labels, Workload, WorkloadUid},

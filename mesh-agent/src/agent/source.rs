@@ -68,6 +68,7 @@ fn index_settings(settings: &RunSettings) -> IndexSettings {
     IndexSettings {
         node: settings.node.clone(),
         trust_domain: settings.authority.trust_domain.clone(),
+        trust_domain_aliases: settings.authority.trust_domain_aliases.clone(),
         cluster_domain: settings.source.cluster_domain.clone(),
         root_namespace: ROOT_NAMESPACE.to_owned(),
         outbound: match settings.outbound_policy {

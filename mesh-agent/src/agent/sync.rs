@@ -125,6 +125,8 @@ impl Sync {
     /// Certificates are asked for first and not waited for: a pod must be captured before its first
     /// container starts, and whoever needs a certificate that is not issued yet waits for it.
     fn apply(&self, snapshot: &Arc<Snapshot>) {
+        let aliases = &snapshot.trust_domain_aliases;
+        self.identities.accept_domains(aliases);
         let enrolled = snapshot.local_enrolled();
         self.identities
             .want(enrolled.map(|workload| workload.identity.clone()));

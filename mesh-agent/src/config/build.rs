@@ -17,7 +17,7 @@ use super::{
     endpoints::Endpoints,
     enrol::NamespaceFacts,
     entries::Entries,
-    guards::Selected,
+    guards::{Selected, Surroundings},
     index::{IndexSettings, Shelves},
     pod::PodFacts,
     pods::Pods,
@@ -41,6 +41,7 @@ pub(super) struct Joined {
     references: References,
     selected: Selected,
     selected_for_tokens: Selected,
+    trust_domain_aliases: Arc<[Arc<str>]>,
 }
 
 impl Joined {
@@ -54,6 +55,7 @@ impl Joined {
             references: References::default(),
             selected: Selected::default(),
             selected_for_tokens: Selected::default(),
+            trust_domain_aliases: Arc::default(),
         }
     }
 
@@ -64,6 +66,10 @@ impl Joined {
         settings: &IndexSettings,
         dirty: &Dirty,
     ) -> Vec<Problem> {
+        let domains = shelves.trust_domains(settings);
+        if self.trust_domain_aliases != *domains.aliases() {
+            self.trust_domain_aliases = Arc::clone(domains.aliases());
+        }
         let composer = Composer::new(
             &shelves.peer_authentications,
             &shelves.policies,
@@ -71,7 +77,13 @@ impl Joined {
             &shelves.authorization_policies,
             &shelves.request_authentications,
             &shelves.services,
-            (&settings.root_namespace, &shelves.providers(settings)),
+            (
+                &settings.root_namespace,
+                Surroundings {
+                    providers: shelves.providers(settings),
+                    trust_domains: domains,
+                },
+            ),
         );
         let Self {
             pods,
@@ -81,6 +93,7 @@ impl Joined {
             references,
             selected,
             selected_for_tokens,
+            ..
         } = self;
         let scopes = Scopes::new(settings, &shelves.sidecars, &shelves.destination_rules);
         let touched = pods.update(shelves, settings, (&composer, &scopes), dirty);
@@ -131,6 +144,7 @@ impl Joined {
             by_vip: self.services.by_vip.clone(),
             by_endpoint: self.services.headless.published.clone(),
             named: self.services.named.published.clone(),
+            trust_domain_aliases: Arc::clone(&self.trust_domain_aliases),
             local: OnceLock::from(self.pods.local()),
             ..Snapshot::default()
         }

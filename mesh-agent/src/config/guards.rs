@@ -27,6 +27,7 @@ use super::{
     token_rules::RequestAuthenticationFacts,
 };
 use crate::model::{
+    TrustDomains,
     authorization::{Attached, Authorization},
     token::{AttachedRules, Authentication},
 };
@@ -53,9 +54,16 @@ pub(super) trait Guard: PartialEq + Sized {
         Self: 'a;
 }
 
+/// What AuthorizationPolicies are made up with.
+#[derive(Clone, Debug)]
+pub(super) struct Surroundings {
+    pub(super) providers: Providers,
+    pub(super) trust_domains: TrustDomains,
+}
+
 impl Guard for AuthorizationFacts {
     type Made = Authorization;
-    type With = Providers;
+    type With = Surroundings;
 
     const KIND: Kind = Kind::AuthorizationPolicy;
 
@@ -69,15 +77,15 @@ impl Guard for AuthorizationFacts {
 
     fn make<'a>(
         attached: impl Iterator<Item = (&'a Self, Ports)>,
-        providers: &Providers,
+        with: &Surroundings,
     ) -> Authorization {
         let attached = attached.map(|(facts, ports)| Attached {
-            policy: Arc::clone(&facts.policy),
+            policy: facts.policy.known_by(&with.trust_domains),
             ports,
             provider: facts
                 .policy
                 .provider()
-                .and_then(|name| providers.get(name))
+                .and_then(|name| with.providers.get(name))
                 .map(Arc::clone),
         });
         Authorization::new(attached.collect())
@@ -231,7 +239,7 @@ impl Guards<'_, AuthorizationFacts> {
             let Some(name) = policy.policy.provider() else {
                 continue;
             };
-            let text = match self.with.get(name) {
+            let text = match self.with.providers.get(name) {
                 None => format!(
                     "no provider {name:?} can be asked by the extensionProviders of the mesh: the \
                      policy denies what it matches"

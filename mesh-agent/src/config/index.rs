@@ -49,6 +49,8 @@ pub struct IndexSettings {
     pub node: String,
     /// The trust domain of identities.
     pub trust_domain: String,
+    /// Other names of it, besides those of Istio's mesh-wide configuration.
+    pub trust_domain_aliases: Vec<String>,
     /// The DNS domain of Services.
     pub cluster_domain: String,
     /// The namespace whose policies are for the whole mesh.
@@ -64,6 +66,7 @@ impl Default for IndexSettings {
         Self {
             node: String::new(),
             trust_domain: "cluster.local".to_owned(),
+            trust_domain_aliases: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
             root_namespace: "istio-system".to_owned(),
             outbound: OutboundPolicy::default(),

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What matters of Istio's mesh-wide configuration: the providers of CUSTOM policies.
+//! What matters of Istio's mesh-wide configuration: the providers of CUSTOM policies, and the other names
+//! of the trust domain.
 //!
 //! It is a YAML text in the ConfigMap `istio` of the root namespace, most of which is about Istio's own
 //! proxies and does not concern the mesh. Reference: istio/api `mesh/v1alpha1/config.proto`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -15,10 +20,11 @@ use serde_json::Value;
 use super::{
     facts::{Findings, Meta},
     object::null_default,
+    problem::{Severity, code},
     resolve,
 };
 use crate::model::{
-    ServiceName,
+    ServiceName, SpiffeId,
     authorization::Pattern,
     provider::{Check, HttpCheck, Provider},
 };
@@ -43,6 +49,8 @@ pub(super) fn is(object: &ConfigMap, root_namespace: &str) -> bool {
 pub(super) struct MeshConfigFacts {
     pub(super) meta: Meta,
     pub(super) providers: Providers,
+    /// Other names of the trust domain.
+    pub(super) aliases: BTreeSet<Arc<str>>,
 }
 
 /// Providers by name.
@@ -53,6 +61,8 @@ pub(super) type Providers = BTreeMap<Arc<str>, Arc<Provider>>;
 struct MeshConfig {
     #[serde(deserialize_with = "null_default")]
     extension_providers: Vec<ExtensionProvider>,
+    #[serde(deserialize_with = "null_default")]
+    trust_domain_aliases: Vec<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -115,8 +125,28 @@ impl MeshConfigFacts {
         Self {
             meta: Meta::new(&object.metadata),
             providers,
+            aliases: aliases(&config.trust_domain_aliases, findings),
         }
     }
+}
+
+/// One that is no trust domain is nobody's, and that is said.
+fn aliases(written: &[String], findings: &mut Findings) -> BTreeSet<Arc<str>> {
+    let mut aliases = BTreeSet::new();
+    for (index, text) in written.iter().enumerate() {
+        if SpiffeId::is_trust_domain(text) {
+            aliases.insert(text.as_str().into());
+            continue;
+        }
+        findings.add(
+            Severity::Error,
+            code::SCHEMA,
+            format!("data.{KEY}.trustDomainAliases[{index}]"),
+            format!("{text:?} is no trust domain: it is no alias"),
+            "write it as old.example, without spiffe:// and without stars",
+        );
+    }
+    aliases
 }
 
 /// Reads one provider. One that cannot be read is none, so that its policies deny.
@@ -129,11 +159,8 @@ impl Reader<'_> {
     fn fault(&mut self, name: &str, text: impl Into<String>, fix: &str) {
         let field = format!("{}.{name}", self.field);
         let text = format!("{}: CUSTOM policies that name it deny", text.into());
-        let (severity, code) = (
-            super::problem::Severity::Error,
-            super::problem::code::SCHEMA,
-        );
-        self.findings.add(severity, code, field, text, fix);
+        self.findings
+            .add(Severity::Error, code::SCHEMA, field, text, fix);
     }
 
     fn provider(&mut self, name: &Arc<str>, spec: &ExtAuthz, is_http: bool) -> Option<Provider> {

@@ -17,8 +17,7 @@ use super::{
     authorization_facts::AuthorizationFacts,
     facts::{Findings, Meta, Shelf},
     gaps,
-    guards::Guards,
-    mesh_config::Providers,
+    guards::{Guards, Surroundings},
     object::Resource,
     pod::PodFacts,
     problem::{Origin, Severity, code},
@@ -235,9 +234,9 @@ impl<'a> Composer<'a> {
         authorization: &'a Shelf<AuthorizationFacts>,
         authentication: &'a Shelf<RequestAuthenticationFacts>,
         services: &'a Shelf<ServiceFacts>,
-        (root_namespace, providers): (&str, &Providers),
+        (root_namespace, with): (&str, Surroundings),
     ) -> Self {
-        let guards = Guards::new(authorization, services, root_namespace, providers.clone());
+        let guards = Guards::new(authorization, services, root_namespace, with);
         let tokens = Guards::new(authentication, services, root_namespace, ());
         let mut findings = guards.check_services();
         findings.extend(guards.check_providers());

@@ -34,5 +34,6 @@ mod statuses;
 mod tokens;
 mod traffic;
 mod traffic_policies;
+mod trust_domains;
 mod views;
 mod workloads;

@@ -37,14 +37,10 @@ impl Core {
     pub(super) fn restore(&self, identity: &SpiffeId) -> Option<Duration> {
         let issued = self.kept().remove(identity)?;
         let left = issued.not_after.duration_since(SystemTime::now()).ok()?;
-        let store = Arc::clone(&self.table.borrow().trust.store);
-        match self.live(identity, issued, store) {
-            Ok(live) => {
-                tracing::info!(%identity, serial = live.issued.serial, "certificate kept over the restart");
-                self.table.send_modify(|table| {
-                    let entry = table.entries.entry(identity.clone()).or_default();
-                    entry.live = Some(Arc::new(live));
-                });
+        let serial = issued.serial.clone();
+        match self.install(identity, issued) {
+            Ok(()) => {
+                tracing::info!(%identity, serial, "certificate kept over the restart");
                 Some(left)
             }
             Err(error) => {

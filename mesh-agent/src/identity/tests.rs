@@ -20,6 +20,8 @@ use super::{
     *,
 };
 
+mod verifiers;
+
 const DOMAIN: &str = "cluster.local";
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -66,7 +68,7 @@ fn leaf(authority: &CertificateAuthority, identity: &SpiffeId, ttl: Duration) ->
 }
 
 fn store(authority: &CertificateAuthority) -> Arc<RootCertStore> {
-    Trust::new(Vec::new(), authority.roots()).store
+    Trust::new(Vec::new(), authority.roots(), TrustDomains::new(DOMAIN, [])).store
 }
 
 fn in_secs(seconds: u64) -> UnixTime {
@@ -81,10 +83,22 @@ fn verdicts(
     certificate: &[u8],
     now: UnixTime,
 ) -> (Option<PeerError>, Option<PeerError>) {
+    verdicts_with(root, certificate, now, &[])
+}
+
+/// The same where the trust domain has other names, too.
+fn verdicts_with(
+    root: &CertificateAuthority,
+    certificate: &[u8],
+    now: UnixTime,
+    aliases: &[&str],
+) -> (Option<PeerError>, Option<PeerError>) {
+    let domains = TrustDomains::new(DOMAIN, aliases.iter().map(|alias| Arc::from(*alias)));
     let (provider, roots) = (tls::provider(), store(root));
     let expected: Arc<[SpiffeId]> = [id("web")].into();
-    let client = ExpectedServer::new(&provider, Arc::clone(&roots), expected).unwrap();
-    let server = DomainClient::new(&provider, roots, DOMAIN).unwrap();
+    let client =
+        ExpectedServer::new(&provider, Arc::clone(&roots), expected, domains.clone()).unwrap();
+    let server = DomainClient::new(&provider, roots, domains).unwrap();
     let certificate = CertificateDer::from(certificate);
     let name = ServerName::try_from("10.0.0.1").unwrap();
     let refused = |error: rustls::Error| {
@@ -157,45 +171,6 @@ fn a_certificate_is_good_for_its_time_only() {
                 "{refused:?}"
             );
         }
-    }
-}
-
-#[test]
-fn the_root_itself_is_no_peer() {
-    let authority = CertificateAuthority::in_memory(DOMAIN).unwrap();
-    let refused = verdicts(&authority, authority.root(), UnixTime::now());
-    let found = Some(PeerError::NotOneUri { found: 0 });
-    assert_eq!(refused, (found.clone(), found));
-}
-
-#[test]
-fn no_bytes_make_the_verifiers_panic_or_agree() {
-    let authority = CertificateAuthority::in_memory(DOMAIN).unwrap();
-    let der = leaf(&authority, &id("web"), DAY);
-    let now = UnixTime::now();
-    for end in 0..der.len() {
-        let (client, server) = verdicts(&authority, &der[..end], now);
-        assert!(client.is_some() && server.is_some(), "cut at {end}");
-    }
-    let mut random = fastrand::Rng::with_seed(7);
-    for place in 0..der.len() {
-        for change in [0x01, 0x80, 0xff, random.u8(1..)] {
-            let mut changed = der.clone();
-            changed[place] ^= change;
-            let (client, server) = verdicts(&authority, &changed, now);
-            assert!(
-                client.is_some() && server.is_some(),
-                "{change:#x} at {place}"
-            );
-        }
-    }
-    for _ in 0..2_000 {
-        let count = random.usize(..200);
-        let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
-            .take(count)
-            .collect();
-        let (client, _) = verdicts(&authority, &bytes, now);
-        assert!(matches!(client, Some(PeerError::Malformed(_))), "{bytes:?}");
     }
 }
 

@@ -24,7 +24,7 @@ use super::{
     ciphers,
     verify::{DomainClient, ExpectedServer},
 };
-use crate::model::SpiffeId;
+use crate::model::{SpiffeId, TrustDomains};
 
 /// The application protocol that is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,10 +97,10 @@ pub(super) fn client(
     provider: &Arc<CryptoProvider>,
     key: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
-    expected: Arc<[SpiffeId]>,
+    (expected, domains): (Arc<[SpiffeId]>, TrustDomains),
     alpn: Alpn,
 ) -> Result<ClientConfig, rustls::Error> {
-    let verifier = ExpectedServer::new(provider, roots, expected)?;
+    let verifier = ExpectedServer::new(provider, roots, expected, domains)?;
     let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -137,9 +137,9 @@ pub(super) fn servers(
     provider: &Arc<CryptoProvider>,
     key: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
-    trust_domain: &str,
+    domains: TrustDomains,
 ) -> Result<Servers, rustls::Error> {
-    let verifier = DomainClient::new(provider, roots, trust_domain)?;
+    let verifier = DomainClient::new(provider, roots, domains)?;
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What peers are verified against.
+//! What peers are verified against: roots, and the names of the own trust domain.
 //!
-//! Knows nothing of where roots come from. Invariant: a root counts once, however it came.
+//! Knows nothing of where either comes from, nor of how a peer is verified. Invariant: a root counts once, however it came.
 
 use std::sync::Arc;
 
 use rustls::{RootCertStore, pki_types::CertificateDer};
+
+use super::{Core, Identities, chain_text};
+use crate::model::TrustDomains;
 
 /// What peers are verified against: given by hand, and by the authority.
 #[derive(Clone)]
@@ -14,17 +17,20 @@ pub(super) struct Trust {
     pub(super) added: Vec<CertificateDer<'static>>,
     pub(super) issuers: Vec<CertificateDer<'static>>,
     pub(super) store: Arc<RootCertStore>,
+    pub(super) domains: TrustDomains,
 }
 
 impl Trust {
     pub(super) fn new(
         added: Vec<CertificateDer<'static>>,
         issuers: Vec<CertificateDer<'static>>,
+        domains: TrustDomains,
     ) -> Self {
         let mut trust = Self {
             added,
             issuers,
             store: Arc::new(RootCertStore::empty()),
+            domains,
         };
         let mut store = RootCertStore::empty();
         let (_, unusable) = store.add_parsable_certificates(trust.roots());
@@ -33,6 +39,11 @@ impl Trust {
         }
         trust.store = Arc::new(store);
         trust
+    }
+
+    /// Whether it says the same.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.added == other.added && self.issuers == other.issuers && self.domains == other.domains
     }
 
     /// All of them, in order, each once: an authority's root usually is among those given by hand.
@@ -44,6 +55,55 @@ impl Trust {
             }
         }
         roots
+    }
+}
+
+impl Identities {
+    /// The roots that peers are verified against.
+    pub fn roots(&self) -> Vec<CertificateDer<'static>> {
+        self.0.core.table.borrow().trust.roots()
+    }
+
+    /// Sets the roots to trust besides the authority's own; takes effect for new sessions.
+    pub fn trust(&self, roots: Vec<CertificateDer<'static>>) {
+        self.0.core.change_trust(|trust| trust.added = roots);
+    }
+
+    /// Sets the other names of the own trust domain; takes effect for new sessions.
+    pub fn accept_domains(&self, aliases: &Arc<[Arc<str>]>) {
+        if self.0.core.table.borrow().trust.domains.aliases() == aliases {
+            return;
+        }
+        let domains = TrustDomains::new(self.trust_domain(), aliases.iter().map(Arc::clone));
+        tracing::info!(?aliases, "trust domains that count as the own");
+        self.0.core.change_trust(|trust| trust.domains = domains);
+    }
+}
+
+impl Core {
+    /// Changes it; what is live is made anew with them.
+    pub(super) fn change_trust(&self, change: impl FnOnce(&mut Trust)) {
+        let changed = self.table.send_if_modified(|table| {
+            let mut trust = table.trust.clone();
+            change(&mut trust);
+            if trust.is_same(&table.trust) {
+                return false;
+            }
+            table.trust = Trust::new(trust.added, trust.issuers, trust.domains);
+            for (identity, entry) in &mut table.entries {
+                let Some(old) = entry.live.take() else {
+                    continue;
+                };
+                match self.live(identity, old.issued.clone(), &table.trust) {
+                    Ok(live) => entry.live = Some(Arc::new(live)),
+                    Err(error) => entry.error = Some(chain_text(&error)),
+                }
+            }
+            true
+        });
+        if changed {
+            self.keep_roots();
+        }
     }
 }
 
@@ -59,7 +119,11 @@ mod tests {
             authority.root().clone()
         };
         let (one, two) = (root(), root());
-        let trust = Trust::new(vec![one.clone(), two.clone()], vec![one.clone()]);
+        let trust = Trust::new(
+            vec![one.clone(), two.clone()],
+            vec![one.clone()],
+            TrustDomains::new("a.b", []),
+        );
         assert_eq!(trust.roots(), [one, two]);
         assert_eq!(trust.store.len(), 2);
     }

@@ -30,7 +30,7 @@ use rustls::{
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::IdentityError;
-use crate::model::{SpiffeId, spiffe::NotSpiffe};
+use crate::model::{SpiffeId, TrustDomains, spiffe::NotSpiffe};
 
 /// Why a peer is not who it must be.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -211,19 +211,21 @@ impl From<PeerError> for rustls::Error {
     }
 }
 
-/// Accepts servers whose chain leads to a root and that are one of the expected workloads.
+/// Accepts servers whose chain leads to a root and that are one of the expected workloads, by any name of
+/// the own trust domain.
 #[derive(Debug)]
 pub(super) struct ExpectedServer {
     roots: Arc<RootCertStore>,
     expected: Arc<[SpiffeId]>,
+    domains: TrustDomains,
     algorithms: WebPkiSupportedAlgorithms,
     signatures: Arc<WebPkiServerVerifier>,
 }
 
-/// Accepts clients whose chain leads to a root and that belong to the own trust domain.
+/// Accepts clients whose chain leads to a root and that belong to the own trust domain, by any of its names.
 #[derive(Debug)]
 pub(super) struct DomainClient {
-    trust_domain: String,
+    domains: TrustDomains,
     chains: Arc<dyn ClientCertVerifier>,
 }
 
@@ -233,6 +235,7 @@ impl ExpectedServer {
         provider: &Arc<CryptoProvider>,
         roots: Arc<RootCertStore>,
         expected: Arc<[SpiffeId]>,
+        domains: TrustDomains,
     ) -> Result<Self, rustls::Error> {
         let signatures =
             WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider))
@@ -241,6 +244,7 @@ impl ExpectedServer {
         Ok(Self {
             roots,
             expected,
+            domains,
             algorithms: provider.signature_verification_algorithms,
             signatures,
         })
@@ -262,7 +266,8 @@ impl ExpectedServer {
             self.algorithms.all,
         )
         .map_err(untrusted(&identity))?;
-        if self.expected.contains(&identity) {
+        let mut expected = self.expected.iter();
+        if expected.any(|one| self.domains.are_same(one, &identity)) {
             return Ok(());
         }
         Err(PeerError::Unexpected {
@@ -314,16 +319,13 @@ impl DomainClient {
     pub(super) fn new(
         provider: &Arc<CryptoProvider>,
         roots: Arc<RootCertStore>,
-        trust_domain: &str,
+        domains: TrustDomains,
     ) -> Result<Self, rustls::Error> {
         let chains = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
             .clear_root_hint_subjects()
             .build()
             .map_err(|error| rustls::Error::General(error.to_string()))?;
-        Ok(Self {
-            trust_domain: trust_domain.to_owned(),
-            chains,
-        })
+        Ok(Self { domains, chains })
     }
 
     fn check(
@@ -336,11 +338,11 @@ impl DomainClient {
         self.chains
             .verify_client_cert(leaf, intermediates, now)
             .map_err(untrusted(&identity))?;
-        if identity.trust_domain() == self.trust_domain {
+        if self.domains.has(identity.trust_domain()) {
             return Ok(());
         }
         Err(PeerError::ForeignTrustDomain {
-            expected: self.trust_domain.clone(),
+            expected: self.domains.own().to_owned(),
             presented: identity,
         })
     }

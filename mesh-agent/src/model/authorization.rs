@@ -19,6 +19,7 @@ use std::{
 
 use super::{provider::Provider, spiffe::SpiffeId};
 
+mod aliases;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod pattern;

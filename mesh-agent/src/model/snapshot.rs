@@ -36,6 +36,8 @@ pub struct Snapshot {
     pub named: SharedMap<u16, Arc<NamedPorts>>,
     /// Endpoints that are no pods, once somebody asked for them.
     pub strangers: OnceLock<Strangers>,
+    /// Other names of the own trust domain, in order.
+    pub trust_domain_aliases: Arc<[Arc<str>]>,
     /// What [`local_enrolled`](Self::local_enrolled) is, for who knows it already.
     pub local: OnceLock<Vec<Arc<Workload>>>,
 }

@@ -40,6 +40,11 @@ impl SpiffeId {
         }
     }
 
+    /// Whether `text` can be a trust domain.
+    pub fn is_trust_domain(text: &str) -> bool {
+        is_segment(text) && !text.bytes().any(|byte| byte.is_ascii_uppercase())
+    }
+
     /// The whole URI.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -63,6 +68,11 @@ impl SpiffeId {
     /// The Kubernetes service account.
     pub fn service_account(&self) -> &str {
         self.segment(6)
+    }
+
+    /// Whether `other` is a service account of the same name and namespace, of whichever trust domain.
+    pub fn is_same_account(&self, other: &Self) -> bool {
+        self.namespace() == other.namespace() && self.service_account() == other.service_account()
     }
 
     fn segment(&self, index: usize) -> &str {

@@ -184,8 +184,8 @@ async fn stream_to_app(connection: Rc<Connection>, request: ConnectRequest) {
     let started = std::time::Instant::now();
     let local = connection.workload();
     let address = request.authority;
-    let source =
-        known(&connection, connection.peer).filter(|workload| workload.identity == request.peer);
+    let source = known(&connection, connection.peer)
+        .filter(|workload| workload.identity.is_same_account(&request.peer));
     let ends = Ends {
         source,
         source_identity: Some(request.peer.clone()),

@@ -60,6 +60,11 @@ pub struct AuthoritySettings {
     #[arg(long, value_name = "NAME", default_value = "cluster.local", value_parser = value::domain)]
     pub trust_domain: String,
 
+    /// Another name of the trust domain, whose workloads count as the own; may be given several times.
+    /// Besides `trustDomainAliases` of Istio's mesh-wide configuration.
+    #[arg(long = "trust-domain-alias", value_name = "NAME", value_parser = value::domain)]
+    pub trust_domain_aliases: Vec<String>,
+
     /// How long workload certificates are valid (units: ms, s, m, h, d); renewed at half of it.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = value::cert_ttl)]
     pub cert_ttl: Duration,

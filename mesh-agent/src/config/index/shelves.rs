@@ -29,6 +29,7 @@ use super::{
     },
     IndexSettings, other_place,
 };
+use crate::model::TrustDomains;
 
 /// The facts of all objects, by kind.
 #[derive(Debug, Default)]
@@ -73,6 +74,16 @@ impl Shelves {
         let root = settings.root_namespace.as_str().into();
         let config = self.mesh_configs.get(&root, &mesh_config::NAME.into());
         config.map_or_else(Providers::new, |config| config.providers.clone())
+    }
+
+    /// The own trust domain, by all its names.
+    pub(in super::super) fn trust_domains(&self, settings: &IndexSettings) -> TrustDomains {
+        let root = settings.root_namespace.as_str().into();
+        let config = self.mesh_configs.get(&root, &mesh_config::NAME.into());
+        let written = config.into_iter().flat_map(|config| &config.aliases);
+        let given = &settings.trust_domain_aliases;
+        let given = given.iter().map(|alias| Arc::from(alias.as_str()));
+        TrustDomains::new(&settings.trust_domain, written.map(Arc::clone).chain(given))
     }
 
     /// Namespace and name of all objects of a kind.

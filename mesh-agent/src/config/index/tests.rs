@@ -58,6 +58,8 @@ fn shown(snapshot: &Snapshot) -> Shown {
     for (number, ports) in &snapshot.named {
         shown.insert(format!("named {number}"), format!("{ports:?}"));
     }
+    let aliases = format!("{:?}", snapshot.trust_domain_aliases);
+    shown.insert("aliases".to_owned(), aliases);
     for workload in snapshot.local_enrolled() {
         shown.insert(format!("local {}", workload.uid), workload.dotted_name());
     }

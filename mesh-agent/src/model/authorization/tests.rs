@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use super::*;
 use crate::model::token::{Token, TokenPart};
 
+mod aliases;
 mod reference;
 mod remarks;
 mod requests;

@@ -23,6 +23,7 @@ impl Chance {
             "rules: [{}]",
             "action: DENY, rules: [{from: [{source: {namespaces: [a]}}]}]",
             "action: DENY, rules: [{to: [{operation: {ports: ['8080']}}]}]",
+            "rules: [{from: [{source: {principals: [old/ns/a/sa/b]}}]}]",
             "action: CUSTOM, provider: {name: p}, rules: [{to: [{operation: {methods: [GET]}}]}]",
             // Cannot be evaluated.
             "action: DENY",
@@ -46,10 +47,9 @@ impl Chance {
             // Cannot be read.
             _ => "7".to_owned(),
         };
-        (
-            key,
-            format!("{text}}}\ndata: {{mesh: 'extensionProviders: {providers}'}}\n"),
-        )
+        let aliases = self.of(&["", "old", "old, older"]);
+        let mesh = format!("{{extensionProviders: {providers}, trustDomainAliases: [{aliases}]}}");
+        (key, format!("{text}}}\ndata: {{mesh: '{mesh}'}}\n"))
     }
 
     pub(super) fn authentication(&mut self) -> (ObjectKey, String) {
