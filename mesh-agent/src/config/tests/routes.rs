@@ -389,6 +389,6 @@ fn what_envoy_would_fill_in_is_sent_as_it_is_written_and_said() {
         to("v1")
     );
     let mesh = Mesh::new(&(virtual_service("name: web", &spec) + &web()));
-    mesh.check_problems(&["is sent as it is written, without Envoy's commands"]);
+    mesh.check_problems(&["commands (%REQ(x)%) are Envoy's own language; \"%REQ(x-a)%\" is sent as it is written"]);
     assert_eq!(mesh.get("client", WEB, "/"), "v1@10.1.0.1:8080");
 }
