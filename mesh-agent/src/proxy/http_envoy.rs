@@ -4,7 +4,7 @@
 //! may take and what the path was, to clients how long the endpoint took.
 //!
 //! Nothing is said unless the agent was told to. Knows nothing of sockets. Invariant: what is said of a
-//! try is ours alone: a client's word for it does not go on. Reference: Envoy's router filter.
+//! try and its time is ours alone: a client's word for it does not go on. Reference: Envoy's router filter.
 
 use std::time::Duration;
 
@@ -45,9 +45,11 @@ pub(crate) fn request(exchange: &Exchange, way: &Way, has_protocol: bool) -> Hea
         let value = HeaderValue::from_static("http");
         edits.request.push(HeaderEdit::Set(PROTOCOL, value));
     }
-    if let Some(limit) = limit(way).filter(|limit| !limit.is_zero()) {
-        edits.request.push(HeaderEdit::Set(TIMEOUT, millis(limit)));
-    }
+    // A client's word for it does not go on either.
+    edits.request.push(match limit(way) {
+        Some(limit) if !limit.is_zero() => HeaderEdit::Set(TIMEOUT, millis(limit)),
+        Some(_) | None => HeaderEdit::Remove(TIMEOUT),
+    });
     let rewritten = way.rewritten.as_ref();
     if rewritten.is_some_and(|rewritten| rewritten.path.is_some())
         && let Some(path) = exchange.uri.path_and_query()
