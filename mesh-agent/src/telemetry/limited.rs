@@ -15,9 +15,12 @@ use crate::model::ObjectRef;
 /// More limits than this share one name.
 const LIMITS_MAX: usize = 10_000;
 
-/// Counts what limits have refused, by namespace and name.
+/// Counts what limits have refused.
 #[derive(Debug, Default)]
-pub(super) struct Limited(Mutex<BTreeMap<(Arc<str>, Arc<str>), u64>>);
+pub(super) struct Limited(Mutex<BTreeMap<Key, u64>>);
+
+/// A limit's namespace and name.
+type Key = (Arc<str>, Arc<str>);
 
 impl Limited {
     pub(super) fn count(&self, limit: &ObjectRef) {
@@ -38,7 +41,7 @@ impl Limited {
     /// All counts: namespace and name.
     pub(super) fn all(&self) -> Vec<([String; 2], u64)> {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let row = |((namespace, name), count): (&(Arc<str>, Arc<str>), &u64)| {
+        let row = |((namespace, name), count): (&Key, &u64)| {
             ([namespace.to_string(), name.to_string()], *count)
         };
         counts.iter().map(row).collect()
