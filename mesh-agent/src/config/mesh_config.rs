@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! What matters of Istio's mesh-wide configuration: the providers of CUSTOM policies, and the other names
-//! of the trust domain.
+//! of the trust domain. How paths are read is the agents' flag: where it is written here, that is said.
 //!
 //! It is a YAML text in the ConfigMap `istio` of the root namespace, most of which is about Istio's own
 //! proxies and does not concern the mesh. Reference: istio/api `mesh/v1alpha1/config.proto`.
@@ -63,6 +63,14 @@ struct MeshConfig {
     extension_providers: Vec<ExtensionProvider>,
     #[serde(deserialize_with = "null_default")]
     trust_domain_aliases: Vec<String>,
+    #[serde(deserialize_with = "null_default")]
+    path_normalization: PathNormalization,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PathNormalization {
+    normalization: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -108,6 +116,7 @@ impl MeshConfigFacts {
                 MeshConfig::default()
             }
         };
+        config.path_normalization.say(findings);
         let mut providers = Providers::new();
         for (index, written) in config.extension_providers.iter().enumerate() {
             let kinds = [
@@ -147,6 +156,26 @@ fn aliases(written: &[String], findings: &mut Findings) -> BTreeSet<Arc<str>> {
         );
     }
     aliases
+}
+
+impl PathNormalization {
+    /// Says that the agents do not read it, if they were to do something else.
+    fn say(&self, findings: &mut Findings) {
+        let Some(written) = self.normalization.as_deref() else {
+            return;
+        };
+        if matches!(written, "DEFAULT" | "BASE") {
+            return;
+        }
+        let flag = written.to_ascii_lowercase().replace('_', "-");
+        findings.add(
+            Severity::Warning,
+            code::WITHOUT_EFFECT,
+            format!("data.{KEY}.pathNormalization.normalization"),
+            format!("{written:?} has no effect: agents are told by a flag how to read paths"),
+            format!("start the agents with --path-normalization {flag}"),
+        );
+    }
 }
 
 /// Reads one provider. One that cannot be read is none, so that its policies deny.

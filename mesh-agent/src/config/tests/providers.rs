@@ -131,3 +131,13 @@ fn other_config_maps_are_no_business_of_the_mesh() {
         "Error [IST0106] (ConfigMap istio-system/istio test.yaml:2) data.mesh: cannot be read",
     ]);
 }
+
+#[test]
+fn how_paths_are_read_is_the_agents_flag() {
+    let with = |kind: &str| {
+        let path = format!("    pathNormalization: {{normalization: {kind}}}\n");
+        Mesh::new(&(config("") + &path))
+    };
+    with("BASE").check_problems(&[]);
+    with("MERGE_SLASHES").check_problems(&["--path-normalization merge-slashes"]);
+}
