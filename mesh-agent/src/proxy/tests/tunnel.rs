@@ -17,12 +17,12 @@ use super::mesh::{Mesh, cluster_of, connect, get, read_text, workload};
 use crate::{
     datapath::{Netns, PodSockets},
     model::{Endpoint, InboundPolicy, MtlsMode, Protocol, Workload},
-    proxy::HBONE_PORT,
+    proxy::{HBONE_PORT, Http1Engine, RequestHeaders},
 };
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 8, 1);
 
-/// Answers requests, speaks first at none, echoes everything else, and resets on `X`.
+/// Answers requests that have an id, speaks first at none, echoes everything else, and resets on `X`.
 async fn app(mut stream: TcpStream) {
     let mut bytes = [0; 1 << 14];
     while let Ok(count) = stream.read(&mut bytes).await {
@@ -33,7 +33,10 @@ async fn app(mut stream: TcpStream) {
         if said.starts_with(b"X") {
             return crate::datapath::reset(stream);
         }
-        let answer: &[u8] = if said.starts_with(b"GET") {
+        let ids = String::from_utf8_lossy(said)
+            .matches("x-request-id: ")
+            .count();
+        let answer: &[u8] = if said.starts_with(b"GET") && ids == 1 {
             b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
         } else {
             said
@@ -72,7 +75,7 @@ async fn server(mesh: &Mesh) -> (Arc<Workload>, SocketAddr, SocketAddr) {
 // One test, because there is one port 15008.
 #[tokio::test]
 async fn enrolled_workloads_talk_through_tunnels_and_plaintext_is_refused() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start_adding(Http1Engine::default(), RequestHeaders::default());
     let (server, plain, app) = server(&mesh).await;
     let cluster = || cluster_of(vec![(app, Some(Arc::clone(&server)))]);
 
