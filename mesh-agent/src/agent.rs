@@ -75,6 +75,8 @@ const READY_INTERVAL: Duration = Duration::from_millis(10);
 /// # Errors
 /// What keeps it from starting: bad settings, an unfit kernel, a missing privilege, another agent.
 pub fn run(settings: RunSettings) -> anyhow::Result<()> {
+    // Before there is any other thread, which would not have part in it.
+    datapath::confine_start().context("privileges that are not needed")?;
     let log = log::start(log_format(settings.log_format), &settings.log_level)?;
     let telemetry = Telemetry::new(access_log_format(settings.access_log));
     let control = control_runtime()?;
@@ -139,6 +141,9 @@ impl Agent {
         let Some(taken) = claim.take(&mut signals).await? else {
             return Ok(None);
         };
+        if let Err(error) = datapath::confine_process() {
+            warn!(%error, "system calls that are not needed stay allowed");
+        }
         let datapath = match taken {
             Ok(datapath) => datapath,
             Err(error) if error.is_lasting() => {

@@ -17,6 +17,7 @@
 mod attach;
 mod cgroup;
 mod cleanup;
+mod confine;
 mod connect;
 mod diag;
 mod error;
@@ -55,6 +56,7 @@ use mesh_common::{OnDeath, Tuple, names};
 
 pub use self::{
     cleanup::cleanup,
+    confine::{confine_data_thread, confine_process, confine_start},
     connect::{
         Connector, Leg, Upstream, accept_without_delay, break_when_closed, end_when_closed, reset,
     },

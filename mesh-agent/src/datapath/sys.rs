@@ -13,6 +13,7 @@
 //! trailing fields are zero, which older kernels accept).
 #![allow(unsafe_code, reason = "raw system calls, see above")]
 
+pub(super) mod confine;
 mod events;
 mod pages;
 

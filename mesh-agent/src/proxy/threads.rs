@@ -42,7 +42,7 @@ use super::{
     turns,
 };
 use crate::{
-    datapath::PodSockets,
+    datapath::{self, PodSockets},
     identity::{Alpn, TokenCache},
     model::{Snapshot, Workload, WorkloadUid},
     tasks::Drain,
@@ -225,6 +225,9 @@ pub(crate) fn start(
     thread::Builder::new()
         .name(format!("data-{index}"))
         .spawn(move || {
+            if let Err(error) = datapath::confine_data_thread() {
+                tracing::warn!(%error, index, "a data thread keeps more privileges than it needs");
+            }
             let local = LocalSet::new();
             // It is woken for every task of the thread, and has hardly ever something to do itself.
             let run = quiet::once(run(index, tunnel, shared, lanes, orders));
