@@ -19,6 +19,7 @@ mod benchmark;
 mod bytes;
 mod capture;
 mod certificates;
+mod confined;
 mod custom;
 mod destinations;
 mod direct;
