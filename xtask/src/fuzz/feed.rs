@@ -19,7 +19,7 @@ use super::Places;
 use crate::command::program;
 
 /// No parser may take more than this for one input.
-const LONGEST_SECONDS: u64 = 10;
+const LONGEST_SECONDS: u64 = 25;
 
 /// No parser may make the fuzzer take more memory than this.
 const MOST_MEBIBYTES: u64 = 2048;

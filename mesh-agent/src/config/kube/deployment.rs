@@ -16,7 +16,10 @@ fn documents(text: &str) -> Vec<Value> {
 /// The words of a list.
 #[track_caller]
 fn words(list: &Value) -> impl Iterator<Item = &str> {
-    list.as_array().unwrap().iter().map(|word| word.as_str().unwrap())
+    list.as_array()
+        .unwrap()
+        .iter()
+        .map(|word| word.as_str().unwrap())
 }
 
 #[test]
@@ -27,9 +30,15 @@ fn the_agent_may_read_no_secret_and_write_nothing() {
     assert!(!rules.is_empty());
     for rule in rules {
         let mut resources = words(&rule["resources"]);
-        assert!(!resources.any(|word| matches!(word, "*" | "secrets")), "{rule}");
+        assert!(
+            !resources.any(|word| matches!(word, "*" | "secrets")),
+            "{rule}"
+        );
         let mut verbs = words(&rule["verbs"]);
-        assert!(verbs.all(|word| matches!(word, "get" | "list" | "watch")), "{rule}");
+        assert!(
+            verbs.all(|word| matches!(word, "get" | "list" | "watch")),
+            "{rule}"
+        );
     }
 }
 
@@ -37,7 +46,10 @@ fn the_agent_may_read_no_secret_and_write_nothing() {
 fn the_agents_container_can_neither_write_its_files_nor_gain_privileges() {
     let agent = &documents(include_str!("../../../../deploy/agent.yaml"))[0];
     let pod = &agent["spec"]["template"]["spec"];
-    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(
+        pod["securityContext"]["seccompProfile"]["type"],
+        "RuntimeDefault"
+    );
     assert!(pod["initContainers"].is_null());
     let containers = pod["containers"].as_array().unwrap();
     assert_eq!(containers.len(), 1, "there is no other");
@@ -50,7 +62,11 @@ fn the_agents_container_can_neither_write_its_files_nor_gain_privileges() {
     });
     assert_eq!(containers[0]["securityContext"], want);
     let probe = &containers[0]["readinessProbe"]["exec"]["command"];
-    assert_eq!(words(probe).next(), Some("/mesh-agent"), "the image has no other program");
+    assert_eq!(
+        words(probe).next(),
+        Some("/mesh-agent"),
+        "the image has no other program"
+    );
 }
 
 #[test]
