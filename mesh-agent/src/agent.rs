@@ -10,6 +10,7 @@
 //! Invariant: whatever fails at the start leaves the node as it was.
 
 mod authority;
+mod budgets;
 mod cleanup;
 mod credentials;
 mod hand_over;
@@ -179,6 +180,7 @@ impl Agent {
                     Tunnel::Mux => Alpn::Mux,
                     Tunnel::Hbone => Alpn::Hbone,
                 },
+                budgets: budgets::limits(&settings.budgets),
             },
             Shared {
                 snapshot: snapshot.clone(),

@@ -10,6 +10,7 @@
 //! Invariant: every connection and every request ends in exactly one [`Outcome`].
 
 mod buckets;
+mod budgets;
 mod bulk;
 mod client_stream;
 mod connection;
@@ -82,7 +83,11 @@ use std::{
 
 use tokio::sync::watch;
 
-pub use self::{inbound::HBONE_PORT, outcome::Outcome};
+pub use self::{
+    budgets::{Budget, BudgetLimits, BudgetView},
+    inbound::HBONE_PORT,
+    outcome::Outcome,
+};
 use self::{
     pod::Pod,
     threads::{Lanes, Order},
@@ -110,6 +115,8 @@ pub struct ProxySettings {
     pub threads: usize,
     /// What tunnels speak, if the peer knows it.
     pub tunnel: Alpn,
+    /// What there is for all workloads.
+    pub budgets: BudgetLimits,
 }
 
 impl Default for ProxySettings {
@@ -119,6 +126,7 @@ impl Default for ProxySettings {
         Self {
             threads: cores.min(4),
             tunnel: Alpn::Hbone,
+            budgets: BudgetLimits::default(),
         }
     }
 }
@@ -181,6 +189,8 @@ pub struct ProxyView {
     pub threads: Vec<ThreadView>,
     /// Live connections of each pod that is captured, or was and has some left.
     pub pods: HashMap<WorkloadUid, usize>,
+    /// The budgets of each pod that is captured.
+    pub budgets: HashMap<WorkloadUid, Vec<BudgetView>>,
 }
 
 /// One data thread as it is now.
@@ -216,7 +226,7 @@ impl Proxy {
     /// # Errors
     /// When the system gives no thread or no event queue.
     pub fn start(settings: &ProxySettings, shared: Shared) -> io::Result<Self> {
-        let (lanes, receivers) = Lanes::new(settings.threads.max(1), listen::connection_limit());
+        let (lanes, receivers) = Lanes::new(settings.threads.max(1), &settings.budgets);
         let tasks = shared.tasks.clone();
         let threads = receivers
             .into_iter()
@@ -244,7 +254,7 @@ impl Proxy {
         let workload = Arc::clone(&sockets.workload);
         let uid = workload.uid.clone();
         let (netns, addresses) = (sockets.netns.clone(), sockets.addresses.clone());
-        let pod = Arc::new(Pod::new(workload, netns, addresses));
+        let pod = Arc::new(Pod::new(workload, netns, addresses, &self.lanes.budgets));
         let mut pods = lock(&self.pods);
         let thread = pods.next_thread % self.lanes.count();
         pods.next_thread = thread + 1;
@@ -284,6 +294,8 @@ impl Proxy {
         for pod in known.captured.values().chain(&known.leaving) {
             *pods.entry(pod.workload.uid.clone()).or_default() += pod.live();
         }
+        let budgets = known.captured.iter();
+        let budgets = budgets.map(|(uid, pod)| (uid.clone(), pod.budgets.observe()));
         ProxyView {
             applied_generation: self.applied_generation(),
             threads: self
@@ -297,6 +309,7 @@ impl Proxy {
                 })
                 .collect(),
             pods,
+            budgets: budgets.collect(),
         }
     }
 

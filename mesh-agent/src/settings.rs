@@ -6,6 +6,7 @@
 //! system. Invariant: settings that exist are in range; an error names the flag.
 
 mod authority;
+mod budgets;
 mod control;
 mod dump;
 mod plugin;
@@ -27,6 +28,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::{
     authority::AuthoritySettings,
+    budgets::BudgetSettings,
     control::ControlSettings,
     dump::{DumpFormat, DumpSettings},
     plugin::PluginSettings,
@@ -114,6 +116,10 @@ pub struct RunSettings {
     /// Number of data threads, 1 to 256 [default: the number of cores, at most 4].
     #[arg(long, value_name = "N", value_parser = value::threads)]
     pub threads: Option<NonZeroUsize>,
+
+    /// What workloads may hold.
+    #[command(flatten)]
+    pub budgets: BudgetSettings,
 
     /// What tunnels between agents speak; HBONE is always spoken with peers that know nothing else.
     #[arg(long, env = "MESH_AGENT_TUNNEL", value_name = "KIND", value_enum, default_value_t = Tunnel::Mux)]

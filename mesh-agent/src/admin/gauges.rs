@@ -7,8 +7,9 @@ use std::{collections::BTreeMap, time::SystemTime};
 use super::{pods, readiness, views::Views};
 use crate::{
     datapath::FlowObservation,
+    proxy::BudgetView,
     tasks::Tasks,
-    telemetry::metrics::{AgentState, KindState, PodState, SourceState},
+    telemetry::metrics::{AgentState, BudgetState, KindState, PodState, SourceState},
 };
 
 /// What is true now.
@@ -27,6 +28,7 @@ pub(super) fn read(views: &Views, tasks: &Tasks) -> AgentState {
             name: pod.name.to_string(),
             captured: readiness::uncaptured(observed).is_none(),
             connections: Some(proxy.pods.get(&pod.uid).copied().unwrap_or(0)),
+            budgets: budgets(proxy.budgets.get(&pod.uid)),
             kernel: observed.map(|it| owned(&it.counters)).unwrap_or_default(),
         }
     });
@@ -65,6 +67,19 @@ pub(super) fn read(views: &Views, tasks: &Tasks) -> AgentState {
         task_panics: tasks.panics(),
         log_dropped: views.log.dropped(),
     }
+}
+
+fn budgets(views: Option<&Vec<BudgetView>>) -> Vec<BudgetState> {
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let state = |view: &BudgetView| BudgetState {
+        budget: view.budget.as_str(),
+        side: view.side,
+        used: count(view.used),
+        limit: count(view.limit),
+        held_back: view.held_back,
+        refused: view.refused,
+    };
+    views.into_iter().flatten().map(state).collect()
 }
 
 fn source(views: &Views) -> SourceState {

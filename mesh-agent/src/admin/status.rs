@@ -19,7 +19,7 @@ use crate::{
     datapath::{ExistingConnection, Observation, PodObservation},
     identity::{CertificateState, CertificateView, KeySetView},
     model::{Snapshot, Workload, WorkloadUid},
-    proxy::ProxyView,
+    proxy::{BudgetView, ProxyView},
     tasks::Tasks,
 };
 
@@ -153,6 +153,7 @@ fn pod_rows(
             row["uid"] = (*pod.uid.0).into();
             row["enrolled"] = pod.enrolled.into();
             row["connections"] = proxy.pods.get(&pod.uid).copied().unwrap_or(0).into();
+            row["budgets"] = budgets(proxy.budgets.get(&pod.uid));
             if row["captured"] == false
                 && let Some(reason) = pods::obstacle(pod)
             {
@@ -174,6 +175,24 @@ fn pod_rows(
         row
     }));
     rows
+}
+
+/// What a pod holds, by side and budget.
+fn budgets(views: Option<&Vec<BudgetView>>) -> Value {
+    let mut sides = json!({});
+    for view in views.into_iter().flatten() {
+        let peers = view.peers.iter();
+        sides[view.side][view.budget.as_str()] = json!({
+            "used": view.used,
+            "limit": view.limit,
+            "heldBack": view.held_back,
+            "refused": view.refused,
+            "foremost": peers
+                .map(|(address, used)| json!({ "address": address, "used": used }))
+                .collect::<Vec<_>>(),
+        });
+    }
+    sides
 }
 
 /// What the kernel says about a pod.

@@ -8,10 +8,11 @@
 
 use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
-use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
+use tokio::net::TcpStream;
 
 use super::{
     Outcome,
+    budgets::{Guest, Permit, Pieces},
     client_stream::ClientStream,
     copy::{Abort, Broken, Carried, Side},
     inbound,
@@ -35,7 +36,9 @@ pub(crate) struct Accepted {
     pub(crate) way: Way,
     pub(crate) pod: Arc<Pod>,
     pub(crate) live: Live,
-    pub(crate) permit: OwnedSemaphorePermit,
+    pub(crate) permit: Permit,
+    /// Counts it for who opened it, if that is for others to do.
+    pub(crate) guest: Option<Guest>,
 }
 
 /// A connection being served.
@@ -47,8 +50,11 @@ pub(crate) struct Connection {
     /// What the client connected to.
     pub(crate) orig_dst: SocketAddr,
     pub(crate) started: Instant,
+    pub(crate) way: Way,
     _live: Option<Live>,
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: Option<Permit>,
+    /// Counts it for who opened it, if that is for others to do.
+    pub(crate) guest: Option<Guest>,
 }
 
 /// Serves an accepted connection on this thread.
@@ -86,8 +92,10 @@ fn admit(thread: &Rc<Thread>, stream: &TcpStream, accepted: Accepted) -> io::Res
         peer: accepted.peer,
         orig_dst: listen::canonical(stream.local_addr()?),
         started: Instant::now(),
+        way: accepted.way,
         _live: Some(accepted.live),
         _permit: Some(accepted.permit),
+        guest: accepted.guest,
     })
 }
 
@@ -130,9 +138,30 @@ impl Connection {
             peer,
             orig_dst,
             started: Instant::now(),
+            way: Way::Inbound,
             _live: None,
             _permit: None,
+            guest: None,
         }
+    }
+
+    /// Counts one more request of the connection; false if it is one too many.
+    pub(crate) fn begin_request(&self) -> bool {
+        self.requests().begin(self.thread.index())
+    }
+
+    /// Counts one less.
+    pub(crate) fn end_request(&self) {
+        self.requests().end(self.thread.index());
+    }
+
+    /// Notes that a request was one too many.
+    pub(crate) fn refuse_request(&self) {
+        self.requests().refuse(&self.peer.ip());
+    }
+
+    fn requests(&self) -> &Pieces {
+        &self.pod.budgets.side(self.way).requests
     }
 
     /// The workload of the pod that the connection was accepted for.

@@ -10,7 +10,12 @@
 //! dropped unanswered is reset. Reference: RFC 9113 sections 5.2, 6.8, 8.5
 //! and 10.5; ADR 11.
 
-use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -19,11 +24,15 @@ use h2::{
     server::{Connection, SendResponse},
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::OwnedSemaphorePermit,
+};
 use tokio_rustls::server::TlsStream;
 
 pub use super::bulk::{BulkSessions, Portable};
 use super::{
+    budgets::Permit,
     bulk::{self, Arrival, Moving, Name},
     hbone_stream::HboneStream,
     mux::{self, MuxError, MuxLimits},
@@ -212,12 +221,23 @@ pub async fn serve_with<Io>(
 where
     Io: Portable + 'static,
 {
-    let Around { drain, sessions } = around;
-    let accepted = Box::pin(accept(limits, io, &local.identity, identities));
+    let Around {
+        drain,
+        sessions,
+        handshake,
+    } = around;
+    let accepting = accept(limits, io, &local.identity, identities);
+    let accepted = Box::pin(async {
+        match &handshake {
+            Some(Handshake { address, .. }) => turns::of_address(*address, accepting).await,
+            None => accepting.await,
+        }
+    });
     // Cancel-safe: what there is of a session is dropped, and with it the socket.
     let accepted = tokio::time::timeout(limits.handshake_timeout, accepted).await;
     let accepted =
         accepted.map_err(|_elapsed| HboneError::HandshakeTimeout(limits.handshake_timeout))??;
+    drop(handshake);
     match accepted {
         Accepted::Hbone(peer, connection) => {
             let served = serve_hbone(limits, peer.clone(), connection, drain, on_connect);
@@ -242,12 +262,37 @@ where
 }
 
 /// What a connection is served within.
-#[derive(Clone)]
 pub struct Around {
     /// When to ask the peer to leave.
     pub drain: Drain,
     /// Where the streams of other connections are found.
     pub sessions: BulkSessions,
+    /// What lets the handshake begin, if that is for others to say.
+    pub(crate) handshake: Option<Handshake>,
+}
+
+/// Holds the place of a handshake that is under way.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    /// Whose turn it is meanwhile.
+    address: IpAddr,
+    _permit: Permit,
+    _among_its_own: OwnedSemaphorePermit,
+}
+
+impl Handshake {
+    /// The place of one from `address`, among all and among its own.
+    pub(crate) fn new(
+        address: IpAddr,
+        permit: Permit,
+        among_its_own: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            address,
+            _permit: permit,
+            _among_its_own: among_its_own,
+        }
+    }
 }
 
 async fn serve_hbone<Io>(

@@ -53,6 +53,9 @@ use crate::model::{HeaderEdits, Service};
 /// How many requests of one HTTP/2 connection may be under way.
 const MAX_STREAMS: u32 = 1024;
 
+/// What of an answer may wait for a client of HTTP/2 that does not read, per request.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+
 /// How large the headers of an HTTP/2 request may be.
 const MAX_HEADER_BYTES: u32 = 64 * 1024;
 
@@ -151,6 +154,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_BYTES)
+        .max_send_buf_size(MAX_SEND_BUFFER)
         .serve_connection(TokioIo::new(client), service);
     // GOAWAY costs a client nothing: what it sent before it saw that is answered.
     let mut leave = pin!(front.connection.thread.drain.leaving());
@@ -200,6 +204,15 @@ fn let_go(front: &Front, response: &mut Response<ReplyBody>) {
     }
 }
 
+/// Whether a request may go on that nobody has looked at yet.
+fn admit(exchange: &Exchange, head: &request::Parts) -> Result<(), Outcome> {
+    exchange.admit()?;
+    match http_headers::unsupported(head) {
+        Some(what) => Err(Outcome::Unsupported(what)),
+        None => Ok(()),
+    }
+}
+
 /// Answers one request.
 async fn handle(
     front: Rc<Front>,
@@ -207,8 +220,8 @@ async fn handle(
     mut head: request::Parts,
     body: RequestBody,
 ) -> Result<Response<ReplyBody>, ClientLeft> {
-    if let Some(what) = http_headers::unsupported(&head) {
-        return Ok(refuse(exchange, Outcome::Unsupported(what)));
+    if let Err(outcome) = admit(&exchange, &head) {
+        return Ok(refuse(exchange, outcome));
     }
     let decided = match &front.inbound {
         Some(inbound) => inbound.decide(&mut exchange, &mut head).await,

@@ -83,6 +83,8 @@ pub(crate) struct Exchange {
     load: Option<LoadGuard>,
     attempts: u32,
     outcome: Option<Outcome>,
+    /// Its budget has room for it.
+    is_within: bool,
     /// What was done to it besides.
     pub(crate) notes: Notes,
 }
@@ -217,6 +219,7 @@ impl Exchange {
             load: None,
             attempts: 0,
             outcome: None,
+            is_within: front.connection.begin_request(),
             notes: Notes::default(),
         })
     }
@@ -226,6 +229,15 @@ impl Exchange {
         let mut exchange = Self::begin(front, head, None);
         exchange.notes.unseen = true;
         exchange
+    }
+
+    /// Whether it may go on. A connection of HTTP/1 has one under way: there the budget of connections holds.
+    pub(crate) fn admit(&self) -> Result<(), Outcome> {
+        if self.is_within || self.version != Version::HTTP_2 {
+            return Ok(());
+        }
+        self.front.connection.refuse_request();
+        Err(Outcome::Overflow)
     }
 
     /// The Service port that decides about it.
@@ -353,6 +365,7 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         let ended = Instant::now();
         self.front.waiting.end();
+        self.front.connection.end_request();
         if self.notes.unseen {
             return;
         }

@@ -12,6 +12,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use http::StatusCode;
@@ -22,15 +23,17 @@ use tokio::{
 
 use super::{
     Outcome,
+    budgets::{Guest, Permit},
     client_stream::ClientStream,
     connection::{Connection, Ended, Ends, finish},
     copy::{Abort, Carried, copy},
     dial,
     entrance::{Entrance, Knock, Pass, Seen},
-    hbone::{self, Around, ConnectRequest},
+    hbone::{self, Around, ConnectRequest, Handshake},
     inbound_http, turns,
 };
 use crate::{
+    datapath,
     model::{SpiffeId, Workload},
     telemetry::Reporter,
 };
@@ -40,6 +43,9 @@ pub const HBONE_PORT: u16 = 15008;
 
 /// Ports that belong to the mesh in every pod: 15001 and 15006 by Istio's custom, and the tunnel's.
 const OWN_PORTS: [u16; 3] = [15001, 15006, HBONE_PORT];
+
+/// How long a client may take to begin a handshake, and then for its turn to come.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves a connection to the pod to its end.
 pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream) {
@@ -151,6 +157,10 @@ async fn tunnels(connection: Rc<Connection>, stream: TcpStream) {
     let thread = Rc::clone(&connection.thread);
     let shared = &thread.shared;
     let local = connection.workload();
+    let Some(handshake) = begin(&connection, &stream).await else {
+        datapath::reset(stream);
+        return;
+    };
     let streams = {
         let connection = Rc::clone(&connection);
         move |request: ConnectRequest| {
@@ -165,6 +175,7 @@ async fn tunnels(connection: Rc<Connection>, stream: TcpStream) {
     let around = Around {
         drain: thread.drain.clone(),
         sessions: thread.lanes.sessions.clone(),
+        handshake,
     };
     let served = hbone::serve(
         stream,
@@ -179,9 +190,64 @@ async fn tunnels(connection: Rc<Connection>, stream: TcpStream) {
     }
 }
 
+/// Waits until the client begins a handshake and its turn has come; `None` if that takes too long. Who says
+/// nothing holds no place.
+async fn begin(connection: &Connection, stream: &TcpStream) -> Option<Option<Handshake>> {
+    let Some(guest) = &connection.guest else {
+        return Some(None);
+    };
+    let budget = &connection.pod.budgets.handshakes;
+    let turn = async {
+        stream.readable().await.ok()?;
+        let among_its_own = Arc::clone(guest.handshakes());
+        if among_its_own.available_permits() == 0 {
+            budget.hold_back(&guest.address());
+        }
+        let among_its_own = among_its_own.acquire_owned().await.ok()?;
+        let permit = budget.take().await;
+        Some(Handshake::new(guest.address(), permit, among_its_own))
+    };
+    // Cancel-safe: what was taken is given back.
+    match tokio::time::timeout(BEGIN_TIMEOUT, turn).await {
+        Ok(handshake) => handshake.map(Some),
+        Err(_elapsed) => {
+            budget.refuse(&guest.address());
+            None
+        }
+    }
+}
+
+/// What a stream of a tunnel holds: it takes a socket to the application. `None` if the pod, or who
+/// opened the tunnel, has as much as it may.
+fn place(connection: &Connection) -> Option<(Permit, Option<Guest>)> {
+    let budget = &connection.pod.budgets.inbound.connections;
+    let taken = budget.try_take().and_then(|permit| {
+        let Some(guest) = &connection.guest else {
+            return Some((permit, None));
+        };
+        let another = guest.another(budget.left())?;
+        Some((permit, Some(another)))
+    });
+    if taken.is_none() {
+        budget.refuse(&connection.peer.ip());
+    }
+    taken
+}
+
+/// Refuses a stream for which there is no place, and says so.
+fn crowded(connection: &Connection, ends: &Ends, request: ConnectRequest) {
+    let why = "the budget of connections is used up";
+    request.refuse(StatusCode::SERVICE_UNAVAILABLE, why);
+    let (outcome, carried) = (Outcome::Overflow, Carried::default());
+    let (started, ended) = (Instant::now(), Ended { outcome, carried });
+    let (reporter, peer) = (Reporter::Destination, connection.peer);
+    connection.opened(ends, reporter, peer);
+    connection.closed_since(started, ends, reporter, peer, &ended);
+}
+
 /// One stream of a tunnel.
 async fn stream_to_app(connection: Rc<Connection>, request: ConnectRequest) {
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let local = connection.workload();
     let address = request.authority;
     let source = known(&connection, connection.peer)
@@ -198,6 +264,9 @@ async fn stream_to_app(connection: Rc<Connection>, request: ConnectRequest) {
         request.refuse(status, reason);
         return;
     }
+    let Some(_place) = place(&connection) else {
+        return crowded(&connection, &ends, request);
+    };
     let entrance = entrance(&connection, Some(request.peer.clone()), address);
     let denial = match entrance.knock() {
         Knock::Look(otherwise) => {
@@ -231,13 +300,8 @@ async fn stream_to_app(connection: Rc<Connection>, request: ConnectRequest) {
         }
     };
     let ended = Ended { outcome, carried };
-    connection.closed_since(
-        started,
-        &ends,
-        Reporter::Destination,
-        connection.peer,
-        &ended,
-    );
+    let (reporter, peer) = (Reporter::Destination, connection.peer);
+    connection.closed_since(started, &ends, reporter, peer, &ended);
 }
 
 /// Why a stream may not go to `address`, if it may not. The pod's interface may have had its

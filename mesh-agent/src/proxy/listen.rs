@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Accept loops: permit, accept, hand over; never a crash for want of descriptors.
+//! Accept loops: room, accept, hand over; never a crash for want of descriptors.
 //!
 //! A loop runs on one data thread and hands each accepted socket to the least loaded one. Without
-//! a free permit it does not accept, so the kernel's backlog holds the client back; when the
-//! process is out of descriptors it waits a little and says so at most once a second.
+//! room in the budget of its pod it does not accept, so the kernel's backlog holds the client back; an address that
+//! has its share of what a pod accepts is reset. When the process is out of descriptors a loop waits a
+//! little and says so at most once a second.
 //!
 //! Knows nothing of what is spoken. Invariant: a loop ends only when its pod is released or the
 //! agent drains, and connections it handed over live on.
@@ -32,9 +33,6 @@ use crate::datapath;
 
 /// How long a loop waits when the process is out of descriptors or memory.
 const BACK_OFF: Duration = Duration::from_millis(50);
-
-/// Descriptors that are kept for everything but the proxy's connections.
-const RESERVED_DESCRIPTORS: usize = 512;
 
 /// Which way connections of a listener go, as seen from the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,25 +83,32 @@ async fn accept(
     }
     let own = canonical(listener.local_addr()?);
     let listener = TcpListener::from_std(listener)?;
+    let budget = &pod.budgets.side(way).connections;
     loop {
-        let permits = Arc::clone(&thread.lanes.permits);
-        if permits.available_permits() == 0 {
-            complain("no permit is left for another connection");
-        }
-        let permit = permits
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        budget.room().await;
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let peer = canonical(peer);
+                let guest = match way {
+                    Way::Outbound => None,
+                    Way::Inbound => match pod.budgets.peers.admit(peer.ip(), budget.left()) {
+                        None => {
+                            datapath::reset(stream);
+                            budget.refuse(&peer.ip());
+                            continue;
+                        }
+                        admitted => admitted,
+                    },
+                };
                 let index = thread.lanes.least_loaded(thread.index());
                 let accepted = Accepted {
-                    peer: canonical(peer),
+                    peer,
                     own,
                     way,
                     pod: Arc::clone(pod),
                     live: thread.lanes.begin(index, pod),
-                    permit,
+                    permit: budget.take_anyway(),
+                    guest,
                 };
                 hand_over(thread, index, stream, accepted);
             }
@@ -146,18 +151,6 @@ fn complain(why: &str) {
         LAST.set(Some(now));
         tracing::warn!(why, "new connections have to wait");
     }
-}
-
-/// How many connections may be live at once: each takes a descriptor on either side.
-pub(crate) fn connection_limit() -> usize {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let descriptors = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files"))
-        .and_then(|rest| rest.split_whitespace().next())
-        .and_then(|soft| soft.parse::<usize>().ok())
-        .unwrap_or(1024);
-    (descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).max(64)
 }
 
 /// An address in IPv4's form where it is IPv4's.

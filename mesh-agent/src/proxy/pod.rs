@@ -13,7 +13,10 @@ use std::{
     },
 };
 
-use super::usage::Usages;
+use super::{
+    budgets::{Budgets, PodBudgets},
+    usage::Usages,
+};
 use crate::{datapath::Netns, model::Workload};
 
 /// A pod whose traffic is taken.
@@ -27,13 +30,21 @@ pub(crate) struct Pod {
     pub(crate) addresses: Vec<IpAddr>,
     /// What it has under way, where that is limited.
     pub(crate) usages: Usages,
+    /// What it may hold, and holds.
+    pub(crate) budgets: PodBudgets,
     live: AtomicUsize,
 }
 
 impl Pod {
     /// A pod without connections.
-    pub(crate) fn new(workload: Arc<Workload>, netns: Netns, addresses: Vec<IpAddr>) -> Self {
+    pub(crate) fn new(
+        workload: Arc<Workload>,
+        netns: Netns,
+        addresses: Vec<IpAddr>,
+        budgets: &Budgets,
+    ) -> Self {
         Self {
+            budgets: budgets.open(&workload),
             workload,
             netns,
             addresses,

@@ -6,6 +6,7 @@
 
 mod allocations;
 mod authorization;
+mod budgets;
 mod client_certificates;
 mod compared;
 mod custom;
@@ -15,7 +16,7 @@ mod envoy;
 mod http2;
 mod limits;
 mod local;
-mod mesh;
+pub(super) mod mesh;
 mod opaque;
 mod original;
 mod origination;

@@ -25,12 +25,13 @@ use std::{
 use tokio::{
     net::TcpStream,
     runtime::Builder,
-    sync::{Notify, Semaphore, mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::LocalSet,
 };
 
 use super::{
     Shared, TunnelLimits,
+    budgets::{BudgetLimits, Budgets},
     bulk::BulkSessions,
     connection::{self, Accepted},
     entrance::Watched,
@@ -58,8 +59,8 @@ pub(crate) struct Lane {
 /// All threads, and what they share.
 pub(crate) struct Lanes {
     lanes: Vec<Lane>,
-    /// One permit per connection that may be live at once.
-    pub(crate) permits: Arc<Semaphore>,
+    /// What there is for all workloads.
+    pub(crate) budgets: Budgets,
     /// Where a connection finds the stream of another, which may be another thread's.
     pub(crate) sessions: BulkSessions,
     /// Told when the last live connection of a thread has ended.
@@ -118,7 +119,7 @@ impl Lanes {
     /// Lanes for `count` threads, and what each will receive.
     pub(crate) fn new(
         count: usize,
-        permits: usize,
+        budgets: &BudgetLimits,
     ) -> (Arc<Self>, Vec<mpsc::UnboundedReceiver<Order>>) {
         let (lanes, receivers) = (0..count)
             .map(|_| {
@@ -133,7 +134,7 @@ impl Lanes {
             .unzip();
         let lanes = Self {
             lanes,
-            permits: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            budgets: Budgets::new(budgets, count),
             sessions: BulkSessions::default(),
             idle: Notify::new(),
         };

@@ -319,7 +319,8 @@ impl Shared {
     async fn connect(self: Rc<Self>, key: Key, route: Route) {
         let (identities, limits) = (&self.identities, &self.limits);
         let made = tunnel_wire::establish(&self.connector, identities, &route, limits);
-        let fresh = match Box::pin(made).await {
+        let workload = key.source.clone();
+        let fresh = match turns::of(&workload, Box::pin(made)).await {
             Ok(fresh) => fresh,
             Err(error) => {
                 tracing::debug!(to = %route.address, %error, "no tunnel");
@@ -344,7 +345,6 @@ impl Shared {
             link.retire();
         }
         let (identities, limits) = (self.identities.clone(), self.limits);
-        let workload = link.key().source.clone();
         let drain = self.tasks.drain();
         // From here on the task holds no pool, so that a pool that is dropped retires its links.
         drop(self);

@@ -175,7 +175,11 @@ impl Server {
         tasks.spawn_local("server", async move {
             let (local, identities) = (&state.local, &state.identities);
             let sessions = state.sessions.clone();
-            let around = Around { drain, sessions };
+            let around = Around {
+                drain,
+                sessions,
+                handshake: None,
+            };
             let served = hbone::serve_with(&limits, tcp, local, identities, around, on_connect);
             tokio::select! {
                 ended = Box::pin(served) => if let Err(error) = ended {

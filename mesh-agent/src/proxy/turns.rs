@@ -7,7 +7,8 @@
 //! for each look at the sockets; what it wants beyond that waits until the sockets were looked at again.
 //! Nobody waits while nobody else is there, and the thread never idles while something is ready.
 //!
-//! A workload is its identity: what it asks for is charged to it on its own node and on the server's.
+//! A workload is its identity: what it asks for is charged to it on its own node and on the server's. Before it
+//! has proved that in a handshake it is its address.
 //! Knows nothing of what is done meanwhile. Invariants: what waits is polled again, in order, right after the
 //! sockets were looked at; nobody waits on a thread where [`keep`] does not run.
 
@@ -15,7 +16,9 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     future::{Future, poll_fn},
+    hash::Hash,
     mem,
+    net::IpAddr,
     pin::{Pin, pin},
     rc::{Rc, Weak},
     task::{Context, Poll, Waker},
@@ -44,7 +47,8 @@ thread_local! {
 /// Whose turn it is on this thread.
 #[derive(Default)]
 struct Turns {
-    accounts: RefCell<HashMap<SpiffeId, Weak<Account>>>,
+    workloads: RefCell<Accounts<SpiffeId>>,
+    addresses: RefCell<Accounts<IpAddr>>,
     served: RefCell<Served>,
     round: Cell<u64>,
     /// When the round began.
@@ -54,6 +58,9 @@ struct Turns {
     /// Who begins it, if somebody does on this thread.
     keeper: RefCell<Keeper>,
 }
+
+/// The accounts of those who are served.
+type Accounts<K> = HashMap<K, Weak<Account>>;
 
 /// Who was served last, and who before that, as long as that is not too long ago.
 #[derive(Default)]
@@ -85,9 +92,30 @@ struct Keeping(Rc<Turns>);
 /// Does `work` when it is the turn of the workload that it is done for.
 pub(super) async fn of<T>(workload: &SpiffeId, work: impl Future<Output = T>) -> T {
     let turns = TURNS.with(Rc::clone);
-    let account = turns.account(workload);
+    let account = account(&turns.workloads, workload);
     let mut work = pin!(work);
     poll_fn(move |context| turns.poll(&account, work.as_mut(), context)).await
+}
+
+/// Does `work` when it is the turn of those at `address`, who have not said yet who they are.
+pub(super) async fn of_address<T>(address: IpAddr, work: impl Future<Output = T>) -> T {
+    let turns = TURNS.with(Rc::clone);
+    let account = account(&turns.addresses, &address);
+    let mut work = pin!(work);
+    poll_fn(move |context| turns.poll(&account, work.as_mut(), context)).await
+}
+
+fn account<K: Clone + Eq + Hash>(all: &RefCell<Accounts<K>>, of: &K) -> Rc<Account> {
+    let mut accounts = all.borrow_mut();
+    if let Some(known) = accounts.get(of).and_then(Weak::upgrade) {
+        return known;
+    }
+    if accounts.len() >= MANY {
+        accounts.retain(|_, account| account.strong_count() > 0);
+    }
+    let account = Rc::<Account>::default();
+    accounts.insert(of.clone(), Rc::downgrade(&account));
+    account
 }
 
 /// Begins rounds on this thread until the agent drains.
@@ -120,19 +148,6 @@ impl Drop for Keeping {
 }
 
 impl Turns {
-    fn account(&self, workload: &SpiffeId) -> Rc<Account> {
-        let mut accounts = self.accounts.borrow_mut();
-        if let Some(known) = accounts.get(workload).and_then(Weak::upgrade) {
-            return known;
-        }
-        if accounts.len() >= MANY {
-            accounts.retain(|_, account| account.strong_count() > 0);
-        }
-        let account = Rc::<Account>::default();
-        accounts.insert(workload.clone(), Rc::downgrade(&account));
-        account
-    }
-
     fn poll<T>(
         &self,
         account: &Rc<Account>,

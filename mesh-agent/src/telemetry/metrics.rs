@@ -15,10 +15,11 @@ use super::{
 };
 use crate::model::{SpiffeId, Workload};
 
+mod budgets;
 mod policies;
 mod state;
 
-pub use self::state::{AgentState, KindState, PodState, SourceState};
+pub use self::state::{AgentState, BudgetState, KindState, PodState, SourceState};
 
 const UNKNOWN: &str = "unknown";
 /// Istio's name of a cluster that was given none.
@@ -254,6 +255,7 @@ impl Exposition {
         self.agent_source(&state.source);
         self.agent_identity(state);
         self.agent_traffic(state);
+        self.agent_budgets(state);
         self.agent_flows(state);
         self.list(
             ("mesh_agent_tasks", "gauge", "Live tasks of the agent."),

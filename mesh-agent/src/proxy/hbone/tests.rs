@@ -36,6 +36,7 @@ async fn ends() -> Ends {
     let around = Around {
         drain: tasks.drain(),
         sessions: BulkSessions::default(),
+        handshake: None,
     };
     beside(async move {
         drop(sender.send(Box::pin(serve(io, &local, &known, Alpn::Mux, around, echo)).await));

@@ -26,7 +26,7 @@ use crate::{
         PathNormalization, Position, Protocol, Refusal, Schedule, Service, ServiceName,
         ServicePort, Snapshot, SpiffeId, Visibility, Workload, WorkloadUid,
     },
-    proxy::{Http1Engine, Proxy, ProxySettings, RequestHeaders, Shared},
+    proxy::{BudgetLimits, Http1Engine, Proxy, ProxySettings, RequestHeaders, Shared},
     tasks::Tasks,
     telemetry::{AccessLogFormat, Telemetry},
 };
@@ -51,7 +51,7 @@ struct State {
 }
 
 /// A workload of the name, not enrolled, with no address.
-pub(super) fn workload(name: &str) -> Workload {
+pub(in crate::proxy) fn workload(name: &str) -> Workload {
     Workload {
         uid: WorkloadUid(format!("uid-{name}").into()),
         name: name.into(),
@@ -185,6 +185,15 @@ impl Mesh {
 
     /// The same, where requests are given these headers.
     pub(super) fn start_adding(http1: Http1Engine, request_headers: RequestHeaders) -> Self {
+        Self::build(http1, request_headers, BudgetLimits::default())
+    }
+
+    /// The same with what there is for all workloads, and no headers.
+    pub(super) fn start_within(http1: Http1Engine, budgets: BudgetLimits) -> Self {
+        Self::build(http1, RequestHeaders::None, budgets)
+    }
+
+    fn build(http1: Http1Engine, request_headers: RequestHeaders, budgets: BudgetLimits) -> Self {
         let tasks = Tasks::new();
         let telemetry = Telemetry::new(AccessLogFormat::Off);
         let authority = CertificateAuthority::in_memory("cluster.local").expect("an authority");
@@ -205,6 +214,7 @@ impl Mesh {
         let settings = ProxySettings {
             threads: 2,
             tunnel: Alpn::Mux,
+            budgets,
         };
         let proxy = Proxy::start(&settings, shared).expect("threads");
         let outbound = StdListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
@@ -298,6 +308,32 @@ impl Mesh {
 
     async fn named(&self, number: u8, name: &str, port: ServicePort) -> SocketAddr {
         let vip = SocketAddr::from((Ipv4Addr::new(127, 0, 7, number), self.port));
+        self.at(vip, name, port).await
+    }
+
+    /// Another captured pod, and the VIP that leads it to `cluster`.
+    pub(super) async fn neighbour(
+        &self,
+        name: &str,
+        protocol: Protocol,
+        cluster: Arc<Cluster>,
+    ) -> SocketAddr {
+        let listener = StdListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port");
+        let number = listener.local_addr().expect("bound").port();
+        let neighbour = Arc::new(workload(name));
+        self.proxy.capture(PodSockets {
+            workload: Arc::clone(&neighbour),
+            netns: Netns::current().expect("our namespace"),
+            addresses: Vec::new(),
+            outbound: vec![listener],
+            inbound: Vec::new(),
+        });
+        self.add(&neighbour).await;
+        let vip = SocketAddr::from((Ipv4Addr::new(127, 0, 7, 1), number));
+        self.at(vip, name, port(protocol, cluster)).await
+    }
+
+    async fn at(&self, vip: SocketAddr, name: &str, port: ServicePort) -> SocketAddr {
         let port = Arc::new(port);
         let service = Arc::new(Service {
             name: ServiceName::new("default", name),

@@ -78,8 +78,27 @@ pub struct PodState {
     pub captured: bool,
     /// Its live connections, if they are known.
     pub connections: Option<usize>,
+    /// Its budgets.
+    pub budgets: Vec<BudgetState>,
     /// Kernel counters by name.
     pub kernel: Vec<(String, u64)>,
+}
+
+/// What the agent's own metrics show about one budget of a pod.
+#[derive(Clone, Debug, Default)]
+pub struct BudgetState {
+    /// What of.
+    pub budget: &'static str,
+    /// Which side of the pod.
+    pub side: &'static str,
+    /// What is held.
+    pub used: u64,
+    /// What could be held now.
+    pub limit: u64,
+    /// How often somebody had to wait.
+    pub held_back: u64,
+    /// How often somebody was refused.
+    pub refused: u64,
 }
 
 impl PodState {
