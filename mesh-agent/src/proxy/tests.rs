@@ -13,6 +13,8 @@ mod custom;
 mod differential;
 mod elsewhere;
 mod envoy;
+pub(super) mod frames;
+mod hostile_http2;
 mod http2;
 mod limits;
 mod local;

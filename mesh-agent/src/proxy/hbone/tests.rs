@@ -17,6 +17,8 @@ use super::{
 };
 use crate::{identity::CertificateAuthority, tasks::Tasks};
 
+mod floods;
+
 /// A server, and the client's end of a connection to it.
 struct Ends {
     client: DuplexStream,
