@@ -49,7 +49,7 @@ fn repairs(mesh: &Mesh) -> u64 {
 }
 
 /// The row of a pod of node a in `status`.
-fn row(mesh: &Mesh, pod: &Pod) -> serde_json::Value {
+pub(crate) fn row(mesh: &Mesh, pod: &Pod) -> serde_json::Value {
     let status = mesh.a.admin_json("/status");
     let mut rows = status["pods"].as_array().unwrap().iter();
     let row = rows.find(|row| row["name"] == pod.dotted_name().as_str());

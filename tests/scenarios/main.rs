@@ -23,6 +23,7 @@ mod confined;
 mod custom;
 mod destinations;
 mod direct;
+mod floods;
 mod gamma;
 mod headless;
 mod hostile;
