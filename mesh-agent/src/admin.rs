@@ -18,6 +18,7 @@ mod hand_over;
 mod opaque;
 mod pods;
 mod readiness;
+mod rehearse;
 mod routing;
 #[cfg(any(test, feature = "fuzzing"))]
 #[cfg_attr(

@@ -16,6 +16,7 @@ mod credentials;
 mod hand_over;
 mod memory;
 mod report;
+mod revoked;
 mod source;
 mod stopping;
 mod sync;
@@ -129,6 +130,7 @@ impl Agent {
         } = Box::pin(source::start(settings, &tasks)).await?;
         let Started { identities, remote } = authority::start(settings, &tasks).await?;
         credentials::start(settings, &identities).await?;
+        revoked::start(settings, &identities, &tasks).await?;
         let keys = KeySets::start(snapshot.clone(), &tasks);
 
         let policy = stopping::policy(settings, &tasks).await;

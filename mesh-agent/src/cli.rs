@@ -20,7 +20,7 @@ use crate::{
     config::{self, kube::KubeError},
     settings::{
         ClientSettings, Command, ConfigCommand, DumpFormat, DumpSettings, LogSettings, Output,
-        ProxyConfigSettings, ProxyConfigView, ReadySettings,
+        ProxyConfigSettings, ProxyConfigView, ReadySettings, RehearseSettings,
     },
 };
 
@@ -132,6 +132,7 @@ pub fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Config {
             command: ConfigCommand::Dump(settings),
         } => dump(&settings)?,
+        Command::Rehearse(settings) => return rehearse(&settings),
         Command::Log(settings) => log(&settings)?,
         Command::Metrics(client) => metrics(&client)?,
         Command::Ready(settings) => return ready(&settings),
@@ -151,6 +152,20 @@ fn ready(settings: &ReadySettings) -> Result<ExitCode, CliError> {
     let form = settings.client.output.unwrap_or(Output::Table);
     print::output(form, &answer, print::ready)?;
     Ok(if missing.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn rehearse(settings: &RehearseSettings) -> Result<ExitCode, CliError> {
+    let root = client::query_value(&settings.drop_root);
+    let client = Client::find(&settings.client)?;
+    let answer = client.get_json(&format!("/rehearse?drop-root={root}"))?;
+    let form = settings.client.output.unwrap_or(Output::Table);
+    print::output(form, &answer, print::rehearsal)?;
+    let nobody = answer["failing"].as_array().is_some_and(Vec::is_empty);
+    Ok(if nobody {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -77,6 +77,7 @@ mod read;
 mod references;
 mod request_authentication;
 mod resolve;
+mod revoked;
 mod roots;
 mod route;
 mod routes;
@@ -106,7 +107,8 @@ pub use self::{
     names::resolve as resolve_names,
     object::{Kind, Object, ObjectKey, Revision},
     problem::{Origin, Problem, Report, Severity},
-    roots::watch_roots,
+    revoked::{RevokedError, parse_revoked},
+    roots::watch_text,
     secrets::{ReadSecretError, SecretReader},
     source::{KindState, SourceKind, SourceState},
     status::{Condition, Conditions, ObjectStatus, ParentStatus},

@@ -58,7 +58,8 @@ pub use self::{
     cleanup::cleanup,
     confine::{confine_data_thread, confine_process, confine_start},
     connect::{
-        Connector, Leg, Upstream, accept_without_delay, break_when_closed, end_when_closed, reset,
+        Connector, Leg, Upstream, accept_without_delay, break_when_closed, duplicate,
+        end_when_closed, reset,
     },
     error::DatapathError,
     gate::EarlyGate,

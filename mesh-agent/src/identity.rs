@@ -41,10 +41,12 @@ mod origination;
 mod originations;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod pieces;
+mod rehearse;
 mod remote;
 mod roots;
 mod rotate;
 mod server_names;
+mod sessions;
 mod signer;
 mod tls;
 mod token;
@@ -61,15 +63,19 @@ pub use self::{
     keep::Keep,
     key_sets::{KeySetView, KeySets},
     origination::OriginationError,
+    rehearse::{Failing, Holder, Rehearsal, RehearseError},
     remote::{RemoteAuthority, RemoteError, RemoteSettings},
     roots::{RootView, RootsError, fingerprint, parse_roots},
+    sessions::{Cutter, RevokedView, Seat, Side},
     signer::{RootPem, SignError, Signer, SignerPem, certificate_facts},
     tls::Alpn,
     token::TokenCache,
-    verify::{PeerError, peer, refusal},
+    verify::{PeerError, refusal},
     view::{CertificateState, CertificateView},
 };
-use self::{issue::Issued, originations::Originations, trust::Trust};
+use self::{
+    issue::Issued, originations::Originations, sessions::Sessions, trust::Trust, verify::Terms,
+};
 use crate::{
     model::{Origination, SpiffeId, TrustDomains},
     tasks::Tasks,
@@ -124,6 +130,7 @@ struct Core {
     /// What survived the last restart and was not wanted yet.
     kept: Mutex<BTreeMap<SpiffeId, Issued>>,
     started: Instant,
+    sessions: Arc<Sessions>,
 }
 
 #[derive(Clone)]
@@ -146,7 +153,7 @@ struct Live {
     generation: u64,
     issued: Issued,
     roots: Arc<RootCertStore>,
-    domains: TrustDomains,
+    terms: Terms,
     servers: tls::Servers,
     /// By whom they expect; made when first needed, gone with the certificate.
     clients: Mutex<HashMap<ClientKey, Arc<ClientConfig>>>,
@@ -194,6 +201,7 @@ impl Identities {
             keep: Mutex::new(keep),
             kept: Mutex::new(kept.certificates),
             started: Instant::now(),
+            sessions: Arc::new(Sessions::new()),
         });
         let wanted = watch::Sender::new(BTreeSet::new());
         let rotation = rotate::run(Arc::clone(&core), wanted.subscribe(), tasks.drain());
@@ -369,14 +377,18 @@ impl Core {
         trust: &Trust,
     ) -> Result<Live, rustls::Error> {
         let key = Arc::clone(&issued.key);
-        let (roots, domains) = (Arc::clone(&trust.store), trust.domains.clone());
-        let servers = tls::servers(&self.provider, key, Arc::clone(&roots), domains.clone())?;
+        let roots = Arc::clone(&trust.store);
+        let terms = Terms {
+            domains: trust.domains.clone(),
+            revoked: self.sessions.revoked(),
+        };
+        let servers = tls::servers(&self.provider, key, Arc::clone(&roots), terms.clone())?;
         Ok(Live {
             identity: identity.clone(),
             generation: self.last_generation.fetch_add(1, Ordering::Relaxed) + 1,
             issued,
             roots,
-            domains,
+            terms,
             servers,
             clients: Mutex::new(HashMap::new()),
         })
@@ -440,7 +452,7 @@ impl Live {
             provider,
             key,
             roots,
-            (Arc::clone(&wanted.0), self.domains.clone()),
+            (Arc::clone(&wanted.0), self.terms.clone()),
             alpn,
         )?);
         clients.insert(wanted, Arc::clone(&config));

@@ -27,6 +27,7 @@ pub mod policy;
 pub mod provider;
 pub mod proxy_protocol;
 pub mod retry;
+pub mod revoked;
 pub mod rewrite;
 pub mod route;
 pub mod rules;

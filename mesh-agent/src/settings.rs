@@ -72,6 +72,9 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Tell who would fail if a root certificate were not trusted any more: workloads of this node, and peers of their
+    /// live sessions; exit 1 if anybody would. Changes nothing.
+    Rehearse(RehearseSettings),
     /// Show or change the log level of the running agent.
     Log(LogSettings),
     /// Show the metrics of the running agent.
@@ -370,6 +373,18 @@ pub struct ReadySettings {
     /// takes over from its predecessor, it is the predecessor who answers. For readiness probes.
     #[arg(long)]
     pub own: bool,
+
+    /// Whom to ask and how to print.
+    #[command(flatten)]
+    pub client: ClientSettings,
+}
+
+/// Flags of `rehearse`.
+#[derive(Clone, Debug, Args)]
+pub struct RehearseSettings {
+    /// SHA-256 fingerprint of the root, or its begin; with colons or without.
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub drop_root: String,
 
     /// Whom to ask and how to print.
     #[command(flatten)]

@@ -11,8 +11,8 @@ use http::{Method, Response, StatusCode, Uri, header};
 use serde_json::{Value, json};
 
 use super::{
-    body::Body, dump, gauges, hand_over::Successor, pods, readiness, routing, status, views::Views,
-    ztunnel,
+    body::Body, dump, gauges, hand_over::Successor, pods, readiness, rehearse, routing, status,
+    views::Views, ztunnel,
 };
 use crate::{tasks::Tasks, telemetry::exposition::CONTENT_TYPE};
 
@@ -103,13 +103,14 @@ fn answer_json(method: &Method, uri: &Uri, views: &Views, tasks: &Tasks) -> Resu
         )),
         "/problems" => Ok(dump::problems(&views.report.borrow())),
         CONFIG_DUMP => Ok(ztunnel::config_dump(views)),
+        "/rehearse" => rehearse::rehearse(&query, views),
         "/log" => log(method, &query, views),
         path => match path.strip_prefix("/proxy-config/") {
             Some(view) => proxy_config(view, &query, views),
             None => Err(unknown(
                 path,
                 "/ready, /status, /proxy-status, /proxy-config/{listeners,clusters,routes,\
-                 endpoints}?pod=, /config, /config_dump, /problems, /metrics, /log?level=",
+                 endpoints}?pod=, /config, /config_dump, /problems, /metrics, /rehearse?drop-root=, /log?level=",
             )),
         },
     }

@@ -17,7 +17,7 @@ use super::{pods, readiness, views::Views};
 use crate::{
     config::{Severity, SourceState},
     datapath::{ExistingConnection, Observation, PodObservation},
-    identity::{CertificateState, CertificateView, KeySetView},
+    identity::{CertificateState, CertificateView, KeySetView, RevokedView},
     model::{Snapshot, Workload, WorkloadUid},
     proxy::{BudgetView, ProxyView},
     tasks::Tasks,
@@ -36,12 +36,22 @@ pub(super) fn status(views: &Views, tasks: &Tasks) -> Value {
             .iter()
             .map(|certificate| certificate_row(certificate, now))
             .collect::<Vec<_>>(),
+        "revoked": revoked_row(&views.identities.revoked()),
         "keySets": views
             .keys
             .list()
             .iter()
             .map(|keys| key_set_row(keys, now))
             .collect::<Vec<_>>(),
+    })
+}
+
+/// Which certificates are no longer good; the error is that of a newer list, which is not in force.
+fn revoked_row(revoked: &RevokedView) -> Value {
+    json!({
+        "serials": revoked.serials,
+        "identities": revoked.identities,
+        "error": revoked.problem,
     })
 }
 

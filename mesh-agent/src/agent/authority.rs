@@ -26,7 +26,7 @@ use crate::{
 const ROOTS_CONFIG_MAP: &str = "mesh-agent-ca-roots";
 const ROOTS_KEY: &str = "root-cert.pem";
 
-/// How often the file with roots is looked at: mounted ConfigMaps change by symbolic links.
+/// How often files are looked at: mounted ConfigMaps change by symbolic links.
 const LOOK_AT_FILE: Duration = Duration::from_secs(5);
 
 /// Identities, and the authority behind them if it is not this agent.
@@ -72,7 +72,7 @@ async fn remote(settings: &RunSettings, address: &str, tasks: &Tasks) -> anyhow:
                 .await
                 .context("roots from the Kubernetes API (or --ca-roots FILE)")?;
             let namespace = &flags.ca_namespace;
-            let roots = config::watch_roots(client, namespace, ROOTS_CONFIG_MAP, ROOTS_KEY, tasks);
+            let roots = config::watch_text(client, namespace, ROOTS_CONFIG_MAP, ROOTS_KEY, tasks);
             let from = format!("ConfigMap {namespace}/{ROOTS_CONFIG_MAP}");
             (from, roots)
         }
@@ -140,10 +140,14 @@ fn follow_roots(
 }
 
 /// Reads the file again and again.
-fn watch_file(path: &Path, text: String, tasks: &Tasks) -> watch::Receiver<Option<String>> {
+pub(super) fn watch_file(
+    path: &Path,
+    text: String,
+    tasks: &Tasks,
+) -> watch::Receiver<Option<String>> {
     let (sender, receiver) = watch::channel(Some(text));
     let (path, drain) = (path.to_owned(), tasks.drain());
-    tasks.spawn("watch roots", async move {
+    tasks.spawn("watch file", async move {
         let mut tick = interval(LOOK_AT_FILE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_readable = true;
@@ -157,7 +161,7 @@ fn watch_file(path: &Path, text: String, tasks: &Tasks) -> watch::Receiver<Optio
             if let Err(error) = &read
                 && is_readable
             {
-                tracing::warn!(path = %path.display(), %error, "the file of roots, those before stay");
+                tracing::warn!(path = %path.display(), %error, "a file cannot be read, what was in it before stays");
             }
             is_readable = read.is_ok();
             if let Ok(text) = read {

@@ -223,12 +223,53 @@ pub(super) fn status(answer: &Value) -> String {
         cell(&node["droppedLogLines"]),
         cell(&node["droppedAccessLogLines"]),
     ));
+    text.push_str(&revoked(&answer["revoked"]));
     text.push_str(&key_sets(&answer["keySets"]));
     text.push_str(&format!(
         "Kernel:   {}\n\n",
         counters(&node["kernelCounters"])
     ));
     text.push_str(&pods(&answer["pods"]));
+    text
+}
+
+/// Who would fail, if anybody.
+pub(super) fn rehearsal(answer: &Value) -> String {
+    let rows = answer["failing"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut text = format!(
+        "Without root {}: {} of {} certificates would fail, {} roots left\n",
+        cell(&answer["root"]),
+        rows.len(),
+        cell(&answer["checked"]),
+        cell(&answer["rootsLeft"]),
+    );
+    if rows.is_empty() {
+        return text;
+    }
+    let headers = ["WHO", "IDENTITY", "SERIAL", "SESSIONS", "WHY"];
+    let fields = ["holder", "identity", "serial", "sessions", "error"];
+    let row = |row: &Value| fields.iter().map(|name| cell(&row[*name])).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
+    text.push_str(&table(&headers, &rows, 3));
+    text
+}
+
+/// What is revoked, if anything is or should be.
+fn revoked(row: &Value) -> String {
+    let count = |name: &str| row[name].as_u64().unwrap_or_default();
+    let (serials, identities) = (count("serials"), count("identities"));
+    let mut text = String::new();
+    if serials + identities > 0 || !row["error"].is_null() {
+        text.push_str(&format!(
+            "Revoked:  {serials} serial numbers, {identities} identities\n"
+        ));
+    }
+    if !row["error"].is_null() {
+        text.push_str(&format!(
+            "          - not in force: {}\n",
+            cell(&row["error"])
+        ));
+    }
     text
 }
 

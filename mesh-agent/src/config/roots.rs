@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The roots that `mesh-agent control` publishes: one key of one ConfigMap, followed.
+//! One key of one ConfigMap, followed: the roots that `mesh-agent control` publishes, the list of what is
+//! revoked.
 //!
 //! Knows nothing of certificates: the text is handed on as it is. Invariant: what was once read
 //! stays, whatever becomes of the ConfigMap or the API server.
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 use crate::tasks::Tasks;
 
 /// Follows `key` of the ConfigMap `name` as a task of `tasks`; `None` until it was first read.
-pub fn watch_roots(
+pub fn watch_text(
     client: Client,
     namespace: &str,
     name: &str,
@@ -31,7 +32,7 @@ pub fn watch_roots(
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let place = format!("{namespace}/{name}");
     let drain = tasks.drain();
-    tasks.spawn("watch roots", async move {
+    tasks.spawn("watch ConfigMap", async move {
         let stream = watcher(api, only).default_backoff().applied_objects();
         let mut stream = std::pin::pin!(stream.into_stream());
         loop {
@@ -43,7 +44,7 @@ pub fn watch_roots(
             match next {
                 Some(Ok(object)) => note(object, key, &place, &text),
                 Some(Err(error)) => {
-                    tracing::warn!(configmap = place, %error, "watching roots, will try again");
+                    tracing::warn!(configmap = place, %error, "watching a ConfigMap, will try again");
                 }
                 None => return,
             }

@@ -313,6 +313,15 @@ pub fn accept_without_delay(listener: impl AsFd) -> io::Result<()> {
     SockRef::from(&listener).set_tcp_nodelay(true)
 }
 
+/// A second descriptor of the same socket.
+///
+/// # Errors
+/// There are no descriptors left.
+pub fn duplicate(stream: impl AsFd) -> io::Result<std::net::TcpStream> {
+    let second = stream.as_fd().try_clone_to_owned()?;
+    Ok(second.into())
+}
+
 /// From now on closing `stream` still delivers what was written: our side has ended in order.
 pub fn end_when_closed(stream: impl AsFd) {
     // If it fails the socket is gone already.

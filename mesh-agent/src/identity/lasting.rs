@@ -37,6 +37,12 @@ impl Core {
     pub(super) fn restore(&self, identity: &SpiffeId) -> Option<Duration> {
         let issued = self.kept().remove(identity)?;
         let left = issued.not_after.duration_since(SystemTime::now()).ok()?;
+        if self
+            .sessions
+            .is_revoked(identity, &issued.serial, issued.not_before)
+        {
+            return None;
+        }
         let serial = issued.serial.clone();
         match self.install(identity, issued) {
             Ok(()) => {
@@ -48,6 +54,19 @@ impl Core {
                 None
             }
         }
+    }
+
+    /// Whether the live certificate of `identity` is revoked.
+    pub(super) fn is_revoked(&self, identity: &SpiffeId) -> bool {
+        let table = self.table.borrow();
+        let entry = table.entries.get(identity);
+        let issued = entry
+            .and_then(|entry| entry.live.as_ref())
+            .map(|live| &live.issued);
+        issued.is_some_and(|issued| {
+            self.sessions
+                .is_revoked(identity, &issued.serial, issued.not_before)
+        })
     }
 
     /// Keeps a new certificate, if anything is kept at all.

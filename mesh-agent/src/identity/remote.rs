@@ -306,7 +306,7 @@ fn client_config(roots: &[CertificateDer<'static>]) -> Result<ClientConfig, rust
     Ok(config)
 }
 
-fn signing_request(identity: &SpiffeId, key: &KeyPair) -> Result<String, rcgen::Error> {
+pub(super) fn signing_request(identity: &SpiffeId, key: &KeyPair) -> Result<String, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(identity.as_str())?)];

@@ -37,6 +37,9 @@ const RENEW_RESTORED: Duration = Duration::from_secs(60);
 /// The wall clock is looked at this often: the monotonic one stands still while suspended.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
 
+/// A new certificate that is revoked from the start is replaced after this time.
+const STILL_REVOKED: Duration = Duration::from_secs(5);
+
 /// What happens next to one identity.
 struct Plan {
     /// When to issue, by the monotonic clock.
@@ -59,6 +62,7 @@ pub(super) async fn run(
 ) {
     let mut plans: HashMap<SpiffeId, Plan> = HashMap::new();
     let mut attempts: FuturesUnordered<Attempt> = FuturesUnordered::new();
+    let mut revoked = core.sessions.revoked();
     loop {
         let identities = wanted.borrow_and_update().clone();
         reconcile(&core, &mut plans, &identities);
@@ -72,6 +76,7 @@ pub(super) async fn run(
             Some((identity, outcome)) = attempts.next(), if !attempts.is_empty() => {
                 settle(&core, &mut plans, &identity, outcome);
             }
+            Ok(()) = revoked.changed() => replace_revoked(&core, &mut plans),
             () = tokio::time::sleep_until(next_wake(&plans)) => {}
         }
     }
@@ -103,6 +108,16 @@ fn reconcile(core: &Core, plans: &mut HashMap<SpiffeId, Plan>, identities: &BTre
                     busy: false,
                 },
             );
+        }
+    }
+}
+
+/// What peers take no more is replaced at once.
+fn replace_revoked(core: &Core, plans: &mut HashMap<SpiffeId, Plan>) {
+    for (identity, plan) in plans {
+        if core.is_revoked(identity) {
+            tracing::warn!(%identity, "the own certificate is revoked: asking for another one");
+            plan.due = Instant::now();
         }
     }
 }
@@ -154,7 +169,11 @@ fn settle(
     });
     match outcome {
         Ok(left) => {
-            let wait = jittered(left / 2);
+            let mut wait = jittered(left / 2);
+            if core.is_revoked(identity) {
+                // Its begin is before what the list says: authorities set it into the past.
+                wait = wait.min(STILL_REVOKED);
+            }
             plan.failures = 0;
             plan.due = Instant::now() + wait;
             plan.due_by_clock = Some(SystemTime::now() + wait);

@@ -20,6 +20,9 @@ use super::{
     *,
 };
 
+mod intermediates;
+mod rehearsals;
+mod revoked;
 mod verifiers;
 
 const DOMAIN: &str = "cluster.local";
@@ -96,9 +99,13 @@ fn verdicts_with(
     let domains = TrustDomains::new(DOMAIN, aliases.iter().map(|alias| Arc::from(*alias)));
     let (provider, roots) = (tls::provider(), store(root));
     let expected: Arc<[SpiffeId]> = [id("web")].into();
-    let client =
-        ExpectedServer::new(&provider, Arc::clone(&roots), expected, domains.clone()).unwrap();
-    let server = DomainClient::new(&provider, roots, domains).unwrap();
+    let terms = Terms {
+        domains,
+        revoked: watch::Sender::new(Arc::default()).subscribe(),
+    };
+    let client = ExpectedServer::new(&provider, Arc::clone(&roots), expected, terms.clone());
+    let client = client.unwrap();
+    let server = DomainClient::new(&provider, roots, terms).unwrap();
     let certificate = CertificateDer::from(certificate);
     let name = ServerName::try_from("10.0.0.1").unwrap();
     let refused = |error: rustls::Error| {
@@ -316,7 +323,10 @@ async fn sessions_are_hybrid_tls_1_3_and_know_both_ends() {
     assert_eq!(near.alpn_protocol(), Some(b"h2".as_slice()));
     assert_eq!(far.server_name(), None);
     assert_eq!(
-        (peer(near).unwrap(), peer(far).unwrap()),
+        (
+            verify::peer(near).unwrap().identity,
+            verify::peer(far).unwrap().identity
+        ),
         (id("db"), id("web"))
     );
 }
@@ -329,8 +339,11 @@ async fn only_the_same_pair_resumes_a_session_and_only_until_a_rotation() {
     identities.ready(&id("db")).await;
     let kind = async |expected: &[SpiffeId]| {
         let (client, server) = session(&identities, expected).await.unwrap();
-        assert_eq!(peer(client.get_ref().1).unwrap(), id("db"));
-        assert_eq!(peer(server.get_ref().1).unwrap(), id("web"));
+        assert_eq!(verify::peer(client.get_ref().1).unwrap().identity, id("db"));
+        assert_eq!(
+            verify::peer(server.get_ref().1).unwrap().identity,
+            id("web")
+        );
         client.get_ref().1.handshake_kind().unwrap()
     };
     assert_eq!(kind(&[id("db")]).await, HandshakeKind::Full);

@@ -22,9 +22,9 @@ use rustls::{
 
 use super::{
     ciphers,
-    verify::{DomainClient, ExpectedServer},
+    verify::{DomainClient, ExpectedServer, Terms},
 };
-use crate::model::{SpiffeId, TrustDomains};
+use crate::model::SpiffeId;
 
 /// The application protocol that is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,10 +97,10 @@ pub(super) fn client(
     provider: &Arc<CryptoProvider>,
     key: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
-    (expected, domains): (Arc<[SpiffeId]>, TrustDomains),
+    (expected, terms): (Arc<[SpiffeId]>, Terms),
     alpn: Alpn,
 ) -> Result<ClientConfig, rustls::Error> {
-    let verifier = ExpectedServer::new(provider, roots, expected, domains)?;
+    let verifier = ExpectedServer::new(provider, roots, expected, terms)?;
     let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -137,9 +137,9 @@ pub(super) fn servers(
     provider: &Arc<CryptoProvider>,
     key: Arc<CertifiedKey>,
     roots: Arc<RootCertStore>,
-    domains: TrustDomains,
+    terms: Terms,
 ) -> Result<Servers, rustls::Error> {
-    let verifier = DomainClient::new(provider, roots, domains)?;
+    let verifier = DomainClient::new(provider, roots, terms)?;
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))

@@ -4,7 +4,7 @@
 //!
 //! Both verifiers leave the chain and its signatures to webpki, and add what it does not know:
 //! exactly one URI name, which is a workload identity; on the client's side one of the expected
-//! ones, on the server's side one of the own trust domain. Knows nothing of keys or issuing.
+//! ones, on the server's side one of the own trust domain; and that it is not revoked. Knows nothing of keys or issuing.
 //!
 //! Invariant: nothing here panics, whatever bytes a peer sends; every refusal is a [`PeerError`]
 //! that names what was expected and what was presented.
@@ -27,10 +27,14 @@ use rustls::{
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
+use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::IdentityError;
-use crate::model::{SpiffeId, TrustDomains, spiffe::NotSpiffe};
+use crate::model::{
+    SpiffeId, TrustDomains,
+    revoked::{LeafFacts, Revoked, Serial},
+    spiffe::NotSpiffe,
+};
 
 /// Why a peer is not who it must be.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -77,6 +81,14 @@ pub enum PeerError {
         /// Whom the certificate names.
         presented: SpiffeId,
     },
+    /// The certificate is on the list of those that are no longer good.
+    #[error("the certificate of {presented} with serial number {serial} is revoked")]
+    Revoked {
+        /// Whom it names.
+        presented: SpiffeId,
+        /// Its serial number.
+        serial: Serial,
+    },
     /// A workload of another trust domain.
     #[error("expected an identity of trust domain {expected}, the peer presented {presented}")]
     ForeignTrustDomain {
@@ -102,21 +114,27 @@ impl fmt::Display for OneOf<'_> {
     }
 }
 
-/// The identity of the peer of an established session, whose certificate is still valid.
-///
-/// A resumed session was verified when it was first opened; its validity is checked again here.
+/// The certificate that the peer of an established session showed, if it is still valid.
 ///
 /// # Errors
-/// [`IdentityError::Peer`] if there is no certificate, or it names no workload or is not valid now.
-pub fn peer(connection: &CommonState) -> Result<SpiffeId, IdentityError> {
+/// If there is none, or it names no workload or is not valid now.
+pub(super) fn peer(connection: &CommonState) -> Result<LeafFacts, PeerError> {
     let leaf = connection
         .peer_certificates()
         .and_then(<[_]>::first)
         .ok_or(PeerError::Missing)?;
-    let parsed = parse(leaf)?;
-    let identity = uri_name(&parsed)?;
-    check_validity(&parsed, &identity, UnixTime::now())?;
-    Ok(identity)
+    presented(leaf, UnixTime::now())
+}
+
+/// Whether a certificate is still good by the list.
+pub(super) fn check_revoked(leaf: &LeafFacts, list: &Revoked) -> Result<(), PeerError> {
+    if list.has(leaf) {
+        return Err(PeerError::Revoked {
+            presented: leaf.identity.clone(),
+            serial: leaf.serial.clone(),
+        });
+    }
+    Ok(())
 }
 
 /// The refusal that ended a handshake, if one of the verifiers here did it.
@@ -193,11 +211,15 @@ pub(super) fn validity_of(certificate: &[u8]) -> Result<(SystemTime, SystemTime)
 }
 
 /// Everything but the chain: readable, one workload's name, valid now.
-fn presented(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<SpiffeId, PeerError> {
+fn presented(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<LeafFacts, PeerError> {
     let parsed = parse(leaf)?;
     let identity = uri_name(&parsed)?;
     check_validity(&parsed, &identity, now)?;
-    Ok(identity)
+    Ok(LeafFacts {
+        identity,
+        serial: Serial::new(parsed.raw_serial()),
+        not_before: parsed.validity().not_before.timestamp(),
+    })
 }
 
 fn untrusted(presented: &SpiffeId) -> impl FnOnce(rustls::Error) -> PeerError {
@@ -211,13 +233,22 @@ impl From<PeerError> for rustls::Error {
     }
 }
 
+/// What both verifiers ask besides chains.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    /// The own trust domain, by all its names.
+    pub(super) domains: TrustDomains,
+    /// What is no longer good.
+    pub(super) revoked: watch::Receiver<Arc<Revoked>>,
+}
+
 /// Accepts servers whose chain leads to a root and that are one of the expected workloads, by any name of
 /// the own trust domain.
 #[derive(Debug)]
 pub(super) struct ExpectedServer {
     roots: Arc<RootCertStore>,
     expected: Arc<[SpiffeId]>,
-    domains: TrustDomains,
+    terms: Terms,
     algorithms: WebPkiSupportedAlgorithms,
     signatures: Arc<WebPkiServerVerifier>,
 }
@@ -225,7 +256,7 @@ pub(super) struct ExpectedServer {
 /// Accepts clients whose chain leads to a root and that belong to the own trust domain, by any of its names.
 #[derive(Debug)]
 pub(super) struct DomainClient {
-    domains: TrustDomains,
+    terms: Terms,
     chains: Arc<dyn ClientCertVerifier>,
 }
 
@@ -235,7 +266,7 @@ impl ExpectedServer {
         provider: &Arc<CryptoProvider>,
         roots: Arc<RootCertStore>,
         expected: Arc<[SpiffeId]>,
-        domains: TrustDomains,
+        terms: Terms,
     ) -> Result<Self, rustls::Error> {
         let signatures =
             WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider))
@@ -244,19 +275,21 @@ impl ExpectedServer {
         Ok(Self {
             roots,
             expected,
-            domains,
+            terms,
             algorithms: provider.signature_verification_algorithms,
             signatures,
         })
     }
 
-    fn check(
+    /// Whether a peer that shows this chain is let through.
+    pub(super) fn check(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), PeerError> {
-        let identity = presented(leaf, now)?;
+        let facts = presented(leaf, now)?;
+        let identity = facts.identity.clone();
         let parsed = ParsedCertificate::try_from(leaf).map_err(untrusted(&identity))?;
         verify_server_cert_signed_by_trust_anchor(
             &parsed,
@@ -266,8 +299,9 @@ impl ExpectedServer {
             self.algorithms.all,
         )
         .map_err(untrusted(&identity))?;
+        check_revoked(&facts, &self.terms.revoked.borrow())?;
         let mut expected = self.expected.iter();
-        if expected.any(|one| self.domains.are_same(one, &identity)) {
+        if expected.any(|one| self.terms.domains.are_same(one, &identity)) {
             return Ok(());
         }
         Err(PeerError::Unexpected {
@@ -319,30 +353,33 @@ impl DomainClient {
     pub(super) fn new(
         provider: &Arc<CryptoProvider>,
         roots: Arc<RootCertStore>,
-        domains: TrustDomains,
+        terms: Terms,
     ) -> Result<Self, rustls::Error> {
         let chains = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
             .clear_root_hint_subjects()
             .build()
             .map_err(|error| rustls::Error::General(error.to_string()))?;
-        Ok(Self { domains, chains })
+        Ok(Self { terms, chains })
     }
 
-    fn check(
+    /// Whether a peer that shows this chain is let through.
+    pub(super) fn check(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), PeerError> {
-        let identity = presented(leaf, now)?;
+        let facts = presented(leaf, now)?;
+        let identity = facts.identity.clone();
         self.chains
             .verify_client_cert(leaf, intermediates, now)
             .map_err(untrusted(&identity))?;
-        if self.domains.has(identity.trust_domain()) {
+        check_revoked(&facts, &self.terms.revoked.borrow())?;
+        if self.terms.domains.has(identity.trust_domain()) {
             return Ok(());
         }
         Err(PeerError::ForeignTrustDomain {
-            expected: self.domains.own().to_owned(),
+            expected: self.terms.domains.own().to_owned(),
             presented: identity,
         })
     }

@@ -43,7 +43,7 @@ use super::{
     turns,
 };
 use crate::{
-    identity::{self, Alpn, Identities, IdentityError},
+    identity::{self, Alpn, Identities, IdentityError, Seat, Side},
     model::{SpiffeId, Workload},
     tasks::Drain,
 };
@@ -239,14 +239,16 @@ where
         accepted.map_err(|_elapsed| HboneError::HandshakeTimeout(limits.handshake_timeout))??;
     drop(handshake);
     match accepted {
-        Accepted::Hbone(peer, connection) => {
+        Accepted::Hbone(seat, connection) => {
+            let peer = seat.peer();
             let served = serve_hbone(limits, peer.clone(), connection, drain, on_connect);
-            turns::of(&peer, Box::pin(served)).await
+            turns::of(peer, Box::pin(served)).await
         }
-        Accepted::Mux(peer, name, driver) => {
+        Accepted::Mux(seat, name, driver) => {
+            let peer = seat.peer();
             let mut offers = sessions.register(name);
             let attacher = driver.attacher();
-            let moves = offers.settle(&attacher, &local.identity, &peer);
+            let moves = offers.settle(&attacher, &local.identity, peer);
             let served = serve_mux(limits, peer.clone(), driver, drain, on_connect);
             // Cancel-safe: the first ends only with the other, and nothing is lost with it.
             let all = async {
@@ -255,7 +257,7 @@ where
                     served = Box::pin(served) => served,
                 }
             };
-            turns::of(&peer, all).await
+            turns::of(peer, all).await
         }
         Accepted::Bulk(arrival) => sessions.serve(*arrival).await.map_err(HboneError::Tls),
     }
@@ -376,8 +378,8 @@ where
 
 /// A connection whose peer is known, by what it speaks.
 enum Accepted<Io> {
-    Hbone(SpiffeId, Box<Connection<TlsStream<Prefixed<Io>>, Bytes>>),
-    Mux(SpiffeId, Name, Box<mux::Driver<TlsStream<Prefixed<Io>>>>),
+    Hbone(Seat, Box<Connection<TlsStream<Prefixed<Io>>, Bytes>>),
+    Mux(Seat, Name, Box<mux::Driver<TlsStream<Prefixed<Io>>>>),
     /// For a stream of another connection.
     Bulk(Box<Arrival>),
 }
@@ -395,15 +397,16 @@ async fn accept<Io: Portable>(
         let hello = bulk::hello(&mut io).await.map_err(HboneError::Tls)?;
         if hello.is_bulk {
             let config = Arc::clone(acceptor.config());
-            let greeted = Box::pin(bulk::greet(io, config, hello.bytes, local)).await;
+            let greeted = Box::pin(bulk::greet(io, config, hello.bytes, local, identities)).await;
             return Ok(Accepted::Bulk(Box::new(greeted.map_err(refused)?)));
         }
         read = hello.bytes.into();
     }
+    let cutter = io.cutter().map_err(HboneError::Tls)?;
     let tls = acceptor.accept(Prefixed::new(read, io)).await;
     let tls = tls.map_err(refused)?;
     let session = tls.get_ref().1;
-    let peer = identity::peer(session)?;
+    let seat = identities.seat(session, local, Side::Client, cutter)?;
     match session.alpn_protocol().and_then(Alpn::of_name) {
         Some(Alpn::Mux) => {
             let name = bulk::name_of(session)
@@ -412,12 +415,12 @@ async fn accept<Io: Portable>(
                 max_streams: limits.mux_streams,
                 stream_window: limits.stream_window,
             };
-            Ok(Accepted::Mux(peer, name, Box::new(mux::server(tls, own))))
+            Ok(Accepted::Mux(seat, name, Box::new(mux::server(tls, own))))
         }
         Some(Alpn::Hbone) => {
             let connection = builder(limits).handshake(tls).await;
             let connection = connection.map_err(HboneError::Protocol)?;
-            Ok(Accepted::Hbone(peer, Box::new(connection)))
+            Ok(Accepted::Hbone(seat, Box::new(connection)))
         }
         Some(Alpn::Bulk) | None => Err(HboneError::NotHbone),
     }

@@ -25,6 +25,7 @@ mod origination;
 mod proxy_protocol;
 mod rate_limits;
 mod request_headers;
+mod revoked;
 mod sessions;
 mod smuggling;
 mod tcp;

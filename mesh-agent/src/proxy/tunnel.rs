@@ -340,6 +340,7 @@ impl Shared {
             Asker::new(means, route, name)
         });
         let opens = (fresh.requests, fresh.max_streams);
+        let seat = fresh.seat;
         let link = Link::new(key, sequence, pool, opens, asker);
         if !self.pool.settle(link.key(), Ok(&link)) {
             link.retire();
@@ -350,6 +351,7 @@ impl Shared {
         drop(self);
         let run = Box::pin(link.run(fresh.wire, identities, limits, drain));
         turns::of(&workload, run).await;
+        drop(seat);
     }
 }
 

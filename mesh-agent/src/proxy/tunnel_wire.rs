@@ -32,8 +32,8 @@ use super::{
     tunnel_stream::Kind,
 };
 use crate::{
-    datapath::{Connector, Leg, Netns, Upstream},
-    identity::{self, Alpn, Identities},
+    datapath::{self, Connector, Leg, Netns, Upstream},
+    identity::{Alpn, Identities, Seat, Side},
     model::Workload,
 };
 
@@ -66,6 +66,8 @@ pub(super) struct Fresh {
     pub(super) max_streams: usize,
     /// By which the peer knows the connection, if streams can be moved away from it.
     pub(super) name: Option<Name>,
+    /// Its place among the live sessions: to be dropped with it.
+    pub(super) seat: Seat,
 }
 
 /// Opens streams on a connection. Clones open them on the same.
@@ -106,6 +108,8 @@ pub(super) async fn establish(
         let tcp = connector.connect(&route.netns, Leg::Tunnel, to).await;
         let tcp = tcp.map_err(|source| TunnelError::connect(to, source))?;
         let expected = std::slice::from_ref(&route.to.identity);
+        let cutter =
+            datapath::duplicate(&tcp).map_err(|source| TunnelError::connect(to, source))?;
         let tls = identities
             .client(&route.from.identity, expected, limits.alpn)?
             .connect(ServerName::IpAddress(to.ip().into()), tcp)
@@ -113,10 +117,10 @@ pub(super) async fn establish(
             .map_err(|source| TunnelError::tls(to, source))?;
         let session = tls.get_ref().1;
         // The session may be a resumed one: its peer was verified then, its validity is now.
-        identity::peer(session)?;
+        let seat = identities.seat(session, &route.from.identity, Side::Server, Some(cutter))?;
         match session.alpn_protocol().and_then(Alpn::of_name) {
-            Some(Alpn::Mux) => Ok(mux_over(tls, limits)),
-            Some(Alpn::Hbone) => Box::pin(hbone_over(tls, limits)).await,
+            Some(Alpn::Mux) => Ok(mux_over(tls, seat, limits)),
+            Some(Alpn::Hbone) => Box::pin(hbone_over(tls, seat, limits)).await,
             Some(Alpn::Bulk) | None => Err(TunnelError::NotHbone { to }),
         }
     };
@@ -130,7 +134,7 @@ pub(super) async fn establish(
     }
 }
 
-fn mux_over(tls: TlsStream<Upstream>, limits: &TunnelLimits) -> Fresh {
+fn mux_over(tls: TlsStream<Upstream>, seat: Seat, limits: &TunnelLimits) -> Fresh {
     // A session without a name serves as well; its streams stay on it.
     let name = bulk::name_of(tls.get_ref().1).ok();
     let own = MuxLimits {
@@ -143,10 +147,15 @@ fn mux_over(tls: TlsStream<Upstream>, limits: &TunnelLimits) -> Fresh {
         wire: Wire::Mux(Box::new(driver)),
         max_streams: limits.mux_streams,
         name,
+        seat,
     }
 }
 
-async fn hbone_over(tls: TlsStream<Upstream>, limits: &TunnelLimits) -> Result<Fresh, TunnelError> {
+async fn hbone_over(
+    tls: TlsStream<Upstream>,
+    seat: Seat,
+    limits: &TunnelLimits,
+) -> Result<Fresh, TunnelError> {
     let made = builder(limits).handshake(tls).await;
     let (requests, connection) = made.map_err(TunnelError::from)?;
     Ok(Fresh {
@@ -154,6 +163,7 @@ async fn hbone_over(tls: TlsStream<Upstream>, limits: &TunnelLimits) -> Result<F
         wire: Wire::Hbone(Box::new(connection)),
         max_streams: limits.max_streams,
         name: None,
+        seat,
     })
 }
 

@@ -65,6 +65,12 @@ pub struct AuthoritySettings {
     #[arg(long = "trust-domain-alias", value_name = "NAME", value_parser = value::domain)]
     pub trust_domain_aliases: Vec<String>,
 
+    /// File with a list of certificates that are no longer good (YAML: entries with `serial`, or with `identity` and
+    /// `issuedBefore`); read again when it changes [default: `revoked.yaml` of the ConfigMap
+    /// `mesh-agent-revoked`, where configuration comes from the Kubernetes API].
+    #[arg(long, value_name = "FILE")]
+    pub revoked: Option<PathBuf>,
+
     /// How long workload certificates are valid (units: ms, s, m, h, d); renewed at half of it.
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = value::cert_ttl)]
     pub cert_ttl: Duration,

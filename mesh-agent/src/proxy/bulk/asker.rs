@@ -16,11 +16,11 @@ use super::{
     handshake::{self, Session},
     header::{ANSWER, MAY, Name, Request, STAY, parse_answer},
     record::Records,
-    stream::BulkStream,
+    stream::{BulkStream, Held},
 };
 use crate::{
-    datapath::{Connector, Leg},
-    identity::{self, Alpn, Identities},
+    datapath::{self, Connector, Leg},
+    identity::{Alpn, Identities, Seat, Side},
     tasks::Tasks,
 };
 
@@ -51,6 +51,7 @@ pub(super) struct Granted(Option<Box<BulkStream>>);
 struct Fresh {
     socket: TcpStream,
     records: Records,
+    seat: Seat,
     /// What came behind the handshake: opened bytes, then records.
     opened: Vec<u8>,
     behind: Vec<u8>,
@@ -135,6 +136,7 @@ impl Asker {
             .connect(&route.netns, Leg::Tunnel, route.address);
         let mut socket = connecting.await?.into_stream();
         socket.set_nodelay(true)?;
+        let cutter = datapath::duplicate(&socket)?;
         let expected = std::slice::from_ref(&route.to.identity);
         let tls = means
             .identities
@@ -144,9 +146,14 @@ impl Asker {
         let session = UnbufferedClientConnection::new(config, name).map_err(io::Error::other)?;
         let done = handshake::complete(&mut socket, session, Vec::new()).await?;
         // The session may be a resumed one: its peer was verified then, its validity is now.
-        identity::peer(&done.session).map_err(io::Error::other)?;
+        let local = &route.from.identity;
+        let seat = means
+            .identities
+            .seat(&done.session, local, Side::Server, Some(cutter))
+            .map_err(io::Error::other)?;
         Ok(Fresh {
             records: done.session.into_records()?,
+            seat,
             socket,
             opened: done.opened,
             behind: done.records,
@@ -171,7 +178,8 @@ impl Fresh {
     }
 
     fn into_stream(self) -> io::Result<BulkStream> {
-        BulkStream::new(self.socket, self.records, (&[], &self.behind), None)
+        let held = Held::new(self.seat, None);
+        BulkStream::new(self.socket, self.records, (&[], &self.behind), held)
     }
 }
 

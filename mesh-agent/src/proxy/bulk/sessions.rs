@@ -29,10 +29,11 @@ use super::{
     handshake::{self, Session},
     header::{MAY, Name, REQUEST, Request, put_answer},
     record::Records,
-    stream::{BulkStream, Held},
+    stream::{BulkStream, Held, Lent},
 };
 use crate::{
-    identity::{self, Alpn},
+    datapath,
+    identity::{Alpn, Cutter, Identities, Seat, Side},
     model::SpiffeId,
 };
 
@@ -49,11 +50,21 @@ pub trait Portable: AsyncRead + AsyncWrite + Unpin {
     /// # Errors
     /// If there is none, or it cannot be given away.
     fn into_std(self) -> io::Result<StdStream>;
+
+    /// What ends it from outside; nothing for what is no socket.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    fn cutter(&self) -> io::Result<Option<Cutter>>;
 }
 
 impl Portable for TcpStream {
     fn into_std(self) -> io::Result<StdStream> {
         Self::into_std(self)
+    }
+
+    fn cutter(&self) -> io::Result<Option<Cutter>> {
+        datapath::duplicate(self).map(Some)
     }
 }
 
@@ -70,7 +81,7 @@ pub(in super::super) struct Arrival {
     socket: StdStream,
     records: Records,
     behind: Vec<u8>,
-    peer: SpiffeId,
+    seat: Seat,
     local: SpiffeId,
     request: Request,
 }
@@ -84,7 +95,7 @@ type Lane = mpsc::UnboundedSender<Offer>;
 /// A bulk session on its way to its stream's thread.
 struct Offer {
     arrival: Arrival,
-    held: Held,
+    lent: Lent,
 }
 
 /// What one session of the mux gets; while it lives, the session can be found.
@@ -128,10 +139,14 @@ pub(in super::super) async fn greet<Io: Portable>(
     config: Arc<ServerConfig>,
     hello: Vec<u8>,
     local: &SpiffeId,
+    identities: &Identities,
 ) -> io::Result<Arrival> {
+    let cutter = io.cutter()?;
     let session = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
     let done = Box::pin(handshake::complete(&mut io, session, hello)).await?;
-    let peer = identity::peer(&done.session).map_err(io::Error::other)?;
+    let seat = identities
+        .seat(&done.session, local, Side::Client, cutter)
+        .map_err(io::Error::other)?;
     let mut records = done.session.into_records()?;
     let (mut opened, mut behind) = (done.opened, done.records);
     while opened.len() < REQUEST {
@@ -145,7 +160,7 @@ pub(in super::super) async fn greet<Io: Portable>(
         socket: io.into_std()?,
         records,
         behind,
-        peer,
+        seat,
         local: local.clone(),
         request,
     })
@@ -169,8 +184,8 @@ impl BulkSessions {
         let Some(lane) = lane else {
             return arrival.refuse(StatusCode::NOT_FOUND).await;
         };
-        let (held, released) = oneshot::channel();
-        if let Err(gone) = lane.send(Offer { arrival, held }) {
+        let (lent, released) = oneshot::channel();
+        if let Err(gone) = lane.send(Offer { arrival, lent }) {
             return gone.0.arrival.refuse(StatusCode::NOT_FOUND).await;
         }
         // It is dropped, not sent.
@@ -194,7 +209,7 @@ impl Offers {
     ) {
         while let Some(offer) = self.lane.recv().await {
             let arrival = &offer.arrival;
-            let is_theirs = arrival.peer == *peer && arrival.local == *local;
+            let is_theirs = *arrival.seat.peer() == *peer && arrival.local == *local;
             let stream = arrival.request.stream;
             let settled = if !is_theirs {
                 offer.arrival.refuse(StatusCode::FORBIDDEN).await
@@ -221,7 +236,7 @@ impl Offer {
     /// Hands the stream its session, which says so when the stream is looked at next.
     fn attach(self, attacher: &mux::Attacher) -> io::Result<()> {
         let stream = self.arrival.request.stream;
-        let mut bulk = self.arrival.into_stream(Some(self.held))?;
+        let mut bulk = self.arrival.into_stream(Some(self.lent))?;
         bulk.say(&put_answer(MAY))?;
         attacher.attach(stream, Box::new(bulk));
         Ok(())
@@ -229,8 +244,9 @@ impl Offer {
 }
 
 impl Arrival {
-    fn into_stream(self, held: Option<Held>) -> io::Result<BulkStream> {
+    fn into_stream(self, lent: Option<Lent>) -> io::Result<BulkStream> {
         let socket = TcpStream::from_std(self.socket)?;
+        let held = Held::new(self.seat, lent);
         BulkStream::new(socket, self.records, (&[], &self.behind), held)
     }
 

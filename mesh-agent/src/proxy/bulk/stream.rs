@@ -28,7 +28,7 @@ use super::{
     super::copy::{self, BUFFER_BYTES},
     record::{HEAD, MAX_RECORD, Opened, Records, record_length},
 };
-use crate::datapath;
+use crate::{datapath, identity::Seat};
 
 /// How much of one write is sealed and written at once, in bytes.
 const BATCH: usize = BUFFER_BYTES;
@@ -44,12 +44,29 @@ pub(in super::super) struct BulkStream {
     outgoing: Outgoing,
     end: End,
     peer_ended: bool,
-    /// Ended with the stream: tells who lent the connection.
-    _held: Option<Held>,
+    /// Ended with the stream.
+    _held: Held,
 }
 
-/// Dropped with the stream.
-pub(super) type Held = tokio::sync::oneshot::Sender<()>;
+/// Dropped with the stream, it tells who lent the connection.
+pub(super) type Lent = tokio::sync::oneshot::Sender<()>;
+
+/// What ends with the stream.
+#[derive(Default)]
+pub(super) struct Held {
+    /// The place among the live sessions.
+    _seat: Option<Seat>,
+    _lent: Option<Lent>,
+}
+
+impl Held {
+    pub(super) fn new(seat: Seat, lent: Option<Lent>) -> Self {
+        Self {
+            _seat: Some(seat),
+            _lent: lent,
+        }
+    }
+}
 
 /// How far our direction is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +101,7 @@ impl BulkStream {
         socket: TcpStream,
         records: Records,
         ahead: (&[u8], &[u8]),
-        held: Option<Held>,
+        held: Held,
     ) -> io::Result<Self> {
         datapath::break_when_closed(&socket);
         Ok(Self {

@@ -56,6 +56,10 @@ impl Portable for DuplexStream {
     fn into_std(self) -> std::io::Result<std::net::TcpStream> {
         Err(std::io::ErrorKind::Unsupported.into())
     }
+
+    fn cutter(&self) -> std::io::Result<Option<crate::identity::Cutter>> {
+        Ok(None)
+    }
 }
 
 impl Ends {
