@@ -131,7 +131,7 @@ impl Agent {
         let Started { identities, remote } = authority::start(settings, &tasks).await?;
         credentials::start(settings, &identities).await?;
         revoked::start(settings, &identities, &tasks).await?;
-        let keys = KeySets::start(snapshot.clone(), &tasks);
+        let keys = KeySets::start(snapshot.clone(), settings.jwks_allow.clone(), &tasks);
 
         let policy = stopping::policy(settings, &tasks).await;
 

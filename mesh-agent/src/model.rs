@@ -14,6 +14,7 @@ pub mod cors;
 pub mod edits;
 pub mod fault;
 pub mod hashing;
+pub mod inner;
 pub mod limit;
 pub mod locality;
 pub mod mirror;

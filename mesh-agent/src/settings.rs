@@ -25,6 +25,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
 pub use self::{
     authority::AuthoritySettings,
@@ -141,6 +142,11 @@ pub struct RunSettings {
     /// meshConfig.pathNormalization.
     #[arg(long, env = "MESH_AGENT_PATH_NORMALIZATION", value_name = "KIND", value_enum, default_value_t = Normalization::Base)]
     pub path_normalization: Normalization,
+
+    /// A network from which keys of JSON web tokens (`jwksUri`) may be fetched although it is the node's own, its
+    /// link's or a metadata service's; may be given several times. All other networks need not be allowed.
+    #[arg(long, value_name = "NETWORK")]
+    pub jwks_allow: Vec<IpNet>,
 
     /// What serves HTTP/1.1: a way back, should the fast path not do.
     #[arg(long, env = "MESH_AGENT_HTTP1", value_name = "ENGINE", value_enum, default_value_t = Http1::Fast, hide = true)]

@@ -69,6 +69,8 @@ pub mod code {
     pub const OPEN_TO_PLAINTEXT: &str = "MESH0006";
     /// Keys by which tokens are verified are fetched so that others may change them on their way.
     pub const PLAINTEXT_KEYS: &str = "MESH0012";
+    /// Keys are to be fetched from where nothing is fetched.
+    pub const INNER_KEYS: &str = "MESH0013";
     /// What is written changes nothing, as it is written.
     pub const WITHOUT_EFFECT: &str = "MESH0010";
 }

@@ -18,7 +18,10 @@ use super::{
     request_authentication::{JwtRule, RequestAuthenticationSpec},
     resolve,
 };
-use crate::model::token::{KeyPlace, KeySet, KeySource, Location, TokenRule};
+use crate::model::{
+    inner::Inner,
+    token::{KeyPlace, KeySet, KeySource, Location, TokenRule},
+};
 
 /// How long a fetch of keys may take, if nothing is written.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -166,6 +169,7 @@ impl Reader<'_> {
                         "use https, or write the keys as jwks",
                     );
                 }
+                self.warn_of_inner(url);
                 place(url, false)
             }
             (text, "") => match KeySet::parse(text.as_bytes()) {
@@ -181,6 +185,27 @@ impl Reader<'_> {
                 self.reject("jwks", text, "keep one of them");
                 KeySource::Nowhere
             }
+        }
+    }
+
+    /// A name may turn out to be such an address, too; that is told when it does.
+    fn warn_of_inner(&mut self, url: &str) {
+        let uri = url.parse::<http::Uri>().ok();
+        let host = uri.as_ref().and_then(http::Uri::host).unwrap_or_default();
+        let host = host.trim_matches(['[', ']']);
+        let why = match host.parse() {
+            Ok(address) => Inner::of(address),
+            Err(_name) if host.eq_ignore_ascii_case("localhost") => Some(Inner::Loopback),
+            Err(_name) => None,
+        };
+        if let Some(why) = why {
+            self.findings.add(
+                Severity::Warning,
+                code::INNER_KEYS,
+                format!("{}.jwksUri", self.field),
+                format!("{host} is {}: no keys are fetched from there", why.as_str()),
+                "name the issuer's own server, or allow the network by --jwks-allow of the agents",
+            );
         }
     }
 

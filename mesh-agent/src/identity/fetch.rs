@@ -3,16 +3,22 @@
 //! Fetches key sets over HTTP, from the agent's own place in the network.
 //!
 //! Servers of `https` URLs must be those whom the system trusts. Redirects are not followed: who may say
-//! which keys count is written in the policy. Knows nothing of when to fetch. Invariant: no answer
-//! is read beyond its limit. Reference: OpenID Connect Discovery 1.0 section 4.
+//! which keys count is written in the policy. Knows nothing of when to fetch. Invariants: no answer
+//! is read beyond its limit; no address of the node itself, its link or a metadata service is connected to, whatever
+//! names resolve to, unless the operator says so. Reference: OpenID Connect Discovery 1.0 section 4.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
 use serde::Deserialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -25,6 +31,7 @@ use super::{OriginationError, credentials::CredentialSources, originations::Orig
 use crate::{
     model::{
         Origination, Roots,
+        inner::Inner,
         token::{KeyPlace, KeySet, NotKeys},
     },
     tasks::Tasks,
@@ -57,6 +64,19 @@ pub(super) enum FetchError {
         #[source]
         source: io::Error,
     },
+    /// Nothing is fetched from such addresses.
+    #[error(
+        "{authority} is at {address}, {}: nothing is fetched from there unless --jwks-allow has it",
+        .why.as_str()
+    )]
+    Inner {
+        /// Host and port.
+        authority: String,
+        /// The address.
+        address: IpAddr,
+        /// What is special about it.
+        why: Inner,
+    },
     /// It does not speak HTTP.
     #[error("asking")]
     Ask(#[source] hyper::Error),
@@ -80,6 +100,8 @@ pub(super) enum FetchError {
 /// Fetches.
 pub(super) struct Fetcher {
     originations: Originations,
+    /// Networks from which keys are fetched, whatever they are.
+    allowed: Vec<IpNet>,
     tasks: Tasks,
 }
 
@@ -89,11 +111,12 @@ struct Discovery {
 }
 
 impl Fetcher {
-    pub(super) fn new(tasks: Tasks) -> Self {
+    pub(super) fn new(allowed: Vec<IpNet>, tasks: Tasks) -> Self {
         // Whom the system trusts is all that counts here.
         let (_, none) = watch::channel(CredentialSources::default());
         Self {
             originations: Originations::new(none, &tasks),
+            allowed,
             tasks,
         }
     }
@@ -119,10 +142,7 @@ impl Fetcher {
 
     async fn get(&self, url: &str) -> Result<Bytes, FetchError> {
         let target = Target::new(url).ok_or_else(|| FetchError::Url(url.to_owned()))?;
-        let stream = connect(&target).await.map_err(|source| {
-            let authority = target.authority();
-            FetchError::Connect { authority, source }
-        })?;
+        let stream = self.connect(&target).await?;
         if !target.is_tls {
             return self.ask(stream, &target).await;
         }
@@ -141,6 +161,41 @@ impl Fetcher {
             FetchError::Connect { authority, source }
         })?;
         self.ask(stream, &target).await
+    }
+
+    async fn connect(&self, target: &Target) -> Result<TcpStream, FetchError> {
+        let authority = target.authority();
+        let failed = |source| FetchError::Connect {
+            authority: target.authority(),
+            source,
+        };
+        let place = (target.host.as_str(), target.port);
+        let addresses = lookup_host(place).await.map_err(failed)?;
+        let nothing = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let mut last = failed(nothing);
+        for address in addresses.take(ADDRESSES_MAX) {
+            // What is judged is what is connected to: a name may mean something else a moment later.
+            if let Some(why) = self.objection(address.ip()) {
+                let (authority, address) = (authority.clone(), address.ip());
+                last = FetchError::Inner {
+                    authority,
+                    address,
+                    why,
+                };
+                continue;
+            }
+            match dial(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = failed(error),
+            }
+        }
+        Err(last)
+    }
+
+    fn objection(&self, address: IpAddr) -> Option<Inner> {
+        let why = Inner::of(address)?;
+        let is_in = |network: &IpNet| network.contains(&address.to_canonical());
+        (!self.allowed.iter().any(is_in)).then_some(why)
     }
 
     async fn ask<Stream>(&self, stream: Stream, target: &Target) -> Result<Bytes, FetchError>
@@ -220,18 +275,6 @@ impl Target {
             _ => format!("{host}:{port}"),
         }
     }
-}
-
-async fn connect(target: &Target) -> io::Result<TcpStream> {
-    let addresses = lookup_host((target.host.as_str(), target.port)).await?;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses.take(ADDRESSES_MAX) {
-        match dial(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 /// Untagged: this happens in the agent's own network namespace, where nothing is captured.

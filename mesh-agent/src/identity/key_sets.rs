@@ -18,6 +18,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use ipnet::IpNet;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep_until},
@@ -96,11 +97,16 @@ struct Plan {
 }
 
 impl KeySets {
-    /// Fetches what the policies of `snapshots` name, from now on, until drained.
-    pub fn start(snapshots: watch::Receiver<Arc<Snapshot>>, tasks: &Tasks) -> Self {
+    /// Fetches what the policies of `snapshots` name, from now on, until drained; from the node itself, its
+    /// link and metadata services only if they are in networks that are `allowed`.
+    pub fn start(
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        allowed: Vec<IpNet>,
+        tasks: &Tasks,
+    ) -> Self {
         let sets = Self::default();
         let (own, drain) = (sets.clone(), tasks.drain());
-        let fetcher = Arc::new(Fetcher::new(tasks.clone()));
+        let fetcher = Arc::new(Fetcher::new(allowed, tasks.clone()));
         let fetch = move |place: KeyPlace| {
             let fetcher = Arc::clone(&fetcher);
             async move { fetcher.key_set(&place).await }

@@ -188,3 +188,23 @@ fn what_a_port_speaks_decides_how_it_is_looked_at() {
     let both = "{name: tcp, port: 1, targetPort: 9000}, {name: http, port: 2, targetPort: 9000}";
     assert_eq!(heed(both), Heed::RequestsOnly);
 }
+
+#[test]
+fn keys_at_the_node_itself_are_warned_of() {
+    for (url, want) in [
+        ("https://127.0.0.1/keys", "127.0.0.1 is a loopback address"),
+        (
+            "https://localhost:8080/keys",
+            "localhost is a loopback address",
+        ),
+        (
+            "https://[::ffff:169.254.169.254]/",
+            "is a link-local address",
+        ),
+    ] {
+        let rules = format!("jwtRules: [{{issuer: i, jwksUri: '{url}'}}]");
+        let mesh = Mesh::new(&(tokens(NAME, &rules) + &web()));
+        mesh.check_problems(&["Warning [MESH0013]"]);
+        mesh.check_problems(&[want]);
+    }
+}

@@ -194,7 +194,12 @@ fn ok(body: &str) -> String {
 }
 
 async fn fetch(place: &KeyPlace) -> Result<usize, String> {
-    let fetcher = Fetcher::new(Tasks::new());
+    fetch_from("127.0.0.1/32", place).await
+}
+
+/// The same where a network is allowed.
+async fn fetch_from(allowed: &str, place: &KeyPlace) -> Result<usize, String> {
+    let fetcher = Fetcher::new(vec![allowed.parse().unwrap()], Tasks::new());
     let fetched = fetcher.key_set(place).await;
     fetched
         .map(|keys| keys.len())
@@ -234,6 +239,58 @@ async fn an_issuer_says_where_its_keys_are() {
                 ..place(&server(vec![ok(&document)]).await)
             };
             assert_eq!(fetch(&issuer).await, Ok(1));
+        })
+        .await;
+}
+
+/// Nothing is fetched from there, and why is told; the server is never connected to.
+#[track_caller]
+fn check_refused(answer: &Result<usize, String>, want: &str) {
+    let refused = answer.as_ref().unwrap_err();
+    assert!(refused.contains(want), "{refused}");
+    assert!(refused.contains("--jwks-allow"), "{refused}");
+}
+
+#[tokio::test]
+async fn nothing_is_fetched_from_the_node_itself_its_link_or_a_metadata_service() {
+    let elsewhere = "10.0.0.0/8";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for (host, want) in [
+        ("127.0.0.1", "a loopback address"),
+        ("localhost", "a loopback address"),
+        ("127.1", "a loopback address"),
+        ("[::1]", "a loopback address"),
+        ("[::ffff:127.0.0.1]", "a loopback address"),
+        ("0.0.0.0", "no address of a host"),
+        ("[::]", "no address of a host"),
+        ("169.254.169.254", "a link-local address"),
+        ("[fe80::1]", "a link-local address"),
+        ("[fd00:ec2::254]", "a cloud's metadata service"),
+    ] {
+        let url = format!("http://{host}:{port}/keys");
+        check_refused(&fetch_from(elsewhere, &place(&url)).await, want);
+        let issuer = KeyPlace {
+            discover: true,
+            ..place(&url)
+        };
+        check_refused(&fetch_from(elsewhere, &issuer).await, want);
+    }
+    let nobody_came = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+    assert!(nobody_came.is_err());
+}
+
+#[tokio::test]
+async fn where_an_issuer_says_its_keys_are_is_judged_as_what_is_written() {
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let document = "{\"jwks_uri\": \"http://169.254.169.254/latest\"}";
+            let issuer = KeyPlace {
+                discover: true,
+                ..place(&server(vec![ok(document)]).await)
+            };
+            check_refused(&fetch(&issuer).await, "169.254.169.254");
         })
         .await;
 }
