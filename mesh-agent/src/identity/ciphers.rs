@@ -3,7 +3,8 @@
 //! Which ciphers protect records, and whose implementation of them.
 //!
 //! Knows nothing of keys and certificates. Invariants: AES-GCM under TLS 1.3 and nothing else; everything
-//! but the protection of records (signatures, key exchange, tickets, random numbers) stays with one library.
+//! but the protection of records (signatures, key exchange, tickets, random numbers) stays with one library;
+//! where that is a FIPS module, so does the protection of records.
 
 use rustls::{
     SupportedCipherSuite,
@@ -14,7 +15,16 @@ use rustls::{
 ///
 /// AES-128 comes first as with Envoy: what it protects is as safe, and large transfers cost a tenth less.
 pub(super) fn suites() -> Vec<SupportedCipherSuite> {
-    if wants_vector_aes() {
+    suites_of(is_fips(), wants_vector_aes())
+}
+
+/// Whether the one library is a FIPS module: it was built with the feature `rustls/fips`.
+pub(super) fn is_fips() -> bool {
+    aws_lc_rs::default_provider().fips()
+}
+
+fn suites_of(is_fips: bool, wants_vector_aes: bool) -> Vec<SupportedCipherSuite> {
+    if wants_vector_aes && !is_fips {
         return vec![
             ring::cipher_suite::TLS13_AES_128_GCM_SHA256,
             ring::cipher_suite::TLS13_AES_256_GCM_SHA384,
@@ -48,6 +58,23 @@ mod tests {
     use rustls::{CipherSuite, ProtocolVersion};
 
     use super::*;
+
+    /// Whether records are left to the one library.
+    #[track_caller]
+    fn check(is_fips: bool, wants_vector_aes: bool, want: bool) {
+        let first = suites_of(is_fips, wants_vector_aes)[0];
+        let same = first.tls13().zip(aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13());
+        let same = same.is_some_and(|(one, other)| std::ptr::eq(one, other));
+        assert_eq!(same, want, "{is_fips} {wants_vector_aes}");
+    }
+
+    #[test]
+    fn a_fips_module_protects_records_whatever_the_processor_has() {
+        check(true, true, true);
+        check(true, false, true);
+        check(false, true, false);
+        check(false, false, true);
+    }
 
     #[test]
     fn records_are_aes_gcm_whatever_the_processor_has() {

@@ -80,14 +80,18 @@ const RESUMABLE_SERVERS: usize = 16;
 
 /// The cryptography that both sides use.
 pub(super) fn provider() -> Arc<CryptoProvider> {
+    let mut groups = vec![
+        kx_group::X25519MLKEM768,
+        kx_group::X25519,
+        kx_group::SECP256R1,
+        kx_group::SECP384R1,
+    ];
+    if ciphers::is_fips() {
+        groups.retain(|group| group.fips());
+    }
     Arc::new(CryptoProvider {
         cipher_suites: ciphers::suites(),
-        kx_groups: vec![
-            kx_group::X25519MLKEM768,
-            kx_group::X25519,
-            kx_group::SECP256R1,
-            kx_group::SECP384R1,
-        ],
+        kx_groups: groups,
         ..aws_lc_rs::default_provider()
     })
 }
