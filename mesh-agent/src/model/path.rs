@@ -97,8 +97,16 @@ impl PathMatch {
             Kind::Exact(_) | Kind::Segments(_) | Kind::Text(_) if self.ignore_case => Literal::Any,
             Kind::Exact(text) => Literal::Exact(text),
             Kind::Segments(text) | Kind::Text(text) => Literal::Prefix(text),
-            Kind::Regex(_) => Literal::Any,
+            Kind::Regex(regex) => match regex.prefix() {
+                "" => Literal::Any,
+                prefix => Literal::Prefix(prefix),
+            },
         }
+    }
+
+    /// Whether it is a regular expression.
+    pub(super) fn is_regex(&self) -> bool {
+        matches!(self.kind, Kind::Regex(_))
     }
 
     fn of(kind: Kind) -> Self {

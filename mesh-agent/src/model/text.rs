@@ -13,6 +13,8 @@ use regex::Regex;
 pub struct FullRegex {
     source: String,
     regex: Regex,
+    /// With what every text that matches begins.
+    prefix: String,
 }
 
 /// A regular expression that does not compile.
@@ -31,6 +33,7 @@ impl FullRegex {
             Ok(regex) => Ok(Self {
                 source: pattern.to_owned(),
                 regex,
+                prefix: literal_prefix(pattern),
             }),
             Err(source) => Err(NotRegex {
                 pattern: pattern.to_owned(),
@@ -48,6 +51,67 @@ impl FullRegex {
     pub fn as_str(&self) -> &str {
         &self.source
     }
+
+    /// With what every text that matches begins, as far as the pattern begins with plain text.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+}
+
+/// The plain text that a valid pattern begins with: nothing where it could be optional, or one of several.
+fn literal_prefix(pattern: &str) -> String {
+    if has_alternatives(pattern) {
+        return String::new();
+    }
+    let mut prefix = String::new();
+    let mut rest = pattern.strip_prefix('^').unwrap_or(pattern).chars();
+    while let Some(next) = rest.next() {
+        match next {
+            '\\' => match rest.next() {
+                Some(escaped) if escaped.is_ascii_punctuation() => prefix.push(escaped),
+                _ => break,
+            },
+            // The last one may be there any number of times.
+            '?' | '*' | '+' | '{' => {
+                prefix.pop();
+                break;
+            }
+            '.' | '^' | '$' | '|' | '(' | ')' | '[' | ']' | '}' => break,
+            plain => prefix.push(plain),
+        }
+    }
+    prefix
+}
+
+/// Whether a pattern is one of several, apart from what is in brackets of it; or may be, as it has flags.
+fn has_alternatives(pattern: &str) -> bool {
+    let (mut depth, mut class) = (0_usize, 0_usize);
+    let mut characters = pattern.chars();
+    while let Some(next) = characters.next() {
+        match next {
+            '\\' => drop(characters.next()),
+            '[' => {
+                class += 1;
+                // A bracket that comes first is one of the class.
+                let first = characters.as_str();
+                let first = first.strip_prefix('^').unwrap_or(first);
+                characters = first.strip_prefix(']').unwrap_or(first).chars();
+            }
+            ']' => class = class.saturating_sub(1),
+            '(' if class == 0 => {
+                depth += 1;
+                // Flags may change what all the rest means.
+                let rest = characters.as_str().strip_prefix('?');
+                if rest.is_some_and(|rest| !rest.starts_with([':', 'P', '<'])) {
+                    return true;
+                }
+            }
+            ')' if class == 0 => depth = depth.saturating_sub(1),
+            '|' if depth == 0 => return true,
+            _ => {}
+        }
+    }
+    false
 }
 
 impl PartialEq for FullRegex {
@@ -155,5 +219,69 @@ impl fmt::Display for TextMatch {
             Self::Prefix(text) => write!(f, "{text}*"),
             Self::Regex(regex) => write!(f, "regex {}", regex.as_str()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(pattern: &str, want: &str) {
+        let regex = FullRegex::new(pattern).expect("valid");
+        assert_eq!(regex.prefix(), want, "{pattern}");
+    }
+
+    #[test]
+    fn a_pattern_begins_with_plain_text() {
+        check("/api/v1/.*", "/api/v1/");
+        check("^/api", "/api");
+        check(r"/a\.b/[0-9]+", "/a.b/");
+        check("/users/(me|you)/x", "/users/");
+        check("/ab?", "/a");
+        check("/ab*c", "/a");
+        check("/ab+", "/a");
+        check("/ab{0,2}", "/a");
+        check("/a|/b", "");
+        check("/a(x)|/b", "");
+        check("(?i)/a", "");
+        check(r"/a\d", "/a");
+        check(r"/a\bc", "/a");
+        check("/[|]x", "");
+        check("/[](]|/b", "");
+        check("/a(?i)b", "");
+        check("", "");
+    }
+
+    #[test]
+    fn what_matches_begins_with_the_prefix() {
+        let pieces = [
+            "/", "a", "b", ".", "*", "?", "+", "|", "(", ")", "[ab]", "[^a]", "[](]", "[^]|]",
+            r"\.", r"\w", "{2}", "^", "(?i)",
+        ];
+        let mut random = fastrand::Rng::with_seed(11);
+        let mut matched = 0;
+        for _ in 0..20_000 {
+            let length = random.usize(..8);
+            let pattern: String = (0..length)
+                .map(|_| pieces[random.usize(..pieces.len())])
+                .collect();
+            let Ok(regex) = FullRegex::new(&pattern) else {
+                continue;
+            };
+            for _ in 0..20 {
+                let letters = ['/', 'a', 'A', 'b', '.'];
+                let length = random.usize(..5);
+                let text: String = (0..length)
+                    .map(|_| letters[random.usize(..letters.len())])
+                    .collect();
+                if regex.matches(&text) {
+                    matched += 1;
+                    let prefix = regex.prefix();
+                    assert!(text.starts_with(prefix), "{pattern} {text} {prefix}");
+                }
+            }
+        }
+        assert!(matched > 1_000, "{matched}");
     }
 }

@@ -3,8 +3,9 @@
 //! Where rules are by what most tells them apart: the path of their matches, or the value of a header.
 //!
 //! Of a thousand rules a request tries the few whose paths it has, and where many share a path, the few whose
-//! header it carries; what has neither is tried for every request. Only exact values of one header are looked
-//! up: that on which most of the rules that share a path have a condition.
+//! header it carries; what has neither is tried for every request. A regular expression is found by the plain
+//! text that it begins with. Only exact values of one header are looked up: that on which most of the rules
+//! that share a path have a condition.
 
 use std::collections::{HashMap, HashSet};
 
@@ -48,11 +49,14 @@ pub(super) struct Merged<'a> {
     count: usize,
 }
 
-/// The paths of a rule's matches; empty if it may match any.
-fn paths(rule: &HttpRule) -> HashSet<Literal<'_>> {
+/// The paths of a rule's matches; empty if it may match any, as all regular expressions do unless `regexes`
+/// count by what they begin with.
+fn paths(rule: &HttpRule, regexes: bool) -> HashSet<Literal<'_>> {
     let mut all = HashSet::new();
     for one in &rule.matches {
-        match one.path.as_ref().map(|path| path.literal()) {
+        let path = one.path.as_ref();
+        let path = path.filter(|path| regexes || !path.is_regex());
+        match path.map(|path| path.literal()) {
             None | Some(Literal::Any) => return HashSet::new(),
             Some(path) => all.insert(path),
         };
@@ -85,8 +89,8 @@ fn count<T: Eq + std::hash::Hash>(all: impl Iterator<Item = T>) -> HashMap<T, us
 }
 
 /// The rules that share their path with too many, with how many at most.
-fn crowded(rules: &[HttpRule]) -> Vec<(usize, usize)> {
-    let all: Vec<_> = rules.iter().map(paths).collect();
+fn crowded(rules: &[HttpRule], regexes: bool) -> Vec<(usize, usize)> {
+    let all: Vec<_> = rules.iter().map(|rule| paths(rule, regexes)).collect();
     let sharing = count(all.iter().flatten());
     let anywhere = all.iter().filter(|paths| paths.is_empty()).count();
     let crowds = all.iter().map(|paths| {
@@ -100,8 +104,8 @@ fn crowded(rules: &[HttpRule]) -> Vec<(usize, usize)> {
 }
 
 /// The header that tells most of the crowded rules apart, and which of them it does.
-fn by_header(rules: &[HttpRule]) -> Option<(ByHeader, HashSet<usize>)> {
-    let crowded = crowded(rules);
+fn by_header(rules: &[HttpRule], regexes: bool) -> Option<(ByHeader, HashSet<usize>)> {
+    let crowded = crowded(rules, regexes);
     let matches = crowded.iter().flat_map(|(at, _)| &rules[*at].matches);
     let exact = |want: &TextMatch| matches!(want, TextMatch::Exact(_));
     let conditions = matches.flat_map(|one| &one.headers);
@@ -137,15 +141,20 @@ impl Index {
         if rules.len() < FEW {
             return None;
         }
+        // Regular expressions begin with texts of many lengths.
+        Self::counting(rules, true).or_else(|| Self::counting(rules, false))
+    }
+
+    fn counting(rules: &[HttpRule], regexes: bool) -> Option<Self> {
         let mut index = Self::default();
         let mut elsewhere = HashSet::new();
-        if let Some((found, moved)) = by_header(rules) {
+        if let Some((found, moved)) = by_header(rules, regexes) {
             index.by_header = Some(found);
             elsewhere = moved;
         }
         for (position, rule) in rules.iter().enumerate() {
             if !elsewhere.contains(&position) {
-                index.add(position, &paths(rule));
+                index.add(position, &paths(rule, regexes));
             }
         }
         index.lengths = index.prefixes.keys().map(|prefix| prefix.len()).collect();

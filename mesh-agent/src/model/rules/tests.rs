@@ -53,6 +53,8 @@ fn condition(random: &mut fastrand::Rng) -> Option<PathMatch> {
     match random.u8(..16) {
         0 => None,
         1 => Some(PathMatch::regex("/a.*").unwrap()),
+        12 => Some(PathMatch::regex(&format!("{path}[ab]?")).unwrap()),
+        13 => Some(PathMatch::regex(&format!("{path}|/b.*")).unwrap()),
         2 => Some(PathMatch::text_exact(&path, true)),
         3 => Some(PathMatch::text_prefix(&path, true)),
         4..8 => Some(PathMatch::text_exact(&path, false)),
@@ -159,6 +161,25 @@ fn of_a_thousand_paths_one_is_tried() {
     let rules: Rules = (0..1_000).map(|name| by_path(name, path(name))).collect();
     check_tried(&rules, "/v1/0777/x", None, &["777"]);
     check_tried(&rules, "/v2", None, &[]);
+}
+
+#[test]
+fn of_a_thousand_regular_expressions_one_is_tried() {
+    let path = |name| PathMatch::regex(&format!("/v1/{name:04}/[a-z]+")).unwrap();
+    let rules: Rules = (0..1_000).map(|name| by_path(name, path(name))).collect();
+    check_tried(&rules, "/v1/0777/x", None, &["777"]);
+    check_tried(&rules, "/v2", None, &[]);
+}
+
+#[test]
+fn regular_expressions_of_many_lengths_do_not_spoil_the_rest() {
+    let long = |name: usize| PathMatch::regex(&format!("/{}.*", "a".repeat(name))).unwrap();
+    let short = |name: usize| PathMatch::text_exact(&format!("/{name}"), false);
+    let regexes = (0..100).map(|name| by_path(name, long(name)));
+    let rules: Rules = regexes
+        .chain((100..200).map(|name| by_path(name, short(name))))
+        .collect();
+    assert_eq!(rules.candidates("/150", &HeaderMap::new()).count(), 101);
 }
 
 fn user(name: usize) -> Header {
