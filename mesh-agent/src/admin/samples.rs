@@ -258,6 +258,7 @@ fn service(endpoint: &Arc<Workload>) -> Service {
                 place: None,
                 tls: None,
                 proxy_protocol: None,
+                upkeep: None,
                 weight: 1,
                 load: Arc::default(),
             }],

@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::{
+    backend_policy,
     dirty::Dirty,
     endpoints::Endpoints,
     enrol::NamespaceFacts,
@@ -111,6 +112,7 @@ impl Joined {
         );
         let mut problems: BTreeSet<Problem> = services.problems().cloned().collect();
         problems.extend(rate_limit::check(shelves));
+        backend_policy::check(shelves, &mut problems);
         let findings = composer.findings.into_iter().chain(scopes.findings);
         problems.extend(findings.flat_map(|findings| findings.problems));
         entries.problems(shelves, &mut problems);

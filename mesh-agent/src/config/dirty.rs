@@ -60,7 +60,8 @@ impl Dirty {
             | Kind::GrpcRoute
             | Kind::TcpRoute
             | Kind::TlsRoute
-            | Kind::LocalRateLimit => {
+            | Kind::LocalRateLimit
+            | Kind::BackendTrafficPolicy => {
                 self.routing.insert((kind, name));
             }
             Kind::Sidecar

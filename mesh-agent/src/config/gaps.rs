@@ -99,6 +99,7 @@ const VIRTUAL_SERVICE: &str = "VirtualService";
 const DESTINATION_RULE: &str = "DestinationRule";
 const SERVICE_ENTRY: &str = "ServiceEntry";
 const SIDECAR: &str = "Sidecar";
+const BACKEND_POLICY: &str = "XBackendTrafficPolicy";
 
 fields! {
     STAT_PREFIX = Gap::new(
@@ -116,14 +117,6 @@ fields! {
         ["Istio no longer has the field", "upgrades are always passed on"],
     )
     .harmless();
-    REMOTE_LOCALITIES = Gap::new(
-        VIRTUAL_SERVICE,
-        "http.retries.retryRemoteLocalities",
-        [
-            "a retry avoids the endpoints that were tried, wherever they are",
-            "it goes to the same place first, and farther once the near ones were tried",
-        ],
-    );
     ENVOY_COMMANDS = Gap::new(
         VIRTUAL_SERVICE,
         "http.headers.request.set",
@@ -162,22 +155,6 @@ fields! {
         ],
     )
     .fix("use localityLbSetting, or trafficDistribution of the Service");
-    TCP_KEEPALIVE = Gap::new(
-        DESTINATION_RULE,
-        "trafficPolicy.connectionPool.tcp.tcpKeepalive",
-        [
-            "tunnels between nodes are kept alive by the agents",
-            "other connections have the kernel's defaults",
-        ],
-    );
-    HTTP_IDLE = Gap::new(
-        DESTINATION_RULE,
-        "trafficPolicy.connectionPool.http.idleTimeout",
-        [
-            "connections to one endpoint are shared by all rules about it",
-            "without a request they are kept for a minute",
-        ],
-    );
     CONCURRENT_STREAMS = Gap::new(
         DESTINATION_RULE,
         "trafficPolicy.connectionPool.http.maxConcurrentStreams",
@@ -338,6 +315,31 @@ fields! {
             "the cookie is one for the client's session",
         ],
     );
+    POLICY_SESSION = Gap::new(
+        BACKEND_POLICY,
+        "sessionPersistence",
+        [
+            "sessions are told by the rules of routes, which draw the backend",
+            "requests keep to no endpoint by it",
+        ],
+    )
+    .fix("write sessionPersistence into the rule of an HTTPRoute or GRPCRoute");
+    CONSTRAINT_INTERVAL = Gap::new(
+        BACKEND_POLICY,
+        "retryConstraint.budget.interval",
+        [
+            "the budget is a share of the requests under way, which have no interval",
+            "requests count for as long as they are under way",
+        ],
+    );
+    RATE_INTERVAL = Gap::new(
+        BACKEND_POLICY,
+        "retryConstraint.minRetryRate.interval",
+        [
+            "the budget is a share of the requests under way, which have no interval",
+            "count is how many retries may always be under way",
+        ],
+    );
     EXTERNAL_AUTH = Gap::new(
         "HTTPRoute",
         "rules.filters.externalAuth",
@@ -416,10 +418,5 @@ pub(super) const KINDS: &[Gap] = &[
         "BackendTLSPolicy",
         "TLS towards applications is asked for by DestinationRules",
         "write tls into the trafficPolicy of a DestinationRule",
-    ),
-    kind(
-        "XBackendTrafficPolicy",
-        "budgets of retries are asked for by DestinationRules, sessions by routes",
-        "write retryBudget into a DestinationRule, sessionPersistence into the route",
     ),
 ];

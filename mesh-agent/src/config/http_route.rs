@@ -131,6 +131,7 @@ fn retry(written: &Retry, path: &str, findings: &mut Findings) -> Option<RetryPo
         base_interval,
         max_interval: base_interval.saturating_mul(treatment::LONGEST),
         avoids_tried: true,
+        goes_elsewhere: false,
     })
 }
 

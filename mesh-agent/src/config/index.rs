@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 pub(super) use self::shelves::Shelves;
 use super::{
     authorization_facts::AuthorizationFacts,
+    backend_policy::BackendPolicyFacts,
     build::Joined,
     destination_rule::DestinationRuleFacts,
     dirty::Dirty,
@@ -232,6 +233,10 @@ impl Index {
                 let facts = opaque_route::tls(&object, &mut findings);
                 shelves.tls_routes.put(facts, findings)
             }
+            Object::BackendTrafficPolicy(object) => {
+                let facts = BackendPolicyFacts::new(&object, &mut findings);
+                shelves.backend_policies.put(facts, findings)
+            }
             Object::LocalRateLimit(object) => {
                 let facts = RateLimitFacts::new(&object, &mut findings);
                 shelves.rate_limits.put(facts, findings)
@@ -276,6 +281,7 @@ impl Index {
             Kind::TcpRoute => shelves.tcp_routes.remove(namespace, name),
             Kind::TlsRoute => shelves.tls_routes.remove(namespace, name),
             Kind::LocalRateLimit => shelves.rate_limits.remove(namespace, name),
+            Kind::BackendTrafficPolicy => shelves.backend_policies.remove(namespace, name),
             Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => {
                 let (namespace, name) = other_place(key);
                 shelves.others.remove(&namespace, &name)

@@ -27,7 +27,7 @@ pub(super) use self::{
     policy::{
         ConnectionPool, ConsistentHash, Distribute, H2Upgrade, HttpCookie, HttpSettings,
         LoadBalancer, LocalityLb, OutlierDetection, ProxyProtocolVersion, RetryBudgetSettings,
-        Simple, TcpSettings, TrafficPolicy,
+        Simple, TcpKeepalive, TcpSettings, TrafficPolicy,
     },
     sidecar::{CaptureMode, Egress, OutboundMode, SidecarSpec},
 };

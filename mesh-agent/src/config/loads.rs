@@ -31,6 +31,7 @@ impl Loads {
                 place,
                 tls: None,
                 proxy_protocol: None,
+                upkeep: None,
                 weight,
             }
         };

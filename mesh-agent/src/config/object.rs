@@ -18,6 +18,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 
 use super::{
+    backend_policy::BackendTrafficPolicySpec,
     gateway::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec, TlsRouteSpec},
     istio::{
         DestinationRuleSpec, ServiceEntrySpec, SidecarSpec, VirtualServiceSpec, WorkloadEntrySpec,
@@ -74,6 +75,8 @@ pub enum Kind {
     TcpRoute,
     /// `gateway.networking.k8s.io TLSRoute`.
     TlsRoute,
+    /// `gateway.networking.x-k8s.io XBackendTrafficPolicy`.
+    BackendTrafficPolicy,
     /// A security policy that is not enforced yet: an error as long as it exists.
     Unenforced(&'static str),
     /// A mesh kind that has no effect yet.
@@ -89,7 +92,7 @@ const UNENFORCED: [(&str, &str); 4] = [
 ];
 
 /// Mesh kinds without effect.
-const UNSUPPORTED: [(&str, &str); 12] = [
+const UNSUPPORTED: [(&str, &str); 11] = [
     ("networking.istio.io", "Gateway"),
     ("networking.istio.io", "WorkloadGroup"),
     ("networking.istio.io", "EnvoyFilter"),
@@ -101,10 +104,9 @@ const UNSUPPORTED: [(&str, &str); 12] = [
     ("gateway.networking.k8s.io", "UDPRoute"),
     ("gateway.networking.k8s.io", "BackendTLSPolicy"),
     ("gateway.networking.k8s.io", "ListenerSet"),
-    ("gateway.networking.x-k8s.io", "XBackendTrafficPolicy"),
 ];
 
-const SUPPORTED: [(&str, &[&str], Kind); 22] = [
+const SUPPORTED: [(&str, &[&str], Kind); 23] = [
     ("", &["v1"], Kind::Namespace),
     ("", &["v1"], Kind::Node),
     ("", &["v1"], Kind::ConfigMap),
@@ -150,6 +152,11 @@ const SUPPORTED: [(&str, &[&str], Kind); 22] = [
         "gateway.networking.k8s.io",
         &["v1", "v1alpha3", "v1alpha2"],
         Kind::TlsRoute,
+    ),
+    (
+        "gateway.networking.x-k8s.io",
+        &["v1alpha1"],
+        Kind::BackendTrafficPolicy,
     ),
 ];
 
@@ -244,6 +251,7 @@ impl Kind {
             Self::LocalRateLimit => "LocalRateLimit",
             Self::TcpRoute => "TCPRoute",
             Self::TlsRoute => "TLSRoute",
+            Self::BackendTrafficPolicy => "XBackendTrafficPolicy",
             Self::Unenforced(name) | Self::Unsupported(name) => name,
         }
     }
@@ -348,6 +356,7 @@ pub enum Object {
     LocalRateLimit(Box<Resource<LocalRateLimitSpec>>),
     TcpRoute(Box<Resource<TcpRouteSpec>>),
     TlsRoute(Box<Resource<TlsRouteSpec>>),
+    BackendTrafficPolicy(Box<Resource<BackendTrafficPolicySpec>>),
     /// A kind that is known but has no effect; only its name and metadata count.
     Inert(ObjectKey, Box<ObjectMeta>),
 }
@@ -405,6 +414,7 @@ impl Object {
             Self::LocalRateLimit(object) => (Kind::LocalRateLimit, &object.metadata),
             Self::TcpRoute(object) => (Kind::TcpRoute, &object.metadata),
             Self::TlsRoute(object) => (Kind::TlsRoute, &object.metadata),
+            Self::BackendTrafficPolicy(object) => (Kind::BackendTrafficPolicy, &object.metadata),
             Self::Inert(key, metadata) => (key.kind, metadata),
         }
     }

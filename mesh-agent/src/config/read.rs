@@ -308,6 +308,7 @@ fn typed(kind: Kind, key: &ObjectKey, value: Value) -> Result<Object, Vec<Fault>
         Kind::LocalRateLimit => Object::LocalRateLimit(exact(value)?),
         Kind::TcpRoute => Object::TcpRoute(exact(value)?),
         Kind::TlsRoute => Object::TlsRoute(exact(value)?),
+        Kind::BackendTrafficPolicy => Object::BackendTrafficPolicy(exact(value)?),
         Kind::Unenforced(_) | Kind::Unsupported(_) => {
             // Only its name counts, but that must be well formed.
             let object = exact::<Resource<super::object::Present>>(spec_or_empty(value))?;

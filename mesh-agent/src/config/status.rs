@@ -370,7 +370,7 @@ fn reason(code: &str) -> &'static str {
         code::UNSUPPORTED => "UnsupportedValue",
         code::HOST_CONFLICT | code::SIDECAR_CONFLICT | code::OVERRULED | code::DUPLICATE => {
             "Conflicted"
-        },
+        }
         _ => "Invalid",
     }
 }

@@ -3,6 +3,7 @@
 //! Manifests in, decisions and problems out.
 
 mod authorization;
+mod backend_policies;
 mod client_tls;
 mod delegates;
 mod entries;

@@ -14,7 +14,7 @@ use super::{
     gaps,
     istio::{
         self, ConnectionPool, H2Upgrade, HttpSettings, LoadBalancer, OutlierDetection,
-        ProxyProtocolVersion, RetryBudgetSettings, TcpSettings, TrafficPolicy,
+        ProxyProtocolVersion, RetryBudgetSettings, TcpKeepalive, TcpSettings, TrafficPolicy,
     },
     locality,
     problem::{Severity, code},
@@ -23,7 +23,7 @@ use super::{
 use crate::model::{
     Balancer, ClientTls, Limits, Outlier, Spread, UpstreamPolicy,
     proxy_protocol::ProxyProtocol,
-    upstream::{RetryBudget, Spoken},
+    upstream::{Keepalive, RetryBudget, Spoken, Upkeep},
     warmup::Warmup,
 };
 
@@ -38,7 +38,7 @@ pub(super) struct PolicyFacts {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Parts {
     load: Option<LoadFacts>,
-    limits: Option<Limits>,
+    pool: Option<Pool>,
     outlier: Option<Outlier>,
     budget: Option<RetryBudget>,
     /// `Some(None)` is none by will.
@@ -46,6 +46,9 @@ struct Parts {
     /// Ports have none of their own.
     proxy_protocol: Option<ProxyProtocol>,
 }
+
+/// What `connectionPool` says.
+type Pool = (Limits, Option<Arc<Upkeep>>);
 
 /// What `loadBalancer` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,11 +83,13 @@ pub(super) fn effective(
     let load = own.load.clone().or_else(|| general.load.clone());
     let load = load.unwrap_or_default();
     let outlier = own.outlier.or(general.outlier);
+    let pool = own.pool.as_ref().or(general.pool.as_ref());
+    let (limits, upkeep) = pool.cloned().unwrap_or_default();
     let policy = UpstreamPolicy {
         balancer: load.balancer.unwrap_or_default(),
         limits: Limits {
             retry_budget: own.budget.or(general.budget),
-            ..own.limits.or(general.limits).unwrap_or_default()
+            ..limits
         },
         outlier,
         warmup: load.warmup,
@@ -95,6 +100,7 @@ pub(super) fn effective(
         }),
         tls: own.tls.as_ref().or(general.tls.as_ref()).cloned().flatten(),
         proxy_protocol,
+        upkeep,
     };
     (policy != UpstreamPolicy::default()).then_some(policy)
 }
@@ -112,7 +118,7 @@ pub(super) fn read(policy: &TrafficPolicy, path: &str, findings: &mut Findings) 
         let mut reader = Reader { path, findings };
         let parts = Parts {
             load: reader.load(of_port.load_balancer.as_ref()),
-            limits: reader.limits(of_port.connection_pool.as_ref()),
+            pool: reader.pool(of_port.connection_pool.as_ref()),
             outlier: reader.outlier(of_port.outlier_detection.as_ref()),
             budget: None,
             tls: reader.tls(of_port.tls.as_ref()),
@@ -126,7 +132,7 @@ pub(super) fn read(policy: &TrafficPolicy, path: &str, findings: &mut Findings) 
     };
     let parts = Parts {
         load: reader.load(policy.load_balancer.as_ref()),
-        limits: reader.limits(policy.connection_pool.as_ref()),
+        pool: reader.pool(policy.connection_pool.as_ref()),
         outlier: reader.outlier(policy.outlier_detection.as_ref()),
         budget: reader.budget(policy.retry_budget.as_ref()),
         tls: reader.tls(policy.tls.as_ref()),
@@ -136,6 +142,15 @@ pub(super) fn read(policy: &TrafficPolicy, path: &str, findings: &mut Findings) 
         }),
     };
     PolicyFacts { parts, ports }
+}
+
+/// What the kernel takes.
+const MOST_PROBES: u32 = 127;
+const MOST_SECONDS: Duration = Duration::from_secs(32_767);
+
+/// Whether a time is written that is not 0, which is as if none were: for ever.
+fn is_some_time(text: &&String) -> bool {
+    resolve::duration(text) != Some(Duration::ZERO)
 }
 
 struct Reader<'a> {
@@ -164,12 +179,12 @@ impl Reader<'_> {
         budget::read(written?, &self.path, self.findings)
     }
 
-    fn limits(&mut self, written: Option<&ConnectionPool>) -> Option<Limits> {
+    fn pool(&mut self, written: Option<&ConnectionPool>) -> Option<Pool> {
         let written = written?;
         let tcp = written.tcp.clone().unwrap_or_default();
         let http = written.http.clone().unwrap_or_default();
         let path = format!("{}.connectionPool", self.path);
-        self.unheeded(&path, &tcp, &http);
+        self.unheeded(&path, &http);
         let mut count = |number: Option<i32>, field: &str| {
             let number = number.filter(|number| *number != 0)?;
             let count = u32::try_from(number).ok();
@@ -205,26 +220,62 @@ impl Reader<'_> {
             let text = text.as_deref()?;
             self.duration(text, &format!("connectionPool.tcp.{field}"))
         };
-        // As where nothing is written: for ever.
-        let is_some_time = |text: &String| resolve::duration(text) != Some(Duration::ZERO);
-        Some(Limits {
+        let idle = tcp.idle_timeout.clone().filter(|text| is_some_time(&text));
+        let limits = Limits {
             connect_timeout: duration(&tcp.connect_timeout, "connectTimeout"),
-            idle: duration(&tcp.idle_timeout.filter(is_some_time), "idleTimeout"),
+            idle: duration(&idle, "idleTimeout"),
             lifetime: duration(&tcp.max_connection_duration, "maxConnectionDuration"),
             ..limits
-        })
+        };
+        let upkeep = self.upkeep(&tcp, &http);
+        let said = (upkeep != Upkeep::default()).then(|| Arc::new(upkeep));
+        Some((limits, said))
     }
 
     /// What means nothing here.
-    fn unheeded(&mut self, path: &str, tcp: &TcpSettings, http: &HttpSettings) {
-        let of_tcp = [(gaps::TCP_KEEPALIVE, tcp.tcp_keepalive)];
-        self.findings.gaps(&format!("{path}.tcp"), &of_tcp);
-        let of_http = [
-            (gaps::HTTP_IDLE, http.idle_timeout),
+    fn unheeded(&mut self, path: &str, http: &HttpSettings) {
+        let fields = [
             (gaps::CONCURRENT_STREAMS, http.max_concurrent_streams),
             (gaps::HTTP2_KEEPALIVE, http.http2_keep_alive),
         ];
-        self.findings.gaps(&format!("{path}.http"), &of_http);
+        self.findings.gaps(&format!("{path}.http"), &fields);
+    }
+
+    /// How connections are kept while nothing is sent over them.
+    fn upkeep(&mut self, tcp: &TcpSettings, http: &HttpSettings) -> Upkeep {
+        let idle = http.idle_timeout.as_ref().filter(is_some_time);
+        let field = "connectionPool.http.idleTimeout";
+        Upkeep {
+            idle: idle.and_then(|text| self.duration(text, field)),
+            keepalive: tcp.tcp_keepalive.as_ref().map(|it| self.keepalive(it)),
+        }
+    }
+
+    fn keepalive(&mut self, written: &TcpKeepalive) -> Keepalive {
+        let path = "connectionPool.tcp.tcpKeepalive";
+        let probes = written.probes.filter(|probes| *probes > 0);
+        if probes.is_some_and(|probes| probes > MOST_PROBES) {
+            let field = format!("{}.{path}.probes", self.path);
+            self.findings
+                .reject(field, "the kernel takes up to 127", "lower it");
+        }
+        let mut seconds = |text: &Option<String>, field: &str| {
+            let text = text.as_ref().filter(is_some_time)?;
+            let field = format!("{path}.{field}");
+            let length = self.duration(text, &field)?;
+            let fits = (Duration::from_secs(1)..=MOST_SECONDS).contains(&length);
+            if !fits {
+                let field = format!("{}.{field}", self.path);
+                let said = "the kernel takes 1s up to 32767s";
+                self.findings.reject(field, said, "correct it");
+            }
+            fits.then_some(length)
+        };
+        Keepalive {
+            probes,
+            time: seconds(&written.time, "time"),
+            interval: seconds(&written.interval, "interval"),
+        }
     }
 
     fn outlier(&mut self, written: Option<&OutlierDetection>) -> Option<Outlier> {

@@ -228,8 +228,6 @@ pub(super) fn retries(
         findings.reject(format!("{path}.attempts"), text, "lower it");
         return None;
     }
-    let fields = [(gaps::REMOTE_LOCALITIES, written.retry_remote_localities)];
-    findings.gaps(path, &fields);
     let on = match written.retry_on.as_str() {
         "" => RetryOn::istio_default(),
         words => match RetryOn::parse(words) {
@@ -253,5 +251,6 @@ pub(super) fn retries(
         base_interval,
         max_interval: base_interval.saturating_mul(LONGEST),
         avoids_tried: written.retry_ignore_previous_hosts.unwrap_or(true),
+        goes_elsewhere: written.retry_remote_localities.unwrap_or(false),
     })
 }

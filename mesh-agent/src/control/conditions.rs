@@ -265,6 +265,8 @@ fn served(kind: Kind) -> Option<(&'static str, &'static [&'static str])> {
         | Kind::Pod
         | Kind::Service
         | Kind::EndpointSlice
+        // Its status would be for others to read, by ancestor.
+        | Kind::BackendTrafficPolicy
         | Kind::Unenforced(_)
         | Kind::Unsupported(_) => None,
     }

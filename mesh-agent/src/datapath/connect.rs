@@ -27,7 +27,7 @@ use std::{
 };
 
 use mesh_common::{Endpoint, LEG_PORT_COUNT, LEG_PORT_FIRST, Tag, TagKind, Tuple};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -329,6 +329,26 @@ pub fn end_when_closed(stream: impl AsFd) {
 }
 
 impl Upstream {
+    /// Has the kernel ask whether the peer is still there: how often without an answer, after how long, and
+    /// how long between one time and the next; as it is set up to where nothing is said.
+    pub fn keep_alive(
+        &self,
+        (probes, time, interval): (Option<u32>, Option<Duration>, Option<Duration>),
+    ) {
+        let mut keepalive = TcpKeepalive::new();
+        if let Some(probes) = probes {
+            keepalive = keepalive.with_retries(probes);
+        }
+        if let Some(time) = time {
+            keepalive = keepalive.with_time(time);
+        }
+        if let Some(interval) = interval {
+            keepalive = keepalive.with_interval(interval);
+        }
+        // What was checked when it was read the kernel takes.
+        drop(SockRef::from(&self.stream).set_tcp_keepalive(&keepalive));
+    }
+
     /// The socket of a tunnel.
     pub fn into_stream(self) -> TcpStream {
         self.stream

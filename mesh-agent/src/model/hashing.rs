@@ -276,6 +276,7 @@ mod tests {
             place: None,
             tls: None,
             proxy_protocol: None,
+            upkeep: None,
             weight: 1,
             load: Arc::default(),
         };

@@ -29,6 +29,8 @@ pub struct RetryPolicy {
     pub max_interval: Duration,
     /// Endpoints that were tried come last.
     pub avoids_tried: bool,
+    /// So do those that are as near as one that was tried.
+    pub goes_elsewhere: bool,
 }
 
 /// On what a request is tried again.

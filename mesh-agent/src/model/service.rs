@@ -9,9 +9,16 @@ use std::{
 };
 
 use super::{
-    balance::EndpointLoad, client_tls::ClientTls, locality::Place, opaque::OpaquePort,
-    proxy_protocol::ProxyProtocol, route::HttpRoutes, session::Token, upstream::UpstreamUse,
-    visibility::Visibility, workload::Workload,
+    balance::EndpointLoad,
+    client_tls::ClientTls,
+    locality::Place,
+    opaque::OpaquePort,
+    proxy_protocol::ProxyProtocol,
+    route::HttpRoutes,
+    session::Token,
+    upstream::{Upkeep, UpstreamUse},
+    visibility::Visibility,
+    workload::Workload,
 };
 
 /// A Service's namespace and name.
@@ -221,6 +228,8 @@ pub struct Endpoint {
     pub tls: Option<Arc<ClientTls>>,
     /// How it is told of its client, if a DestinationRule asks for it.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// How connections to it are kept, as far as a DestinationRule says it.
+    pub upkeep: Option<Arc<Upkeep>>,
     /// How many parts it gets of what its cluster does; at least 1.
     pub weight: u32,
 }

@@ -41,6 +41,8 @@ pub struct UpstreamPolicy {
     pub tls: Option<Arc<ClientTls>>,
     /// How they are told of their client; what each endpoint has is what counts.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// How connections to them are kept; what each endpoint has is what counts.
+    pub upkeep: Option<Arc<Upkeep>>,
 }
 
 /// What is said about places where nothing is said.
@@ -85,6 +87,26 @@ pub struct Limits {
     pub lifetime: Option<Duration>,
     /// Which version of HTTP endpoints are spoken to by.
     pub spoken: Spoken,
+}
+
+/// How connections to an endpoint are kept while nothing is sent over them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// How long one for HTTP/1.1 is kept for a further request, if not for as long as the others.
+    pub idle: Option<Duration>,
+    /// How the kernel asks whether the endpoint is still there, if it does.
+    pub keepalive: Option<Keepalive>,
+}
+
+/// When the kernel asks; as it is set up to if `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keepalive {
+    /// How often without an answer before the connection is given up.
+    pub probes: Option<u32>,
+    /// After how long in which nothing came.
+    pub time: Option<Duration>,
+    /// How long between one time and the next.
+    pub interval: Option<Duration>,
 }
 
 /// Which version of HTTP an endpoint is spoken to by.
@@ -207,6 +229,7 @@ impl Cluster {
                     .and_then(|tls| tls.towards(&self.hostname, enrolled))
                     .map(Arc::new),
                 proxy_protocol: upstream.policy.proxy_protocol,
+                upkeep: upstream.policy.upkeep.clone(),
                 weight: 1,
             }
         })
@@ -261,6 +284,33 @@ impl Cluster {
                 Balancer::LeastRequest => draw.less_loaded(&mut random),
             }),
         }
+    }
+
+    /// The endpoints that are as near as the one at `address` to a client with `labels`, where some are
+    /// nearer than others.
+    pub fn beside(
+        &self,
+        address: SocketAddr,
+        labels: Option<&BTreeMap<String, String>>,
+    ) -> impl Iterator<Item = SocketAddr> {
+        let endpoints = self.endpoints.as_slice();
+        let plan = self.upstream.as_ref().map(|upstream| {
+            let spread = upstream.policy.spread.as_ref().unwrap_or(&ANYWHERE);
+            upstream.plans.plan(spread, labels, endpoints)
+        });
+        let plan = plan.filter(|plan| plan.len() > 1);
+        let known = endpoints.iter().position(|one| one.address == address);
+        let tier = plan.zip(known).and_then(|(plan, index)| {
+            let mut tiers = 0..plan.len();
+            tiers.find(|tier| plan.is_in(index, *tier))
+        });
+        let beside = move |index: usize| {
+            let near = plan.zip(tier);
+            near.is_some_and(|(plan, tier)| plan.is_in(index, tier))
+        };
+        let all = endpoints.iter().enumerate();
+        all.filter(move |(index, _)| beside(*index))
+            .map(|(_, endpoint)| endpoint.address)
     }
 
     /// Takes in how a try at `endpoint` ended; leaves it out if that is due.

@@ -139,6 +139,7 @@ pub(crate) async fn endpoint(
     let to = (endpoint.address, endpoint.workload.as_ref());
     let Some(tls) = endpoint.tls.as_deref() else {
         let upstream = address(connection, service, to.0, to.1).await?;
+        keep_alive(endpoint, &upstream);
         return introduced(connection, endpoint, upstream).await;
     };
     let wanted = match tls {
@@ -157,6 +158,7 @@ pub(crate) async fn endpoint(
     let connector = Box::pin(identities.originate(wanted, alpn)).await;
     let (connector, name) = connector.map_err(|error| refused(to.0, &chain(&error)))?;
     let upstream = address(connection, service, to.0, to.1).await?;
+    keep_alive(endpoint, &upstream);
     let upstream = introduced(connection, endpoint, upstream).await?;
     let shaking = connector.connect(name, Box::new(upstream));
     // Cancel-safe: what is given up is the attempt to connect.
@@ -164,6 +166,16 @@ pub(crate) async fn endpoint(
         Ok(Ok(stream)) => Ok(Upstream::Originated(Box::new(stream))),
         Ok(Err(error)) => Err(refused(to.0, &chain(&error))),
         Err(_elapsed) => Err(refused(to.0, "the handshake took too long")),
+    }
+}
+
+/// Has the kernel ask whether an endpoint outside of the mesh is still there, if a rule asks for that. Tunnels
+/// are kept alive by the agents at their ends.
+fn keep_alive(endpoint: &Endpoint, upstream: &Upstream) {
+    let upkeep = endpoint.upkeep.as_ref();
+    let keepalive = upkeep.and_then(|upkeep| upkeep.keepalive);
+    if let (Some(keepalive), Upstream::Plain(socket)) = (keepalive, upstream) {
+        socket.keep_alive((keepalive.probes, keepalive.time, keepalive.interval));
     }
 }
 

@@ -60,6 +60,8 @@ pub(crate) struct Pool {
 /// The connections to one endpoint.
 struct Slot {
     to: Identity,
+    /// How long one may be idle, as who asked last would have it.
+    patience: Duration,
     /// The newest last.
     idle: Vec<(Http1, Instant)>,
     /// Streams that nobody reads; the newest last.
@@ -115,6 +117,7 @@ impl Slot {
     fn new(endpoint: &Endpoint) -> Self {
         Self {
             to: Identity::of(endpoint),
+            patience: patience(endpoint),
             idle: Vec::new(),
             plain: Vec::new(),
             http2: None,
@@ -123,7 +126,7 @@ impl Slot {
     }
 
     fn sweep(&mut self, now: Instant, tasks: &Tasks) {
-        let is_recent = |since: &Instant| now.duration_since(*since) < IDLE_TIMEOUT;
+        let is_recent = |since: &Instant| now.duration_since(*since) < self.patience;
         self.idle
             .retain(|(http1, since)| !http1.is_closed() && is_recent(since));
         let is_old =
@@ -151,6 +154,19 @@ impl Slot {
             end(tasks, stream);
         }
     }
+}
+
+/// How long a connection to `endpoint` may be idle.
+fn patience(endpoint: &Endpoint) -> Duration {
+    let asked = endpoint.upkeep.as_ref().and_then(|upkeep| upkeep.idle);
+    asked.map_or(IDLE_TIMEOUT, |asked| asked.min(IDLE_TIMEOUT))
+}
+
+/// Whether a connection to `endpoint` that idles `since` then is not to be used again, though it has not
+/// been looked at since.
+fn is_stale(endpoint: &Endpoint, since: Instant) -> bool {
+    let idle = endpoint.upkeep.as_ref().and_then(|upkeep| upkeep.idle);
+    idle.is_some_and(|idle| since.elapsed() >= idle)
 }
 
 /// Ends a connection on which nothing is under way, in order.
@@ -261,8 +277,8 @@ impl Pool {
     pub(crate) fn take_plain(&self, endpoint: &Endpoint) -> Option<Upstream> {
         let mut slots = self.slots.borrow_mut();
         let slot = self.slot(&mut slots, endpoint)?;
-        while let Some((mut stream, _)) = slot.plain.pop() {
-            if is_quiet(&mut stream) {
+        while let Some((mut stream, since)) = slot.plain.pop() {
+            if !is_stale(endpoint, since) && is_quiet(&mut stream) {
                 return Some(stream);
             }
             end(&self.tasks, stream);
@@ -279,6 +295,7 @@ impl Pool {
                     && slot.plain.len() < MAX_IDLE
                     && !stream.going().is_set() =>
             {
+                slot.patience = patience(endpoint);
                 slot.plain.push((stream, Instant::now()));
             }
             Some(_) | None => end(&self.tasks, stream),
@@ -289,8 +306,8 @@ impl Pool {
     pub(crate) fn take(&self, endpoint: &Endpoint) -> Option<Http1> {
         let mut slots = self.slots.borrow_mut();
         let slot = self.slot(&mut slots, endpoint)?;
-        while let Some((http1, _)) = slot.idle.pop() {
-            if !http1.is_closed() {
+        while let Some((http1, since)) = slot.idle.pop() {
+            if !http1.is_closed() && !is_stale(endpoint, since) {
                 return Some(http1);
             }
         }
@@ -304,6 +321,7 @@ impl Pool {
             return;
         };
         if slot.to.is(endpoint) && slot.idle.len() < MAX_IDLE {
+            slot.patience = patience(endpoint);
             slot.idle.push((http1, Instant::now()));
         }
     }

@@ -61,14 +61,26 @@ impl Sending<'_> {
             };
             _held = admitted;
             retries += 1;
-            if policy.avoids_tried && self.cluster.hash().is_none() {
-                tried.extend(exchange.endpoint());
+            if self.cluster.hash().is_none() {
+                self.avoid(policy, exchange, &mut tried);
             }
             if let Ok(answer) = ended {
                 self.discard(answer);
             }
             let wait = policy.backoff(retries, |below| fastrand::usize(..below));
             tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Adds the endpoints that the next try leaves for the last.
+    fn avoid(&self, policy: &RetryPolicy, exchange: &Exchange, tried: &mut Vec<SocketAddr>) {
+        let last = exchange.endpoint();
+        if policy.avoids_tried {
+            tried.extend(last);
+        }
+        if let (true, Some(last)) = (policy.goes_elsewhere, last) {
+            let from = self.front.connection.workload();
+            tried.extend(self.cluster.beside(last, Some(&from.labels)));
         }
     }
 

@@ -66,6 +66,7 @@ impl Inbound {
             place: None,
             tls: None,
             proxy_protocol: None,
+            upkeep: None,
             weight: 1,
             load: Arc::new(EndpointLoad::default()),
         };

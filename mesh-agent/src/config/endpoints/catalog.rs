@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     super::{
+        backend_policy::Budgets,
         distribution,
         entries::Entries,
         facts::{Name, Shelf},
@@ -32,6 +33,7 @@ pub(in super::super) struct Catalog<'a> {
     pub(in super::super) shelf: &'a Shelf<ServiceFacts>,
     pub(in super::super) entries: &'a Entries,
     pub(in super::super) endpoints: &'a mut Endpoints,
+    pub(in super::super) budgets: &'a Budgets,
     /// The host whose clients connect to endpoints by themselves, while it is compiled.
     pub(in super::super) asking: Option<Arc<str>>,
     /// The host names that were asked for, whether there are such Services or not.
@@ -92,6 +94,7 @@ impl<'a> Catalog<'a> {
         let (policy, used) = used.unzip();
         let facts = self.service(hostname)?;
         let direct = self.asking.as_ref() == Some(hostname);
+        let (policy, used) = self.budgets.applied(hostname, (policy, used));
         let policy = facts.policy(policy, direct);
         let rule = subset.map(|(_, meta)| meta.to_ref("DestinationRule"));
         let subset_name = subset.map(|(subset, _)| Arc::clone(&subset.name));
@@ -160,6 +163,7 @@ fn used_so<'e>(
 ) -> (Vec<Endpoint>, Option<UpstreamPolicy>) {
     let mut policy = policy.unwrap_or_default();
     let (tls, proxy_protocol) = (policy.tls.take(), policy.proxy_protocol.take());
+    let upkeep = policy.upkeep.clone();
     if policy.balancer == Balancer::Original {
         // Its endpoints are made of connections as they come.
         policy.tls.clone_from(&tls);
@@ -168,6 +172,7 @@ fn used_so<'e>(
     let endpoints: Vec<Endpoint> = endpoints
         .map(|endpoint| Endpoint {
             proxy_protocol,
+            upkeep: upkeep.clone(),
             ..secured(endpoint, tls.as_deref(), hostname)
         })
         .collect();
@@ -210,6 +215,7 @@ pub(super) fn are_same(one: &[Endpoint], other: &[Endpoint]) -> bool {
             && Arc::ptr_eq(&a.load, &b.load)
             && a.tls == b.tls
             && a.proxy_protocol == b.proxy_protocol
+            && a.upkeep == b.upkeep
             && a.weight == b.weight
             && match (&a.workload, &b.workload) {
                 (Some(a), Some(b)) => Arc::ptr_eq(a, b),

@@ -9,6 +9,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 use super::{
     super::{
         authorization_facts::AuthorizationFacts,
+        backend_policy::BackendPolicyFacts,
         destination_rule::DestinationRuleFacts,
         enrol::NamespaceFacts,
         facts::{Change, Findings, Shelf},
@@ -54,6 +55,7 @@ pub(in super::super) struct Shelves {
     pub(in super::super) http_routes: Shelf<RouteFacts>,
     pub(in super::super) grpc_routes: Shelf<RouteFacts>,
     pub(in super::super) rate_limits: Shelf<RateLimitFacts>,
+    pub(in super::super) backend_policies: Shelf<BackendPolicyFacts>,
     pub(in super::super) tcp_routes: Shelf<RouteFacts>,
     pub(in super::super) tls_routes: Shelf<RouteFacts>,
     pub(in super::super) mesh_configs: Shelf<MeshConfigFacts>,
@@ -112,6 +114,7 @@ impl Shelves {
             Kind::TcpRoute => Box::new(self.tcp_routes.keys().map(plain)),
             Kind::TlsRoute => Box::new(self.tls_routes.keys().map(plain)),
             Kind::LocalRateLimit => Box::new(self.rate_limits.keys().map(plain)),
+            Kind::BackendTrafficPolicy => Box::new(self.backend_policies.keys().map(plain)),
             Kind::ConfigMap => Box::new(self.mesh_configs.keys().map(plain)),
             Kind::ServiceAccount | Kind::Unenforced(_) | Kind::Unsupported(_) => {
                 let others = self.others.keys();
@@ -131,7 +134,7 @@ impl Shelves {
     }
 
     pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
-        let parts: [Box<dyn Iterator<Item = &Problem>>; 21] = [
+        let parts: [Box<dyn Iterator<Item = &Problem>>; 22] = [
             Box::new(self.namespaces.problems()),
             Box::new(self.pods.problems()),
             Box::new(self.services.problems()),
@@ -149,6 +152,7 @@ impl Shelves {
             Box::new(self.http_routes.problems()),
             Box::new(self.grpc_routes.problems()),
             Box::new(self.rate_limits.problems()),
+            Box::new(self.backend_policies.problems()),
             Box::new(self.tcp_routes.problems()),
             Box::new(self.tls_routes.problems()),
             Box::new(self.mesh_configs.problems()),
@@ -176,6 +180,7 @@ impl Shelves {
             + self.http_routes.len()
             + self.grpc_routes.len()
             + self.rate_limits.len()
+            + self.backend_policies.len()
             + self.tcp_routes.len()
             + self.tls_routes.len()
             + self.mesh_configs.len()

@@ -154,7 +154,7 @@ pub struct Retries {
     pub attempts: Option<u32>,
     pub per_try_timeout: Option<String>,
     pub retry_on: String,
-    pub retry_remote_localities: Present,
+    pub retry_remote_localities: Option<bool>,
     pub retry_ignore_previous_hosts: Option<bool>,
     pub backoff: Option<String>,
 }

@@ -189,9 +189,18 @@ pub struct ConnectionPool {
 pub struct TcpSettings {
     pub max_connections: Option<i32>,
     pub connect_timeout: Option<String>,
-    pub tcp_keepalive: Present,
+    pub tcp_keepalive: Option<TcpKeepalive>,
     pub max_connection_duration: Option<String>,
     pub idle_timeout: Option<String>,
+}
+
+/// `connectionPool.tcp.tcpKeepalive`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct TcpKeepalive {
+    pub probes: Option<u32>,
+    pub time: Option<String>,
+    pub interval: Option<String>,
 }
 
 /// `connectionPool.http`.
@@ -202,7 +211,7 @@ pub struct HttpSettings {
     pub http2_max_requests: Option<i32>,
     pub max_requests_per_connection: Option<i32>,
     pub max_retries: Option<i32>,
-    pub idle_timeout: Present,
+    pub idle_timeout: Option<String>,
     pub h2_upgrade_policy: Option<H2Upgrade>,
     pub use_client_protocol: bool,
     pub max_concurrent_streams: Present,

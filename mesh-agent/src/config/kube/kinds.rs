@@ -10,7 +10,7 @@
 use super::super::object::Kind;
 
 /// Kinds without effect that are reported all the same.
-const EXPECTED: [&str; 3] = ["UDPRoute", "BackendTLSPolicy", "XBackendTrafficPolicy"];
+const EXPECTED: [&str; 2] = ["UDPRoute", "BackendTLSPolicy"];
 
 /// One kind that is read if the server has it.
 #[derive(Clone, Copy, Debug)]

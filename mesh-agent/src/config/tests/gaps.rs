@@ -17,6 +17,8 @@ fn object(gap: &Gap) -> String {
              endpoints: [{{address: 10.9.9.9, {endpoint}}}]"
         )
     };
+    let target =
+        |text: &str| format!("targetRefs: [{{group: '', kind: Service, name: web}}], {text}");
     let session = |text: &str| format!("sessionPersistence: {{sessionName: s, {text}}}");
     let routed =
         |text: &str| format!("parentRefs: [{{group: '', kind: Service, name: web}}], {text}");
@@ -29,9 +31,6 @@ fn object(gap: &Gap) -> String {
         (_, "http.websocketUpgrade") => {
             format!("hosts: [web], http: [{{websocketUpgrade: true, {route}}}]")
         }
-        (_, "http.retries.retryRemoteLocalities") => format!(
-            "hosts: [web], http: [{{retries: {{attempts: 2, retryRemoteLocalities: true}}, {route}}}]"
-        ),
         (_, "http.headers.request.set") => format!(
             "hosts: [web], http: [{{headers: {{request: {{set: {{x: '%REQ(y)%'}}}}}}, {route}}}]"
         ),
@@ -45,8 +44,6 @@ fn object(gap: &Gap) -> String {
         (_, "trafficPolicy.loadBalancer.zoneAwareLbSetting") => {
             policy("loadBalancer: {zoneAwareLbSetting: {}}")
         }
-        (_, "trafficPolicy.connectionPool.tcp.tcpKeepalive") => pool("tcp: {tcpKeepalive: {}}"),
-        (_, "trafficPolicy.connectionPool.http.idleTimeout") => pool("http: {idleTimeout: 5s}"),
         (_, "trafficPolicy.connectionPool.http.maxConcurrentStreams") => {
             pool("http: {maxConcurrentStreams: 5}")
         }
@@ -92,6 +89,13 @@ fn object(gap: &Gap) -> String {
         }
         (_, "rules.filters.extensionRef") => {
             rule("filters: [{type: ExtensionRef, extensionRef: {}}]")
+        }
+        (_, "sessionPersistence") => target("sessionPersistence: {}"),
+        (_, "retryConstraint.budget.interval") => {
+            target("retryConstraint: {budget: {interval: 10s}}")
+        }
+        (_, "retryConstraint.minRetryRate.interval") => {
+            target("retryConstraint: {minRetryRate: {interval: 1s}}")
         }
         (_, "peerIsOptional") => "targets: [{name: web}], peerIsOptional: true".to_owned(),
         (_, "targets.subset") => "targets: [{name: web, subset: v1}]".to_owned(),

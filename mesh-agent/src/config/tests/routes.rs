@@ -315,7 +315,7 @@ fn subsets_of_several_rules_for_one_host_are_united_and_the_oldest_wins() {
 #[test]
 fn fields_without_effect_are_reported_by_name() {
     let spec = format!(
-        "hosts: [web], http: [{{retries: {{attempts: 3, retryRemoteLocalities: true}}, {}}}]",
+        "hosts: [web], http: [{{match: [{{uri: {{prefix: /}}, statPrefix: x}}], headers: {{request: {{set: {{x: '%REQ(y)%'}}}}}}, {}}}]",
         to("v1")
     );
     let rule = destination_rule(
@@ -324,7 +324,7 @@ fn fields_without_effect_are_reported_by_name() {
     );
     let mesh = Mesh::new(&(virtual_service("name: web", &spec) + &rule + &canary("web")));
     mesh.check_problems(&[
-        "spec.http[0].retries.retryRemoteLocalities",
+        "spec.http[0].headers.request.set[x]",
         "spec.trafficPolicy.loadBalancer.zoneAwareLbSetting",
         "spec.trafficPolicy.tunnel",
         "Error [MESH0003] (DestinationRule default/web test.yaml:7) spec.trafficPolicy.tls.credentialName",
@@ -389,6 +389,8 @@ fn what_envoy_would_fill_in_is_sent_as_it_is_written_and_said() {
         to("v1")
     );
     let mesh = Mesh::new(&(virtual_service("name: web", &spec) + &web()));
-    mesh.check_problems(&["commands (%REQ(x)%) are Envoy's own language; \"%REQ(x-a)%\" is sent as it is written"]);
+    mesh.check_problems(&[
+        "commands (%REQ(x)%) are Envoy's own language; \"%REQ(x-a)%\" is sent as it is written",
+    ]);
     assert_eq!(mesh.get("client", WEB, "/"), "v1@10.1.0.1:8080");
 }

@@ -324,13 +324,13 @@ fn fault_with_exponential_delay_is_not_supported() {
 #[test]
 fn retries_say_how_often_on_what_and_how_long() {
     let rule = "retries: {attempts: 3, perTryTimeout: 2s, retryOn: \"5xx,409\", backoff: 10ms, \
-                retryIgnorePreviousHosts: false}";
+                retryIgnorePreviousHosts: false, retryRemoteLocalities: true}";
     let policy = treatment(rule).retry.clone().unwrap();
     assert_eq!(policy.attempts, 3);
     assert_eq!(policy.per_try_timeout, Some(Duration::from_secs(2)));
     assert_eq!(policy.base_interval, Duration::from_millis(10));
     assert_eq!(policy.max_interval, Duration::from_millis(100));
-    assert!(!policy.avoids_tried);
+    assert!(!policy.avoids_tried && policy.goes_elsewhere);
     let none = HeaderMap::new();
     let answered = |status| TryEnd::Answered(http::StatusCode::from_u16(status).unwrap(), &none);
     let post = http::Method::POST;
@@ -343,7 +343,7 @@ fn retries_have_istios_defaults() {
     let policy = treatment("retries: {attempts: 1}").retry.clone().unwrap();
     assert_eq!(policy.base_interval, Duration::from_millis(25));
     assert_eq!(policy.max_interval, Duration::from_millis(250));
-    assert!(policy.avoids_tried);
+    assert!(policy.avoids_tried && !policy.goes_elsewhere);
     let post = http::Method::POST;
     assert!(policy.on.includes(&post, &TryEnd::NotConnected));
     assert!(!policy.on.includes(&post, &TryEnd::Broken));

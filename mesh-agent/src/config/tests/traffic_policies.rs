@@ -14,7 +14,7 @@ use crate::model::{
     Ask, Balancer, Cluster, Decision, Limits, Outlier, UpstreamPolicy,
     hashing::{HashKey, TableKind},
     proxy_protocol::ProxyProtocol,
-    upstream::Spoken,
+    upstream::{Keepalive, Spoken, Upkeep},
     warmup::Warmup,
 };
 
@@ -245,13 +245,55 @@ fn connection_pool_says_how_long_bytes_are_carried_and_by_what_requests() {
 }
 
 #[test]
-fn connection_pool_fields_without_effect_are_reported() {
-    for (part, field) in [
-        ("tcp", "tcpKeepalive"),
-        ("http", "idleTimeout"),
-        ("http", "maxConcurrentStreams"),
-        ("http", "http2KeepAlive"),
+fn connection_pool_says_how_connections_are_kept() {
+    let upkeep = |text: &str| {
+        let mesh = with(&format!(
+            "host: web, trafficPolicy: {{connectionPool: {{{text}}}}}, subsets: [{V1}]"
+        ));
+        mesh.check_problems(&[]);
+        cluster(&mesh, "client").endpoints[0]
+            .upkeep
+            .as_deref()
+            .copied()
+            .unwrap_or_default()
+    };
+    let seconds = |count| Some(Duration::from_secs(count));
+    assert_eq!(upkeep("http: {idleTimeout: 4s}").idle, seconds(4));
+    assert_eq!(upkeep("http: {idleTimeout: 0s}"), Upkeep::default());
+    let all = upkeep("tcp: {tcpKeepalive: {probes: 3, time: 60s, interval: 5s}}");
+    let want = Keepalive {
+        probes: Some(3),
+        time: seconds(60),
+        interval: seconds(5),
+    };
+    assert_eq!(all.keepalive, Some(want));
+    let kernels = upkeep("tcp: {tcpKeepalive: {}}");
+    assert_eq!(kernels.keepalive, Some(Keepalive::default()));
+    for (text, want) in [
+        (
+            "tcp: {tcpKeepalive: {probes: 128}}",
+            "probes: the kernel takes up to 127",
+        ),
+        (
+            "tcp: {tcpKeepalive: {time: 10h}}",
+            "time: the kernel takes 1s up to 32767s",
+        ),
+        (
+            "tcp: {tcpKeepalive: {interval: 10ms}}",
+            "interval: the kernel takes 1s",
+        ),
+        (
+            "http: {idleTimeout: soon}",
+            "http.idleTimeout: \"soon\" is not a duration",
+        ),
     ] {
+        check_refused(&format!("connectionPool: {{{text}}}"), want);
+    }
+}
+
+#[test]
+fn connection_pool_fields_without_effect_are_reported() {
+    for (part, field) in [("http", "maxConcurrentStreams"), ("http", "http2KeepAlive")] {
         let policy = format!("connectionPool: {{{part}: {{{field}: {{}}}}}}");
         check_unsupported(&policy, &format!("connectionPool.{part}.{field}"));
     }

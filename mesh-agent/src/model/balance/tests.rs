@@ -125,6 +125,7 @@ fn cluster(loads: &[u32]) -> (Cluster, Vec<LoadGuard>) {
                 place: None,
                 tls: None,
                 proxy_protocol: None,
+                upkeep: None,
                 weight: 1,
                 load: cell,
             }

@@ -47,6 +47,7 @@ fn endpoint(last: u8, place: Place, labels: &[(&str, &str)]) -> Endpoint {
         place: Some(Arc::new(place)),
         tls: None,
         proxy_protocol: None,
+        upkeep: None,
         weight: 1,
         load: Arc::default(),
     }

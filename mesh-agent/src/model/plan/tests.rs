@@ -31,6 +31,7 @@ fn made(tiers: &[(u32, u32, u32)]) -> (Plan, Vec<Endpoint>) {
                 place: None,
                 tls: None,
                 proxy_protocol: None,
+                upkeep: None,
                 weight: 1,
                 load: Arc::default(),
             };

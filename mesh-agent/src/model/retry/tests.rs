@@ -100,6 +100,7 @@ fn waits_double_up_to_the_longest() {
         base_interval: Duration::from_millis(25),
         max_interval: Duration::from_millis(250),
         avoids_tried: true,
+        goes_elsewhere: false,
     };
     let longest = |nth| policy.backoff(nth, |below| below).as_millis();
     assert_eq!(

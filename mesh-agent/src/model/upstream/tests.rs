@@ -8,6 +8,7 @@ use super::*;
 use crate::model::{
     ServiceName,
     hashing::{HashKey, TableKind},
+    locality::Nearness,
 };
 
 fn cluster(count: u8, policy: UpstreamPolicy) -> Cluster {
@@ -17,6 +18,7 @@ fn cluster(count: u8, policy: UpstreamPolicy) -> Cluster {
         place: None,
         tls: None,
         proxy_protocol: None,
+        upkeep: None,
         weight: 1,
         load: Arc::default(),
     };
@@ -289,4 +291,38 @@ fn few_of_many_that_can_be_used_are_found_and_used_alike() {
         counts.values().all(|count| (900..1_100).contains(count)),
         "{counts:?}"
     );
+}
+
+#[test]
+fn beside_an_endpoint_are_those_of_its_tier() {
+    let place = |zone: &str| {
+        Arc::new(Place {
+            region: "r".into(),
+            zone: zone.into(),
+            ..Place::default()
+        })
+    };
+    let even = cluster(4, UpstreamPolicy::default());
+    let mut endpoints = even.endpoints.clone();
+    for (endpoint, zone) in endpoints.iter_mut().zip(["a", "a", "b", "b"]) {
+        endpoint.place = Some(place(zone));
+    }
+    let of = |spread| {
+        let policy = UpstreamPolicy {
+            spread,
+            ..UpstreamPolicy::default()
+        };
+        let here = Some(place("a"));
+        let upstream = UpstreamUse::new(policy, Position::default(), &endpoints, here);
+        let (name, host) = (even.service.clone(), Arc::clone(&even.hostname));
+        let cluster = Cluster::new(name, host, 80, None, None, endpoints.clone());
+        let cluster = cluster.used(Some(Arc::new(upstream)));
+        let beside = |last| cluster.beside(address(last), None).collect::<Vec<_>>();
+        [beside(1), beside(4), beside(9)]
+    };
+    let near = Some(Spread::Nearest(Nearness::by_zone()));
+    let (first, second) = (vec![address(1), address(2)], vec![address(3), address(4)]);
+    assert_eq!(of(near), [first, second, vec![]]);
+    // Where all are as near as each other, none is farther.
+    assert_eq!(of(None), [vec![], vec![], vec![]]);
 }

@@ -28,6 +28,7 @@ use crate::model::{
     Balancer, Cluster, HashPolicy, HttpRule, Limits, Outlier, Position, Protocol, UpstreamPolicy,
     UpstreamUse,
     hashing::{HashCookie, HashKey, TableKind},
+    upstream::Upkeep,
 };
 
 /// A rule to `endpoints` of a cluster that is used like this.
@@ -204,6 +205,40 @@ async fn a_connection_ends_after_max_requests_per_connection() {
         get(&mut client, "/").await;
     }
     assert_eq!(opened.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn a_connection_that_idled_for_as_long_as_a_rule_says_is_not_used_again() {
+    for (idle, connections) in [(Duration::ZERO, 4), (Duration::from_secs(3_600), 1)] {
+        let mesh = Mesh::start();
+        let opened = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&opened);
+        let app = mesh
+            .app(move |mut stream| {
+                count.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    while read_head(&mut stream).await.is_some() {
+                        stream.write_all(OK.as_bytes()).await.expect("room");
+                    }
+                }
+            })
+            .await;
+        let mut endpoint = cluster(&[app]).endpoints[0].clone();
+        endpoint.upkeep = Some(Arc::new(Upkeep {
+            idle: Some(idle),
+            keepalive: None,
+        }));
+        let plain = cluster(&[]);
+        let (name, host) = (plain.service.clone(), Arc::clone(&plain.hostname));
+        let kept = Cluster::new(name, host, 80, None, None, vec![endpoint]);
+        let rules = vec![rule(vec![(1, to(Arc::new(kept)))], None)];
+        let vip = mesh.service(1, Protocol::Http, cluster(&[]), rules).await;
+        let mut client = connect(vip).await;
+        for _ in 0..4 {
+            get(&mut client, "/").await;
+        }
+        assert_eq!(opened.load(Ordering::Relaxed), connections);
+    }
 }
 
 #[tokio::test]

@@ -88,6 +88,7 @@ pub(super) fn cluster_of(endpoints: Vec<(SocketAddr, Option<Arc<Workload>>)>) ->
         place: None,
         tls: None,
         proxy_protocol: None,
+        upkeep: None,
         weight: 1,
         load: Arc::new(EndpointLoad::default()),
     });

@@ -43,6 +43,7 @@ fn retry(attempts: u32, on: &str) -> Treatment {
             base_interval: Duration::from_millis(1),
             max_interval: Duration::from_millis(1),
             avoids_tried: true,
+            goes_elsewhere: false,
         }),
         ..Treatment::default()
     }

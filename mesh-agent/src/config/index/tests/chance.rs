@@ -34,7 +34,7 @@ impl Chance {
 
     /// An object in some state.
     pub(super) fn object(&mut self) -> (ObjectKey, String) {
-        match self.below(41) {
+        match self.below(43) {
             0..6 => self.pod(),
             6..9 => self.service(),
             9..12 => self.slice(),
@@ -52,6 +52,7 @@ impl Chance {
             35 | 36 => self.authentication(),
             37 | 38 => self.sidecar(),
             39 => self.mesh_config(),
+            40 | 41 => self.backend_policy(),
             _ => self.namespace(),
         }
     }
@@ -79,6 +80,7 @@ impl Chance {
                 "security.istio.io/v1"
             }
             Kind::LocalRateLimit => "mesh-agent.io/v1alpha1",
+            Kind::BackendTrafficPolicy => "gateway.networking.x-k8s.io/v1alpha1",
             Kind::Policy | Kind::MeshPolicy => "authentication.istio.io/v1alpha1",
             _ => "gateway.networking.k8s.io/v1",
         };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! ServiceEntries, WorkloadEntries and Sidecars by chance.
+//! ServiceEntries, WorkloadEntries, Sidecars and XBackendTrafficPolicies by chance.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -87,6 +87,22 @@ impl Chance {
             key,
             format!("{text}}}\nspec: {{{selector}{policy}egress: [{{hosts: [{hosts}]}}]}}\n"),
         )
+    }
+
+    pub(super) fn backend_policy(&mut self) -> (ObjectKey, String) {
+        let (key, text) = self.name(Kind::BackendTrafficPolicy, "t", 3);
+        let (one, other) = (self.below(4), self.below(4));
+        let constraint = self.of(&[
+            "",
+            "retryConstraint: {}, ",
+            "retryConstraint: {budget: {percent: 30}}, ",
+            "retryConstraint: {budget: {percent: 101}}, ",
+        ]);
+        let text = format!(
+            "{text}}}\nspec: {{{constraint}targetRefs: [{{group: '', kind: Service, name: s{one}}}, \
+             {{group: '', kind: Service, name: s{other}}}]}}\n"
+        );
+        (key, text)
     }
 
     /// What a name resolves to.
