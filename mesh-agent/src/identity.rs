@@ -21,7 +21,7 @@ use std::{
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, ServerName},
+    pki_types::ServerName,
 };
 use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};

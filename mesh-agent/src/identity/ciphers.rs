@@ -63,7 +63,9 @@ mod tests {
     #[track_caller]
     fn check(is_fips: bool, wants_vector_aes: bool, want: bool) {
         let first = suites_of(is_fips, wants_vector_aes)[0];
-        let same = first.tls13().zip(aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13());
+        let same = first
+            .tls13()
+            .zip(aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13());
         let same = same.is_some_and(|(one, other)| std::ptr::eq(one, other));
         assert_eq!(same, want, "{is_fips} {wants_vector_aes}");
     }

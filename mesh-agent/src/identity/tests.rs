@@ -10,7 +10,7 @@ use rcgen::KeyPair;
 use rustls::{
     HandshakeKind, NamedGroup, ProtocolVersion,
     client::danger::ServerCertVerifier,
-    pki_types::{ServerName, UnixTime},
+    pki_types::{CertificateDer, ServerName, UnixTime},
     server::danger::ClientCertVerifier,
 };
 use tokio::io::DuplexStream;
