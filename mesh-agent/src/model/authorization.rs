@@ -159,8 +159,8 @@ pub struct Authorization {
 pub struct Caller<'a> {
     /// Whom the caller proved to be; plaintext proves nothing.
     pub identity: Option<&'a SpiffeId>,
-    /// The caller's address.
-    pub address: IpAddr,
+    /// The caller's address; `None` if what the connection says of it is not to be believed.
+    pub address: Option<IpAddr>,
     /// The workload's address and port.
     pub to: SocketAddr,
 }

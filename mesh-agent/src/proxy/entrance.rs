@@ -42,6 +42,8 @@ pub(crate) struct Entrance {
     pod: Arc<Pod>,
     identity: Option<SpiffeId>,
     from: SocketAddr,
+    /// Whether policy may be asked about `from`.
+    is_believed: bool,
     to: SocketAddr,
 }
 
@@ -112,7 +114,17 @@ impl Entrance {
             pod: Arc::clone(pod),
             identity,
             from,
+            is_believed: true,
             to,
+        }
+    }
+
+    /// The same of a caller that may say whatever it likes of where it is: what policies ask of its
+    /// address is not known.
+    pub(crate) fn of_unknown_address(self) -> Self {
+        Self {
+            is_believed: false,
+            ..self
         }
     }
 
@@ -155,7 +167,7 @@ impl Entrance {
     fn caller(&self) -> Caller<'_> {
         Caller {
             identity: self.identity.as_ref(),
-            address: self.from.ip().to_canonical(),
+            address: self.is_believed.then(|| self.from.ip().to_canonical()),
             to: SocketAddr::new(self.to.ip().to_canonical(), self.to.port()),
         }
     }

@@ -6,11 +6,12 @@
 //! Owns the destination's record of such a stream; the client's is made where it is for any other.
 //! Knows nothing of what is sent. Invariant: bytes go only to an address of the pod that was found
 //! and captured here under the wanted UID, never to a port of the mesh itself, and only as long as that
-//! pod's AuthorizationPolicies allow it.
+//! pod's AuthorizationPolicies allow it. Those are asked about an address that the client's status says,
+//! as between nodes, and never about one that it gave itself.
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -82,10 +83,14 @@ pub(super) async fn connect(
     pod: Arc<Pod>,
     address: SocketAddr,
 ) -> io::Result<Upstream> {
-    let client = connection.peer;
+    let own = own_place(&from, &connection.pod.addresses, connection.peer);
+    let client = own.unwrap_or(connection.peer);
     let workload = from.identity.clone();
     let identity = Some(workload.clone());
-    let entrance = Entrance::new(&connection.thread, &pod, identity, client, address);
+    let mut entrance = Entrance::new(&connection.thread, &pod, identity, client, address);
+    if own.is_none() {
+        entrance = entrance.of_unknown_address();
+    }
     let knock = entrance.knock();
     if let Knock::Look(otherwise) = knock {
         let ends = ends(&connection.thread, from, &pod, address);
@@ -98,7 +103,13 @@ pub(super) async fn connect(
         });
         return Ok(Upstream::Piped(near));
     }
-    let mut record = Box::new(Record::begin(connection, from, pod, address));
+    let mut record = Box::new(Record::begin(
+        &connection.thread,
+        from,
+        pod,
+        client,
+        address,
+    ));
     if let Knock::Denied(denial) = knock {
         let error = io::Error::new(io::ErrorKind::PermissionDenied, denial.to_string());
         record.broken = Some(entrance.denied(denial));
@@ -117,6 +128,23 @@ pub(super) async fn connect(
     }
 }
 
+/// Where a client of this node is, if that can be known: where it `says`, if that is an address of its
+/// own, else at its own address of the same family. A pod that is root in its namespace chooses what its
+/// sockets say; its own are those of its status, or those of its interface while there is none.
+fn own_place(from: &Workload, on_interface: &[IpAddr], says: SocketAddr) -> Option<SocketAddr> {
+    let own = match from.addresses.as_slice() {
+        [] => on_interface,
+        known => known,
+    };
+    let said = says.ip().to_canonical();
+    if own.contains(&said) {
+        return Some(says);
+    }
+    let mut own = own.iter();
+    let same_family = own.find(|address| address.is_ipv4() == said.is_ipv4())?;
+    Some(SocketAddr::new(*same_family, says.port()))
+}
+
 /// Who talks to whom.
 fn ends(thread: &Thread, from: Arc<Workload>, pod: &Pod, to: SocketAddr) -> Ends {
     Ends {
@@ -130,10 +158,15 @@ fn ends(thread: &Thread, from: Arc<Workload>, pod: &Pod, to: SocketAddr) -> Ends
 }
 
 impl Record {
-    fn begin(connection: &Connection, from: Arc<Workload>, pod: Arc<Pod>, to: SocketAddr) -> Self {
-        let thread = Rc::clone(&connection.thread);
+    fn begin(
+        thread: &Rc<Thread>,
+        from: Arc<Workload>,
+        pod: Arc<Pod>,
+        peer: SocketAddr,
+        to: SocketAddr,
+    ) -> Self {
+        let thread = Rc::clone(thread);
         let ends = ends(&thread, from, &pod, to);
-        let peer = connection.peer;
         let flow = connection::flow(&ends, Reporter::Destination, peer, to);
         thread.shared.telemetry.connection_opened(&flow);
         pod.begin();
@@ -270,5 +303,57 @@ impl fmt::Debug for LocalStream {
             .field("app", &self.app)
             .field("to", &self.record.to)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::SpiffeId;
+
+    fn client(addresses: &[&str]) -> Workload {
+        Workload {
+            uid: WorkloadUid("uid-client".into()),
+            name: "client".into(),
+            namespace: "default".into(),
+            identity: SpiffeId::new("cluster.local", "default", "client"),
+            node: "node".into(),
+            addresses: addresses.iter().map(|it| it.parse().unwrap()).collect(),
+            labels: Arc::default(),
+            owner: "client".into(),
+            canonical_service: "client".into(),
+            canonical_revision: "latest".into(),
+            enrolled: true,
+            netns: None,
+            host_network: false,
+            ready: true,
+            probe_ports: Vec::new(),
+            close_existing_after: None,
+            inbound: Default::default(),
+            scope: Arc::default(),
+        }
+    }
+
+    #[track_caller]
+    fn check(status: &[&str], on_interface: &str, says: &str, want: Option<&str>) {
+        let on_interface = [on_interface.parse().unwrap()];
+        let place = own_place(&client(status), &on_interface, says.parse().unwrap());
+        assert_eq!(place, want.map(|it| it.parse().unwrap()), "{says}");
+    }
+
+    #[test]
+    fn an_address_is_believed_that_is_the_pods_by_its_status() {
+        let both = ["10.1.0.1", "fd00::1"];
+        check(&both, "10.1.0.1", "10.1.0.1:99", Some("10.1.0.1:99"));
+        check(&both, "10.1.0.1", "[fd00::1]:99", Some("[fd00::1]:99"));
+        check(&both, "10.1.0.2", "10.1.0.2:99", Some("10.1.0.1:99"));
+        check(&both, "10.1.0.2", "[fd00::2]:99", Some("[fd00::1]:99"));
+    }
+
+    #[test]
+    fn without_a_status_the_interface_tells_and_without_either_nobody_knows() {
+        check(&[], "10.1.0.2", "10.1.0.2:99", Some("10.1.0.2:99"));
+        check(&[], "10.1.0.2", "10.1.0.3:99", Some("10.1.0.2:99"));
+        check(&["10.1.0.1"], "fd00::2", "[fd00::2]:99", None);
     }
 }

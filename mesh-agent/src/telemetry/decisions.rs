@@ -89,7 +89,7 @@ mod tests {
         };
         let caller = Caller {
             identity: None,
-            address: [127, 0, 0, 1].into(),
+            address: Some([127, 0, 0, 1].into()),
             to: ([127, 0, 0, 1], 80).into(),
         };
         let verdict = Authorization::new(vec![attached]).connection(&caller);

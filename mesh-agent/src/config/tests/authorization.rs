@@ -56,7 +56,7 @@ fn verdict(mesh: &Mesh, pod: &str, who: &str) -> &'static str {
 fn caller(identity: Option<&SpiffeId>) -> Caller<'_> {
     Caller {
         identity,
-        address: IpAddr::V4(Ipv4Addr::new(10, 9, 0, 1)),
+        address: Some(IpAddr::V4(Ipv4Addr::new(10, 9, 0, 1))),
         to: SocketAddr::from(([10, 1, 0, 1], 8080)),
     }
 }

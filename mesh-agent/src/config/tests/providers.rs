@@ -112,7 +112,7 @@ fn a_provider_that_comes_later_is_asked_then() {
     assert!(attached(&mesh).provider.is_some());
     let caller = Caller {
         identity: None,
-        address: std::net::IpAddr::from([10, 9, 0, 1]),
+        address: Some(std::net::IpAddr::from([10, 9, 0, 1])),
         to: std::net::SocketAddr::from(([10, 1, 0, 1], 8080)),
     };
     let workload = mesh.workload("web");

@@ -29,7 +29,7 @@ fn check(mesh: &Mesh, domain: &str, want: bool) {
     let identity = SpiffeId::new(domain, "default", "client");
     let caller = Caller {
         identity: Some(&identity),
-        address: [10, 9, 0, 1].into(),
+        address: Some([10, 9, 0, 1].into()),
         to: ([10, 1, 0, 1], 8080).into(),
     };
     let web = mesh.workload("web");

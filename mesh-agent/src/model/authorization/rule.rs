@@ -87,6 +87,10 @@ impl Source {
         let identity = caller.identity;
         let part = |read: fn(&SpiffeId) -> &str| identity.map(read);
         let pattern = |want: &Pattern, text: &str| want.matches(text);
+        let is_there = |clause: &Clause<IpNet>| match caller.address {
+            Some(address) => clause.met(Some(address), contains),
+            None => against || clause.is_empty(),
+        };
         (!self.needs_request() || known.judge(against, of_request))
             && self.principals.met(part(SpiffeId::principal), pattern)
             && self.namespaces.met(part(SpiffeId::namespace), pattern)
@@ -96,10 +100,7 @@ impl Source {
             && self
                 .service_accounts
                 .met(identity, |want, identity| is_account(want, identity))
-            && self
-                .addresses
-                .iter()
-                .all(|clause| clause.met(Some(caller.address), contains))
+            && self.addresses.iter().all(is_there)
     }
 }
 

@@ -59,7 +59,7 @@ impl Ask {
     fn caller(&self) -> Caller<'_> {
         Caller {
             identity: self.identity.as_ref(),
-            address: self.from.parse().unwrap(),
+            address: self.from.parse().ok(),
             to: SocketAddr::from(([10, 1, 0, 2], self.port)),
         }
     }
@@ -409,6 +409,26 @@ fn addresses_are_those_of_the_connection() {
             want,
         );
     }
+}
+
+#[test]
+fn what_is_asked_of_an_address_that_nobody_knows_counts_against_the_caller() {
+    let block: ipnet::IpNet = "10.1.0.0/16".parse().unwrap();
+    let unknown = Ask {
+        from: "",
+        ..Ask::get("/")
+    };
+    for clause in [any([block]), none([block])] {
+        let source = Source {
+            addresses: vec![clause],
+            ..Source::default()
+        };
+        for action in [Action::Allow, Action::Deny] {
+            let policies = vec![policy(action, from(source.clone()))];
+            check(policies, &unknown, NO);
+        }
+    }
+    check(vec![policy(Action::Allow, anything())], &unknown, YES);
 }
 
 #[test]

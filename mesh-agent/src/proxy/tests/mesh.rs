@@ -224,7 +224,7 @@ impl Mesh {
         proxy.capture(PodSockets {
             workload: Arc::clone(&client),
             netns: Netns::current().expect("our namespace"),
-            addresses: Vec::new(),
+            addresses: vec![Ipv4Addr::LOCALHOST.into()],
             outbound: vec![outbound],
             inbound: Vec::new(),
         });
@@ -325,7 +325,7 @@ impl Mesh {
         self.proxy.capture(PodSockets {
             workload: Arc::clone(&neighbour),
             netns: Netns::current().expect("our namespace"),
-            addresses: Vec::new(),
+            addresses: vec![Ipv4Addr::LOCALHOST.into()],
             outbound: vec![listener],
             inbound: Vec::new(),
         });
