@@ -32,6 +32,7 @@ mod samples;
 mod serve;
 mod socket;
 mod status;
+mod verify;
 mod views;
 mod ztunnel;
 

@@ -10,6 +10,7 @@ mod client;
 mod plugin;
 mod print;
 mod table;
+mod verify;
 
 use std::{io, path::PathBuf, process::ExitCode};
 
@@ -136,6 +137,7 @@ pub fn run(command: Command) -> Result<ExitCode, CliError> {
         Command::Log(settings) => log(&settings)?,
         Command::Metrics(client) => metrics(&client)?,
         Command::Ready(settings) => return ready(&settings),
+        Command::Verify(client) => return verify::run(&client),
         Command::Kubectl(settings) => return plugin::run(&settings),
         Command::Crds => print::text(&config::crds::yaml())?,
     }

@@ -14,6 +14,7 @@
 //! The programs and what they fail to: `mesh-ebpf/src/*.rs`. Kernel floor: 5.15 by design
 //! (load-probed at start), tcx from 6.6, clsact before.
 
+mod accepts;
 mod attach;
 mod cgroup;
 mod cleanup;
@@ -26,6 +27,7 @@ mod flows;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod gate;
+mod ledger;
 mod listeners;
 mod load;
 mod maps;
@@ -43,7 +45,7 @@ mod sys;
 
 use std::{
     collections::HashSet,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, TcpListener},
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -55,6 +57,7 @@ pub use mesh_common::ABI_VERSION;
 use mesh_common::{OnDeath, Tuple, names};
 
 pub use self::{
+    accepts::{Accepts, Directions},
     cleanup::cleanup,
     confine::{confine_data_thread, confine_process, confine_start},
     connect::{
@@ -63,6 +66,7 @@ pub use self::{
     },
     error::DatapathError,
     gate::EarlyGate,
+    ledger::{Books, Direction, Missed},
     netns::{Entered, Netns, NetnsId},
     observe::{Applied, ExistingConnection, FlowObservation, Hook, Observation, PodObservation},
     sandbox::SandboxEvents,
@@ -135,6 +139,8 @@ pub struct PodSockets {
     pub outbound: Vec<TcpListener>,
     /// Accept what others open to the pod; the local address is the pod's. Non-blocking.
     pub inbound: Vec<TcpListener>,
+    /// Where is told what they accepted, and if one ends that nobody here closed.
+    pub accepts: Arc<Accepts>,
 }
 
 /// What changed for the proxy.
@@ -404,6 +410,7 @@ impl Datapath {
             overdue_holds,
             refused_sandboxes: self.pods.refusals(),
             repairs: self.repairs,
+            missed: self.pods.missed().clone(),
             flows: lock(&self.flows).latest(),
         }
     }
@@ -434,7 +441,7 @@ impl Datapath {
         let foreign: Vec<Tuple> = maps
             .expected()
             .into_iter()
-            .filter(|tuple| !self.connector.is_own_upstream(socket_address(tuple)))
+            .filter(|tuple| !self.connector.is_own_upstream(maps::source_of(tuple)))
             .collect();
         if foreign.is_empty() {
             self.suspects.clear();
@@ -446,7 +453,7 @@ impl Datapath {
         }
         let stale: HashSet<Tuple> = foreign
             .into_iter()
-            .filter(|tuple| !live.contains(&socket_address(tuple)))
+            .filter(|tuple| !live.contains(&maps::source_of(tuple)))
             .collect();
         for tuple in stale.intersection(&self.suspects) {
             // Gone by itself since it was listed: as wanted.
@@ -486,11 +493,6 @@ fn let_go(left: &mut HashSet<WorkloadUid>, snapshot: &Snapshot) -> Vec<Change> {
         left.remove(uid);
     }
     gone.into_iter().map(Change::Released).collect()
-}
-
-fn socket_address(tuple: &Tuple) -> SocketAddr {
-    let port = u16::try_from(tuple.source.port).unwrap_or_default();
-    SocketAddr::new(IpAddr::from(tuple.source.address), port)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

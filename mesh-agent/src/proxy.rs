@@ -58,6 +58,7 @@ pub(crate) mod pieces;
 pub mod pipe;
 mod pod;
 mod quiet;
+mod refused;
 mod seldom;
 pub mod sniff;
 pub mod stream;
@@ -87,6 +88,7 @@ pub use self::{
     budgets::{Budget, BudgetLimits, BudgetView},
     inbound::HBONE_PORT,
     outcome::Outcome,
+    refused::{Refused, RefusedPeer},
 };
 use self::{
     pod::Pod,
@@ -191,6 +193,17 @@ pub struct ProxyView {
     pub pods: HashMap<WorkloadUid, usize>,
     /// The budgets of each pod that is captured.
     pub budgets: HashMap<WorkloadUid, Vec<BudgetView>>,
+    /// Who comes to each of them.
+    pub inbound: HashMap<WorkloadUid, InboundView>,
+}
+
+/// Who comes to a pod, as it is now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InboundView {
+    /// Live connections that came in plaintext, and were let in.
+    pub plaintext: usize,
+    /// Who was not let in, last.
+    pub last_refused: Option<RefusedPeer>,
 }
 
 /// One data thread as it is now.
@@ -251,10 +264,8 @@ impl Proxy {
 
     /// Accepts for a pod from now on; sockets that it had before are closed.
     pub fn capture(&self, sockets: PodSockets) {
-        let workload = Arc::clone(&sockets.workload);
-        let uid = workload.uid.clone();
-        let (netns, addresses) = (sockets.netns.clone(), sockets.addresses.clone());
-        let pod = Arc::new(Pod::new(workload, netns, addresses, &self.lanes.budgets));
+        let uid = sockets.workload.uid.clone();
+        let pod = Arc::new(Pod::new(&sockets, &self.lanes.budgets));
         let mut pods = lock(&self.pods);
         let thread = pods.next_thread % self.lanes.count();
         pods.next_thread = thread + 1;
@@ -290,9 +301,14 @@ impl Proxy {
             .map(|thread| !thread.is_finished())
             .collect();
         let mut pods = HashMap::new();
+        let mut inbound: HashMap<_, InboundView> = HashMap::new();
         let known = lock(&self.pods);
         for pod in known.captured.values().chain(&known.leaving) {
             *pods.entry(pod.workload.uid.clone()).or_default() += pod.live();
+            let view = inbound.entry(pod.workload.uid.clone()).or_default();
+            view.plaintext += pod.plaintext();
+            let (one, other) = (view.last_refused.take(), pod.last_refused.get());
+            view.last_refused = one.into_iter().chain(other).max_by_key(|it| it.at);
         }
         let budgets = known.captured.iter();
         let budgets = budgets.map(|(uid, pod)| (uid.clone(), pod.budgets.observe()));
@@ -310,6 +326,7 @@ impl Proxy {
                 .collect(),
             pods,
             budgets: budgets.collect(),
+            inbound,
         }
     }
 

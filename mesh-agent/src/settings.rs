@@ -82,6 +82,9 @@ pub enum Command {
     Metrics(ClientSettings),
     /// Tell whether the running agent has everything in place; exit 1 if it has not.
     Ready(ReadySettings),
+    /// Verify that each pod of this node is captured as it should be, and show by what; exit 1 if one is
+    /// not.
+    Verify(ClientSettings),
     /// Ask agents in a cluster, through kubectl: what `kubectl mesh-agent` calls.
     #[command(hide = true)]
     Kubectl(PluginSettings),

@@ -227,6 +227,22 @@ fn an_interface_that_a_pod_takes_into_a_namespace_of_its_own_takes_the_capture_a
     assert_eq!(to_server.count(), 0, "never around");
     assert_eq!(connections(&mesh), before);
     check_neighbour(&mesh);
+    // And it is told, though to no harm of the node.
+    let reason = |row: serde_json::Value| row["reason"].as_str().unwrap_or_default().to_owned();
+    wait::until_true("status to tell", wait::PATIENCE, || {
+        reason(row(&mesh, &evil)).contains("interface eth0 is not in its network namespace")
+    });
+    assert_eq!(verdict(&mesh, &evil).0, "not ok");
+    assert_eq!(mesh.a.admin_json("/ready")["ready"], true);
+    // Whatever else takes its name and its place has no part in it.
+    evil.netns.ip("link add eth0 type dummy\n");
+    mesh.a.wait_log("moved out of its pod's namespace");
+    assert_eq!(row(&mesh, &evil)["captured"], false);
+    evil.netns.ip("link del eth0\n");
+    inner.ip(&format!("link set eth0 netns {}\n", evil.netns.name()));
+    wait::until_true("the pod to be captured again", wait::PATIENCE, || {
+        row(&mesh, &evil)["captured"] == true
+    });
 }
 
 /// What a counter of the kernel says about a pod of node a.
@@ -234,27 +250,61 @@ fn counter(mesh: &Mesh, pod: &Pod, name: &str) -> u64 {
     row(mesh, pod)["counters"][name].as_u64().unwrap()
 }
 
+/// What `verify` says of a pod of node a: its verdict, and why.
+fn verdict(mesh: &Mesh, pod: &Pod) -> (String, String) {
+    let answer = mesh.a.admin_json("/verify");
+    let mut rows = answer["pods"].as_array().unwrap().iter();
+    let row = rows.find(|row| row["name"] == pod.dotted_name().as_str());
+    let row = row.cloned().unwrap_or_default();
+    let verdict = row["verdict"].as_str().unwrap_or_default();
+    (verdict.to_owned(), row["reasons"].to_string())
+}
+
 #[test]
-fn a_pod_that_kills_the_agents_listeners_in_it_cuts_itself_off_and_the_kernels_counters_tell() {
+fn a_pod_that_kills_the_agents_listeners_in_it_gets_new_ones_and_that_is_told() {
     let (mesh, evil) = with_evil("hostile kill", "");
     assert_eq!(ask(&evil, &mesh).unwrap().status, 200);
-    assert_eq!(counter(&mesh, &evil, "outbound_failed_closed"), 0);
-    let ran = evil.exec("ss", &["--kill", "--tcp", "--listening"]);
-    assert!(
-        ran.stdout.contains(":15001"),
-        "{}{}",
-        ran.stdout,
-        ran.stderr
-    );
-    let before = connections(&mesh);
+    assert_eq!(verdict(&mesh, &evil), ("ok".to_owned(), "[]".to_owned()));
+    let before = repairs(&mesh);
     let wire = Wire::listen(&mesh.lab);
-    let url = format!("http://{}:8080/", mesh.v1.v4);
-    let said = evil.curl(&["--max-time", "3", "-H", "Host: a-marker-in-the-host", &url]);
-    assert!(!said.ok(), "{}", said.stdout);
+    for round in 1..=2 {
+        let ran = evil.exec("ss", &["--kill", "--tcp", "--listening"]);
+        let listeners = ran.stdout.matches(":15001").count();
+        assert!(listeners > 0, "{}{}", ran.stdout, ran.stderr);
+        wait::until_true("listeners to be opened again", wait::PATIENCE, || {
+            repairs(&mesh) >= before + round
+        });
+        wait::until("its traffic to flow again", wait::PATIENCE, || {
+            ask(&evil, &mesh).map(|answer| assert_eq!(answer.status, 200))
+        });
+        assert_eq!(row(&mesh, &evil)["captured"], true);
+    }
     assert_eq!(wire.stop().hits(b"a-marker-in-the-host"), 0, "never around");
-    assert_eq!(connections(&mesh), before);
-    assert!(counter(&mesh, &evil, "outbound_failed_closed") > 0);
-    assert!(counter(&mesh, &evil, "assign_failed") > 0);
+    mesh.a
+        .wait_log("opened listeners again that were ended in a pod's namespace");
+    check_neighbour(&mesh);
+}
+
+#[test]
+fn what_finds_no_listener_is_counted_and_keeps_the_verdict_from_being_good() {
+    let (mesh, evil) = with_evil("hostile missed", "");
+    let kill_and_ask = || {
+        evil.exec("ss", &["--kill", "--tcp", "--listening"]);
+        let url = format!("http://{}:8080/", mesh.v1.v4);
+        evil.curl(&["--max-time", "1", &url]);
+        counter(&mesh, &evil, "outbound_failed_closed")
+    };
+    // The agent may be quicker than the pod.
+    wait::until_true("a connection to find none", wait::PATIENCE, || {
+        kill_and_ask() > 0
+    });
+    let labels = [("direction", "outbound"), ("reason", "no_listener")];
+    wait::until_true("the metric", wait::PATIENCE, || {
+        mesh.a.metric("mesh_agent_capture_missed_total", &labels) > 0.0
+    });
+    let (verdict, why) = verdict(&mesh, &evil);
+    assert_eq!(verdict, "not ok");
+    assert!(why.contains("were refused, as no agent listened"), "{why}");
     check_neighbour(&mesh);
 }
 

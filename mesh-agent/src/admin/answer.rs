@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     body::Body, dump, gauges, hand_over::Successor, pods, readiness, rehearse, routing, status,
-    views::Views, ztunnel,
+    verify, views::Views, ztunnel,
 };
 use crate::{tasks::Tasks, telemetry::exposition::CONTENT_TYPE};
 
@@ -96,6 +96,7 @@ fn answer_json(method: &Method, uri: &Uri, views: &Views, tasks: &Tasks) -> Resu
     let query = query(uri.query().unwrap_or_default());
     match uri.path() {
         "/status" => Ok(status::status(views, tasks)),
+        "/verify" => Ok(verify::verify(views)),
         "/proxy-status" => Ok(status::proxy_status(views)),
         "/config" => Ok(dump::config(
             &views.snapshot.borrow(),
@@ -109,7 +110,7 @@ fn answer_json(method: &Method, uri: &Uri, views: &Views, tasks: &Tasks) -> Resu
             Some(view) => proxy_config(view, &query, views),
             None => Err(unknown(
                 path,
-                "/ready, /status, /proxy-status, /proxy-config/{listeners,clusters,routes,\
+                "/ready, /status, /verify, /proxy-status, /proxy-config/{listeners,clusters,routes,\
                  endpoints}?pod=, /config, /config_dump, /problems, /metrics, /rehearse?drop-root=, /log?level=",
             )),
         },

@@ -57,6 +57,13 @@ pub(super) fn read(views: &Views, tasks: &Tasks) -> AgentState {
             .collect(),
         pods: pods.collect(),
         kernel: owned(&observation.counters),
+        missed: observation
+            .missed
+            .iter()
+            .map(|((direction, reason), count)| {
+                ([direction.name(), reason].map(str::to_owned), *count)
+            })
+            .collect(),
         round_trips: round_trips(&observation.flows),
         recent_retransmits: observation
             .flows

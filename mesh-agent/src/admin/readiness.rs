@@ -62,6 +62,8 @@ pub fn missing(views: &Views) -> Vec<String> {
         match uncaptured(observed) {
             // There is nothing to capture yet, and all is in place for when there is.
             Some(_) if observed.is_some_and(|it| it.waits) => {}
+            // What a pod does to itself is no fault of the agent's.
+            Some(_) if observed.is_some_and(|it| it.error.is_none() && it.broken.is_some()) => {}
             Some(reason) => missing.push(format!("{name} is not captured: {reason}")),
             None if !certificates
                 .get(&pod.identity)
@@ -80,7 +82,10 @@ pub(super) fn uncaptured(pod: Option<&PodObservation>) -> Option<String> {
     let Some(pod) = pod else {
         return Some("the kernel knows nothing of it yet".to_owned());
     };
-    match (&pod.error, pod.captured_since) {
+    match (
+        pod.error.as_ref().or(pod.broken.as_ref()),
+        pod.captured_since,
+    ) {
         (Some(error), _) => Some(error.clone()),
         (None, None) => Some("its programs are being attached".to_owned()),
         (None, Some(_)) => None,

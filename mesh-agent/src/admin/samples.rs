@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::{hand_over::HandOver, views::Views};
 use crate::{
     config::{KindState, Origin, Problem, Report, Severity, SourceKind, SourceState},
-    datapath::{ExistingConnection, Hook, NetnsId, Observation, PodObservation},
+    datapath::{Books, Direction, ExistingConnection, Hook, NetnsId, Observation, PodObservation},
     identity::{CertificateAuthority, Identities, KeySets},
     model::{
         Backend, Cluster, Endpoint, HttpRoutes, HttpRule, InboundPolicy, MtlsMode, ObjectRef,
@@ -65,11 +65,14 @@ impl Sample {
             held_since: Some(SystemTime::now() - Duration::from_secs(91)),
             counters: BTreeMap::from([("captured", 7), ("dropped", 0)]),
             error: None,
+            broken: None,
+            books: Books::default(),
             waits: false,
             first_container: Some(SystemTime::now() - Duration::from_secs(89)),
             existing: vec![ExistingConnection {
                 local: ([10, 1, 1, 3], 40_000).into(),
                 remote: ([10, 1, 9, 9], 5432).into(),
+                direction: Direction::Outbound,
             }],
             close_existing_after: Some(Duration::from_secs(600)),
         }];

@@ -244,6 +244,7 @@ fn existing(pod: &PodObservation) -> Vec<Value> {
         json!({
             "local": connection.local.to_string(),
             "remote": connection.remote.to_string(),
+            "direction": connection.direction.name(),
         })
     };
     pod.existing.iter().map(row).collect()

@@ -50,7 +50,7 @@ pub(super) fn text(content: &str) -> Result<(), CliError> {
 }
 
 /// What stands in a cell.
-fn cell(value: &Value) -> String {
+pub(super) fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
@@ -387,7 +387,7 @@ fn shortened(serial: &str) -> String {
 }
 
 /// A time in its two largest units, such as `3h12m`.
-fn seconds(value: &Value) -> String {
+pub(super) fn seconds(value: &Value) -> String {
     let Some(all) = value.as_u64() else {
         return cell(value);
     };

@@ -179,6 +179,21 @@ impl Attachment {
         ]
     }
 
+    /// Whether the interface is still in the namespace: who may administer both may move it, programs
+    /// and all. In the pod's namespace.
+    pub(super) fn is_in_place(&self) -> io::Result<bool> {
+        let of_capture = |(program, _): &&(&str, OwnedFd)| *program == names::CAPTURE_OUTBOUND;
+        match self.links.iter().find(of_capture) {
+            Some((_, link)) => sys::is_on_egress(link, self.interface.index),
+            None => sys::interface_index(&self.interface.name)
+                .map(|index| index == self.interface.index)
+                .or_else(|error| match error.raw_os_error() {
+                    Some(libc::ENODEV) => Ok(false),
+                    _ => Err(error),
+                }),
+        }
+    }
+
     /// Puts back filters that the pod removed; returns how many. In the pod's namespace.
     pub(super) fn reconcile(&self) -> io::Result<u64> {
         if self.hook == Hook::Tcx {

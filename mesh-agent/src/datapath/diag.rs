@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! TCP connections of the calling thread's namespace: listing them, and ending one.
+//! TCP sockets of the calling thread's namespace: listing them, and ending a connection.
 //!
 //! Ending is what a reset by the peer would be to the application (`ECONNABORTED`); it needs
 //! `CONFIG_INET_DIAG_DESTROY` and `CAP_NET_ADMIN`.
@@ -29,6 +29,10 @@ const TCP: u8 = 6;
 /// What the kernel tells about a socket: `struct inet_diag_msg` up to its identity.
 const ID_AT: usize = HEADER_BYTES + 4;
 const ID_BYTES: usize = 48;
+/// What waits in the receive queue, behind the identity and a timer.
+const QUEUE_AT: usize = ID_AT + ID_BYTES + 4;
+/// In the identity the cookie, its lower half first.
+const COOKIE_AT: usize = 40;
 
 /// A message about a socket has no fewer bytes.
 #[cfg(any(test, feature = "fuzzing"))]
@@ -38,11 +42,16 @@ pub(super) const SHORTEST: usize = ID_AT + ID_BYTES;
 /// that is still being made is decided about when its SYN is sent again.
 const OPEN_STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8;
 
-/// A TCP connection of a namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The state of a listener.
+const LISTENING: u32 = 1 << 10;
+
+/// A TCP socket of a namespace.
+#[derive(Clone, Debug)]
 pub(super) struct OpenSocket {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
+    /// Of a listener, the connections that nobody has accepted yet.
+    pub(super) waiting: u32,
     family: u8,
     /// `struct inet_diag_sockid`, whose cookie no other socket ever has.
     id: [u8; ID_BYTES],
@@ -52,10 +61,37 @@ pub(super) struct OpenSocket {
 pub(super) fn open_sockets() -> io::Result<Vec<OpenSocket>> {
     let mut found = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        dump(family, &mut found)?;
+        dump(family, OPEN_STATES, &mut found)?;
     }
     found.retain(|socket| !socket.remote.ip().is_loopback());
     Ok(found)
+}
+
+/// The listeners, in both families.
+pub(super) fn listeners() -> io::Result<Vec<OpenSocket>> {
+    let mut found = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        dump(family, LISTENING, &mut found)?;
+    }
+    Ok(found)
+}
+
+/// What it holds does not make it another.
+impl PartialEq for OpenSocket {
+    fn eq(&self, other: &Self) -> bool {
+        (self.family, self.id) == (other.family, other.id)
+    }
+}
+
+impl OpenSocket {
+    /// Its cookie.
+    pub(super) fn cookie(&self) -> u64 {
+        let half = |at: usize| {
+            let bytes = self.id[at..at + 4].try_into().expect("four bytes");
+            u64::from(u32::from_ne_bytes(bytes))
+        };
+        half(COOKIE_AT) | half(COOKIE_AT + 4) << 32
+    }
 }
 
 /// Ends a connection.
@@ -79,11 +115,11 @@ fn connect() -> io::Result<Socket> {
     )
 }
 
-fn dump(family: u8, found: &mut Vec<OpenSocket>) -> io::Result<()> {
+fn dump(family: u8, states: u32, found: &mut Vec<OpenSocket>) -> io::Result<()> {
     let mut netlink = connect()?;
     let mut message = Message::new(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP);
     message.raw(&[family, TCP, 0, 0]);
-    message.raw(&OPEN_STATES.to_ne_bytes());
+    message.raw(&states.to_ne_bytes());
     message.raw(&[0; ID_BYTES]);
     netlink.write_all(&message.finish())?;
     let mut buffer = vec![0; 64 * 1024];
@@ -136,6 +172,10 @@ fn socket(message: &[u8]) -> Option<OpenSocket> {
     Some(OpenSocket {
         local: SocketAddr::new(address(4)?, port(0)?),
         remote: SocketAddr::new(address(20)?, port(2)?),
+        waiting: match message.get(QUEUE_AT..QUEUE_AT + 4) {
+            Some(bytes) => u32::from_ne_bytes(bytes.try_into().ok()?),
+            None => 0,
+        },
         family,
         id,
     })

@@ -15,7 +15,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     PodSockets,
+    accepts::Accepts,
     connect::ConnectorMaps,
+    diag,
     maps::PodMaps,
     pod::{Pod, PodError},
     route, sys,
@@ -31,6 +33,15 @@ const BACKLOG: i32 = 4096;
 pub(super) struct Listeners {
     outbound: Vec<TcpListener>,
     inbound: Vec<TcpListener>,
+    pub(super) watch: Watch,
+}
+
+/// Knows whether those of one pod still listen: who may administer a namespace may end any socket in
+/// it (`SOCK_DESTROY`), whoever's it is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Watch {
+    cookies: Vec<u64>,
+    pub(super) accepts: Arc<Accepts>,
 }
 
 impl Listeners {
@@ -54,6 +65,8 @@ impl Listeners {
                 .or_else(|_| listener(connector, SocketAddr::new(address, 0)))
                 .map_err(PodError::Listen)?;
             maps.listeners.set(index, &listener, 0)?;
+            let cookie = sys::socket_cookie(&listener).map_err(PodError::Listen)?;
+            listeners.watch.cookies.push(cookie);
             if port == OUTBOUND_PORT {
                 listeners.outbound.push(listener);
             } else {
@@ -71,7 +84,24 @@ impl Listeners {
             addresses: pod.addresses.clone(),
             outbound: self.outbound,
             inbound: self.inbound,
+            accepts: self.watch.accepts,
         }
+    }
+}
+
+impl Watch {
+    /// Whether all of them listen. The calling thread must be in the pod's namespace.
+    pub(super) fn is_whole(&self) -> io::Result<bool> {
+        let listening = diag::listeners()?;
+        let listens = |own: &u64| listening.iter().any(|socket| socket.cookie() == *own);
+        Ok(self.cookies.iter().all(listens))
+    }
+
+    /// How many connections wait to be accepted: the kernel has them, and they are not lost. Likewise.
+    pub(super) fn waiting(&self) -> io::Result<u64> {
+        let mut listening = diag::listeners()?;
+        listening.retain(|socket| self.cookies.contains(&socket.cookie()));
+        Ok(listening.iter().map(|it| u64::from(it.waiting)).sum())
     }
 }
 

@@ -10,7 +10,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     hash::Hash,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use aya::{
@@ -298,6 +298,12 @@ pub(super) fn inbound_mode(mode: MtlsMode) -> InboundMode {
         MtlsMode::Permissive => InboundMode::PERMISSIVE,
         MtlsMode::Strict => InboundMode::STRICT,
     }
+}
+
+/// The local end of a tuple.
+pub(super) fn source_of(tuple: &Tuple) -> SocketAddr {
+    let port = u16::try_from(tuple.source.port).unwrap_or_default();
+    SocketAddr::new(IpAddr::from(tuple.source.address), port)
 }
 
 /// Whose the local addresses of a namespace are.

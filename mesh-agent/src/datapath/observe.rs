@@ -11,7 +11,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::netns::NetnsId;
+use super::{
+    ledger::{Books, Direction, Missed},
+    netns::NetnsId,
+};
 use crate::model::WorkloadUid;
 
 /// The state of the datapath.
@@ -41,6 +44,8 @@ pub struct Observation {
     pub refused_sandboxes: u64,
     /// How often rules, routes, sysctls and filters had to be put back.
     pub repairs: u64,
+    /// Connections that should have been captured and were not, of all pods that this agent served.
+    pub missed: Missed,
     /// The flows that closed last, the latest last.
     pub flows: Vec<FlowObservation>,
 }
@@ -68,6 +73,11 @@ pub struct PodObservation {
     pub counters: BTreeMap<&'static str, u64>,
     /// Why it is not captured, or not fully.
     pub error: Option<String>,
+    /// What something in the pod did to its capture, as long as that is not put back. No fault of the
+    /// agent's: what it should do it does.
+    pub broken: Option<String>,
+    /// What the kernel counted, next to what was accepted.
+    pub books: Books,
     /// Whether nothing is wrong: the pod's sandbox does not exist yet.
     pub waits: bool,
     /// When its first container began, if that was seen; never later than it did.
@@ -96,6 +106,8 @@ pub struct ExistingConnection {
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
+    /// Who opened it, as far as its port tells.
+    pub direction: Direction,
 }
 
 /// How a program sits on an interface.

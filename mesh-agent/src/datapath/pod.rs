@@ -11,6 +11,8 @@
 //! new, until no socket of ours has another's address in the namespace (each captured connection
 //! has exactly one such socket on our side), or until a deadline. Then everything goes.
 
+mod upkeep;
+
 use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
@@ -23,16 +25,16 @@ use aya::maps::MapError;
 use mesh_common::{OutboundReach, PodConfig, PodState, names};
 
 use super::{
-    PodSockets,
+    Directions, PodSockets,
     attach::{self, AttachError, Attachment},
     connect::ConnectorMaps,
     existing::Existing,
-    listeners::Listeners,
+    ledger::Ledger,
+    listeners::{Listeners, Watch},
     load::{self, LoadError},
     maps::{self, PodMaps},
     netlink,
     netns::Netns,
-    observe::PodObservation,
     pins::{self, Pins},
     route::{self, Addresses},
     sandbox::Sandboxes,
@@ -42,9 +44,6 @@ use crate::model::{OutboundPolicy, Workload};
 
 /// How long connections that were captured before the pod left the mesh may live on.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
-
-/// Listener choice, guard and capture.
-const PROGRAMS_PER_POD: usize = 3;
 
 /// What capturing a pod needs of the node.
 pub(super) struct Node<'a> {
@@ -72,6 +71,14 @@ pub(super) struct Pod {
     close_existing_after: Option<Duration>,
     drain_until: Option<Instant>,
     error: Option<String>,
+    /// What something in the pod did to its capture, and cannot be put back.
+    broken: Option<String>,
+    watch: Watch,
+    /// What listeners took that were ended.
+    accepted_before: Directions,
+    ledger: Ledger,
+    /// How often the kernel had found no listener at the last look.
+    refused: u64,
 }
 
 /// A pod could not be captured.
@@ -185,17 +192,16 @@ impl Pod {
         }
         let config = config_of(node, workload, state, &earlier);
         let listeners = Listeners::open(node.connector, &mut maps)?;
+        // What was counted up to here was an earlier agent's, or nobody's.
+        let counted = maps.counters();
         maps.set_config(config)?;
         // Afterwards new ones are captured.
-        let existing = match is_fresh {
-            true => list_existing(workload, &addresses),
-            false => Existing::default(),
-        };
+        let existing = list_existing(workload, &addresses, is_fresh);
         let attachment = Attachment::attach(node.pins, &directory, netns, interface, instance)?;
-        let captured_since = if comes_back {
-            SystemTime::now()
-        } else {
-            pinned_at(&directory)
+        let ledger = Ledger::begin(counted, existing.count());
+        let captured_since = match comes_back {
+            true => SystemTime::now(),
+            false => pinned_at(&directory),
         };
         let pod = Self {
             workload: Arc::clone(workload),
@@ -210,6 +216,11 @@ impl Pod {
             close_existing_after: close_existing_after(node, workload),
             drain_until: None,
             error: None,
+            broken: None,
+            watch: listeners.watch.clone(),
+            accepted_before: Directions::default(),
+            ledger,
+            refused: 0,
         };
         let sockets = listeners.of(&pod);
         Ok((pod, sockets))
@@ -241,6 +252,7 @@ impl Pod {
         node: &Node<'_>,
         workload: &Arc<Workload>,
     ) -> Result<(), PodError> {
+        let is_known = self.workload.addresses == workload.addresses;
         self.workload = Arc::clone(workload);
         self.close_existing_after = close_existing_after(node, workload);
         let addresses = self
@@ -249,7 +261,10 @@ impl Pod {
             .map_err(PodError::Enter)?
             .map_err(PodError::Interface)?;
         let found = addresses.global_of(&self.attachment.interface.name);
-        verify(workload, &addresses, &found)?;
+        // Once found there, what the pod does with its addresses does not set it free.
+        if !is_known {
+            verify(workload, &addresses, &found)?;
+        }
         write_entries(&mut self.maps, workload, &found, &addresses)?;
         let earlier = self.maps.config()?;
         let config = config_of(node, workload, PodState(earlier.state), &earlier);
@@ -285,54 +300,6 @@ impl Pod {
         matches!(ours, Ok(Ok(false)))
     }
 
-    /// Whether every program is still attached: an interface that was replaced took its own along.
-    pub(super) fn is_whole(&self) -> bool {
-        self.attachment.attached().len() == PROGRAMS_PER_POD
-    }
-
-    /// Puts back what the pod removed; returns how much. Keeps the error for [`Pod::observe`].
-    pub(super) fn reconcile(&mut self) -> u64 {
-        let repaired = self.netns.within(|| {
-            let routes = route::ensure()?;
-            Ok::<_, io::Error>(routes + self.attachment.reconcile()?)
-        });
-        match repaired.and_then(|inner| inner) {
-            Ok(repairs) => {
-                self.error = None;
-                repairs
-            }
-            Err(error) => {
-                self.error = Some(format!("cannot put back rules and routes: {error}"));
-                0
-            }
-        }
-    }
-
-    /// Notes which connections that are older than the capture have ended, and ends the rest at the
-    /// deadline, if there is one.
-    pub(super) fn follow_existing(&mut self) {
-        let age = self.captured_since.elapsed().unwrap_or_default();
-        if self.close_existing_after.is_none_or(|limit| age < limit) {
-            self.existing.refresh(&self.netns);
-            return;
-        }
-        let pod = self.workload.dotted_name();
-        match self.existing.close(&self.netns) {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(pod, count, "ended connections older than the capture"),
-            Err(error) => {
-                self.error = Some(format!(
-                    "cannot end connections older than the capture: {error}"
-                ));
-            }
-        }
-    }
-
-    /// The sockets' local ends in the namespace.
-    pub(super) fn local_ends(&self) -> io::Result<std::collections::HashSet<SocketAddr>> {
-        self.netns.within(route::local_ends)?
-    }
-
     /// Detaches and removes everything of the pod. What fails is logged: a namespace that is gone
     /// took most of it along.
     pub(super) fn remove(self) {
@@ -349,31 +316,6 @@ impl Pod {
         });
         if let Err(error) = removed.and_then(|inner| inner) {
             tracing::debug!(pod = %self.workload.uid, %error, "some of a pod's capture was gone");
-        }
-    }
-
-    /// Its state, from the kernel.
-    pub(super) fn observe(&self, sandboxes: &Sandboxes) -> PodObservation {
-        let sandbox = sandboxes.find(&self.workload.uid);
-        let state = self
-            .maps
-            .config()
-            .map_or("", |config| PodState(config.state).name());
-        PodObservation {
-            uid: self.workload.uid.clone(),
-            netns: Some(self.netns.id()),
-            interface: self.attachment.interface.name.clone(),
-            hook: self.attachment.hook,
-            programs: self.attachment.attached(),
-            state,
-            captured_since: Some(self.captured_since),
-            held_since: self.held_since,
-            counters: self.maps.counters(),
-            error: self.error.clone(),
-            waits: false,
-            first_container: sandbox.and_then(|sandbox| sandbox.first_container),
-            existing: self.existing.observe(&self.netns),
-            close_existing_after: self.close_existing_after,
         }
     }
 }
@@ -425,7 +367,10 @@ fn pinned_at(directory: &Path) -> SystemTime {
 
 /// The connections that the pod has already. A kernel that does not tell (no inet_diag) is no
 /// reason to leave the pod out of the mesh.
-fn list_existing(workload: &Workload, addresses: &Addresses) -> Existing {
+fn list_existing(workload: &Workload, addresses: &Addresses, is_fresh: bool) -> Existing {
+    if !is_fresh {
+        return Existing::default();
+    }
     Existing::list(addresses).unwrap_or_else(|error| {
         let pod = workload.dotted_name();
         tracing::warn!(pod, %error, "cannot list the connections that are older than the capture");

@@ -18,7 +18,7 @@ use std::{
 };
 
 use super::{
-    Change, PodSockets,
+    Books, Change, Missed, PodSockets, ledger,
     observe::{Hook, PodObservation},
     pins::{self, Pins},
     pod::{self, Node, Pod, PodError},
@@ -35,6 +35,7 @@ pub(super) struct Pods {
     captured: HashMap<WorkloadUid, Pod>,
     uncaptured: HashMap<WorkloadUid, Uncaptured>,
     refusals: u64,
+    missed: Missed,
     leftovers: Leftovers,
 }
 
@@ -153,6 +154,7 @@ impl Pods {
             return;
         };
         let Err(error) = pod.update(node, workload) else {
+            pod.follow_existing();
             return;
         };
         if matches!(error, PodError::Address { .. }) {
@@ -196,7 +198,8 @@ impl Pods {
         changes
     }
 
-    fn note_captured(&mut self, pod: Pod, sockets: PodSockets) -> Change {
+    fn note_captured(&mut self, mut pod: Pod, sockets: PodSockets) -> Change {
+        pod.follow_existing();
         let name = pod.workload.dotted_name();
         tracing::info!(pod = %name, netns = pod.netns.id().0, "captured");
         let uid = pod.workload.uid.clone();
@@ -298,13 +301,19 @@ impl Pods {
                 repairs += 1;
                 continue;
             }
-            let put_back = pod.reconcile();
+            let upkeep = pod.reconcile(node);
             pod.follow_existing();
-            if put_back > 0 {
+            if upkeep.repairs > 0 {
                 let pod = pod.workload.dotted_name();
-                tracing::warn!(pod, count = put_back, "put back what a pod had removed");
+                tracing::warn!(
+                    pod,
+                    count = upkeep.repairs,
+                    "put back what a pod had removed"
+                );
             }
-            repairs += put_back;
+            repairs += upkeep.repairs;
+            changes.extend(upkeep.sockets.map(Change::Captured));
+            ledger::add(&mut self.missed, upkeep.missed);
         }
         for pod in self.uncaptured.values_mut() {
             pod.is_due = true;
@@ -366,6 +375,11 @@ impl Pods {
         self.refusals
     }
 
+    /// Connections that should have been captured and were not.
+    pub(super) fn missed(&self) -> &Missed {
+        &self.missed
+    }
+
     /// Notes since when a captured pod was held.
     pub(super) fn note_held(&mut self, uid: &WorkloadUid, since: SystemTime) {
         if let Some(pod) = self.captured.get_mut(uid) {
@@ -404,6 +418,8 @@ impl Pods {
             held_since: None,
             counters: Default::default(),
             error: Some(pod.error.clone()),
+            broken: None,
+            books: Books::default(),
             waits: pod.waits,
             first_container: None,
             existing: Vec::new(),

@@ -16,6 +16,7 @@
 pub(super) mod confine;
 mod events;
 mod pages;
+mod query;
 
 use std::{
     ffi::{CStr, CString},
@@ -30,10 +31,11 @@ use std::{
 
 use aya::Pod;
 
-pub(super) use self::events::{
-    Event, Inotify, Watch, monotonic_time, open_process, time_since_boot, wait_readable,
-};
 pub use self::pages::give_back;
+pub(super) use self::{
+    events::{Event, Inotify, Watch, monotonic_time, open_process, time_since_boot, wait_readable},
+    query::{is_on_egress, socket_cookie},
+};
 
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
@@ -288,24 +290,7 @@ fn c_path(path: &Path) -> io::Result<CString> {
 /// The cookie of the network namespace that `socket` is in (5.14).
 pub(super) fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
-    let mut cookie = 0_u64;
-    let mut length = 8;
-    // SAFETY: the descriptor is open; `cookie` and `length` are live and writable, and `length`
-    // says how large `cookie` is. socket2 lacks this option.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            std::ptr::from_mut(&mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    if result == 0 {
-        Ok(cookie)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    query::number_option(socket, SO_NETNS_COOKIE)
 }
 
 /// Lets `socket` use addresses that the host does not have (`CAP_NET_ADMIN`).

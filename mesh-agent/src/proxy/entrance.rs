@@ -19,7 +19,7 @@ use std::{
 
 use ::http::request;
 
-use super::{Outcome, pod::Pod, seldom::Seldom, threads::Thread, usage};
+use super::{Outcome, pod::Pod, refused::Refused, seldom::Seldom, threads::Thread, usage};
 use crate::{
     datapath::{Leg, Upstream},
     model::{
@@ -259,6 +259,9 @@ impl Entrance {
     pub(crate) fn denied(&self, denial: Denial) -> Outcome {
         let telemetry = &self.thread.shared.telemetry;
         telemetry.decided(&denial, Decision::Denied);
+        let (identity, port) = (self.identity.as_ref(), self.to.port());
+        let why = Refused::Policy(denial.clone());
+        self.pod.last_refused.note(self.from, identity, port, why);
         Outcome::Denied(denial)
     }
 

@@ -29,8 +29,10 @@ use super::{
     copy::{Abort, Carried, copy},
     dial,
     entrance::{Entrance, Knock, Pass, Seen},
-    hbone::{self, Around, ConnectRequest, Handshake},
-    inbound_http, turns,
+    hbone::{self, Around, ConnectRequest, Handshake, HboneError},
+    inbound_http,
+    refused::Refused,
+    turns,
 };
 use crate::{
     datapath,
@@ -57,6 +59,9 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream) {
     } else {
         let entrance = entrance(&connection, None, connection.orig_dst);
         if entrance.needs_identity() {
+            let (peer, port) = (connection.peer, connection.orig_dst.port());
+            let last = &connection.pod.last_refused;
+            last.note(peer, None, port, Refused::Plaintext);
             connection.refuse(stream, Outcome::PolicyDenied, Reporter::Destination);
         } else {
             // Who does not say who they are count as one with whom they ask.
@@ -78,6 +83,7 @@ fn entrance(connection: &Connection, identity: Option<SpiffeId>, to: SocketAddr)
 }
 
 async fn plaintext(connection: &Rc<Connection>, client: ClientStream, entrance: Entrance) {
+    let _counted = connection.pod.begin_plaintext();
     let ends = Ends {
         source: known(connection, connection.peer),
         destination: Some(connection.workload()),
@@ -186,6 +192,11 @@ async fn tunnels(connection: Rc<Connection>, stream: TcpStream) {
         streams,
     );
     if let Err(error) = Box::pin(served).await {
+        if let HboneError::Identity(refusal) = &error {
+            let why = Refused::Certificate(dial::chain(refusal).into());
+            let last = &connection.pod.last_refused;
+            last.note(connection.peer, None, HBONE_PORT, why);
+        }
         tracing::debug!(peer = %connection.peer, error = dial::chain(&error), "tunnel ended");
     }
 }

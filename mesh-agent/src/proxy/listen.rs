@@ -88,6 +88,10 @@ async fn accept(
         budget.room().await;
         match listener.accept().await {
             Ok((stream, peer)) => {
+                match way {
+                    Way::Outbound => pod.accepts.note_outbound(),
+                    Way::Inbound => pod.accepts.note_inbound(),
+                }
                 let peer = canonical(peer);
                 let guest = match way {
                     Way::Outbound => None,
@@ -115,6 +119,11 @@ async fn accept(
             Err(error) if is_shortage(&error) => {
                 complain(&error.to_string());
                 tokio::time::sleep(BACK_OFF).await;
+            }
+            // It listens no more: who may administer the pod's namespace ended it.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                pod.accepts.note_ended();
+                return Err(error);
             }
             // Errors of the connection that was to be accepted (accept(2)).
             Err(error) => tracing::debug!(%error, "accept"),

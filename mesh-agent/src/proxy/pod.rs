@@ -15,9 +15,13 @@ use std::{
 
 use super::{
     budgets::{Budgets, PodBudgets},
+    refused::LastRefused,
     usage::Usages,
 };
-use crate::{datapath::Netns, model::Workload};
+use crate::{
+    datapath::{Accepts, Netns, PodSockets},
+    model::Workload,
+};
 
 /// A pod whose traffic is taken.
 #[derive(Debug)]
@@ -32,24 +36,31 @@ pub(crate) struct Pod {
     pub(crate) usages: Usages,
     /// What it may hold, and holds.
     pub(crate) budgets: PodBudgets,
+    /// Where is told what its listeners took.
+    pub(crate) accepts: Arc<Accepts>,
+    /// Who was not let in.
+    pub(crate) last_refused: LastRefused,
     live: AtomicUsize,
+    plaintext: AtomicUsize,
 }
+
+/// A connection that came in plaintext, as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Plaintext(Arc<Pod>);
 
 impl Pod {
     /// A pod without connections.
-    pub(crate) fn new(
-        workload: Arc<Workload>,
-        netns: Netns,
-        addresses: Vec<IpAddr>,
-        budgets: &Budgets,
-    ) -> Self {
+    pub(crate) fn new(sockets: &PodSockets, budgets: &Budgets) -> Self {
         Self {
-            budgets: budgets.open(&workload),
-            workload,
-            netns,
-            addresses,
+            budgets: budgets.open(&sockets.workload),
+            workload: Arc::clone(&sockets.workload),
+            netns: sockets.netns.clone(),
+            addresses: sockets.addresses.clone(),
+            accepts: Arc::clone(&sockets.accepts),
             usages: Usages::default(),
+            last_refused: LastRefused::default(),
             live: AtomicUsize::new(0),
+            plaintext: AtomicUsize::new(0),
         }
     }
 
@@ -66,5 +77,21 @@ impl Pod {
     /// One connection less.
     pub(crate) fn end(&self) {
         self.live.fetch_sub(1, Ordering::Relaxed);
+    }
+    /// Counts one that came in plaintext.
+    pub(crate) fn begin_plaintext(self: &Arc<Self>) -> Plaintext {
+        self.plaintext.fetch_add(1, Ordering::Relaxed);
+        Plaintext(Arc::clone(self))
+    }
+
+    /// Those under way that came in plaintext.
+    pub(crate) fn plaintext(&self) -> usize {
+        self.plaintext.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Plaintext {
+    fn drop(&mut self) {
+        self.0.plaintext.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -160,6 +160,7 @@ fn commands_take_a_socket_and_a_form() {
     for command in [
         vec!["status"],
         vec!["proxy-status"],
+        vec!["verify"],
         vec!["proxy-config", "routes", "web.default", "--port", "80"],
         vec!["config", "dump"],
         vec!["log", "debug"],

@@ -16,6 +16,7 @@ use super::{
 use crate::model::{SpiffeId, Workload};
 
 mod budgets;
+mod capture;
 mod policies;
 mod state;
 
@@ -467,6 +468,7 @@ impl Exposition {
             ["event", "namespace", "pod"],
             by_node.chain(by_pod),
         );
+        self.missed(&state.missed);
     }
 
     fn agent_flows(&mut self, state: &AgentState) {

@@ -98,6 +98,7 @@ async fn accept_all(
                     outbound,
                     inbound,
                     addresses: _,
+                    accepts: _,
                 } = sockets;
                 let mut accepting = tokio::task::JoinSet::new();
                 let all = outbound

@@ -10,8 +10,8 @@ use std::{
 };
 
 use mesh_agent::{
-    datapath::{OnAgentDeath, PodObservation},
-    model::{Workload, WorkloadUid},
+    datapath::{Direction, ExistingConnection, OnAgentDeath, PodObservation},
+    model::{InboundPolicy, MtlsMode, Workload, WorkloadUid},
 };
 
 use super::{
@@ -330,6 +330,36 @@ fn connections_older_than_the_capture_are_listed_and_ended_at_the_deadline() {
         assert!(echo.is_over(), "to {}", echo.peer);
     }
     newer.check();
+}
+
+#[test]
+fn plaintext_older_than_the_capture_goes_on_where_it_is_let_in_and_ends_where_the_port_is_strict() {
+    let (client, server) = (Pod::new(), Pod::new());
+    server.app(PORT);
+    let mut node = Node::new(OnAgentDeath::Closed);
+    let mut older = both(&server, PORT).map(|to| Echo::open(client.connect(to)));
+    let with = |mode| Workload {
+        inbound: InboundPolicy {
+            default: mode,
+            ..InboundPolicy::default()
+        },
+        ..server.workload()
+    };
+    node.apply([with(MtlsMode::Permissive)]);
+    node.reconcile();
+    older.iter_mut().for_each(Echo::check);
+    let seen = node.pod(&server.uid());
+    let inbound = |it: &ExistingConnection| it.direction == Direction::Inbound;
+    assert_eq!(seen.existing.len(), 2);
+    assert!(seen.existing.iter().all(inbound), "{:?}", seen.existing);
+    let missed = seen.books.missed[&(Direction::Inbound, "older")];
+    assert_eq!(missed, 2);
+
+    node.apply([with(MtlsMode::Strict)]);
+    assert!(node.pod(&server.uid()).existing.is_empty());
+    for echo in &mut older {
+        assert!(echo.is_over(), "to {}", echo.peer);
+    }
 }
 
 /// Whether what `client` opens to `server` now is held, and captured once `meanwhile` is done and the

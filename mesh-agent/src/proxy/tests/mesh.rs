@@ -227,6 +227,7 @@ impl Mesh {
             addresses: vec![Ipv4Addr::LOCALHOST.into()],
             outbound: vec![outbound],
             inbound: Vec::new(),
+            accepts: Arc::default(),
         });
         let mesh = Self {
             proxy,
@@ -328,6 +329,7 @@ impl Mesh {
             addresses: vec![Ipv4Addr::LOCALHOST.into()],
             outbound: vec![listener],
             inbound: Vec::new(),
+            accepts: Arc::default(),
         });
         self.add(&neighbour).await;
         let vip = SocketAddr::from((Ipv4Addr::new(127, 0, 7, 1), number));
@@ -373,6 +375,7 @@ impl Mesh {
             addresses: Vec::new(),
             outbound: Vec::new(),
             inbound: Vec::new(),
+            accepts: Arc::default(),
         });
     }
 

@@ -67,6 +67,7 @@ async fn server(mesh: &Mesh) -> (Arc<Workload>, SocketAddr, SocketAddr) {
         addresses: Vec::new(),
         outbound: Vec::new(),
         inbound: vec![bind(HBONE_PORT), plain],
+        accepts: Arc::default(),
     });
     let app = mesh.app_at(SERVER, app).await;
     (server, plain_at, app)

@@ -23,6 +23,8 @@ pub struct AgentState {
     pub pods: Vec<PodState>,
     /// Kernel counters that belong to no pod, by name.
     pub kernel: Vec<(String, u64)>,
+    /// Connections that should have been captured and were not, by direction and reason.
+    pub missed: Vec<([String; 2], u64)>,
     /// Round-trip times in seconds, by quantile (`0.5`).
     pub round_trips: Vec<(String, f64)>,
     /// Segments sent again, of the captured connections that closed last.

@@ -91,6 +91,7 @@ fn every_line_of_a_scrape_is_valid() {
             kernel: vec![("captured".to_owned(), 9)],
         }],
         kernel: vec![("map_full".to_owned(), 0)],
+        missed: vec![(["outbound", "older"].map(str::to_owned), 1)],
         round_trips: vec![("0.5".to_owned(), 0.000_25)],
         recent_retransmits: 1,
         tasks: vec![("connection", 4)],
