@@ -81,6 +81,8 @@ async fn a_flood_of_connections_waits_and_its_neighbour_is_accepted() {
         for neighbour in &mut neighbours {
             is_served(neighbour).await;
         }
+        drop(neighbours);
+        until("they end", || outbound(&mesh, "quiet").used == 0).await;
     }
     let view = outbound(&mesh, "client");
     assert_eq!((view.used, view.limit), (19, 19), "{view:?}");
