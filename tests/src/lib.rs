@@ -36,7 +36,7 @@ pub mod wire;
 
 pub use self::{
     agent::Agent,
-    app::App,
+    app::{App, Habit},
     client::{Http1, Response},
     load::Load,
     node::Node,
