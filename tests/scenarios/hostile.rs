@@ -235,7 +235,7 @@ fn an_interface_that_a_pod_takes_into_a_namespace_of_its_own_takes_the_capture_a
     assert_eq!(verdict(&mesh, &evil).0, "not ok");
     assert_eq!(mesh.a.admin_json("/ready")["ready"], true);
     // Whatever else takes its name and its place has no part in it.
-    evil.netns.ip("link add eth0 type dummy\n");
+    evil.netns.ip("link add eth0 type veth peer name other\n");
     mesh.a.wait_log("moved out of its pod's namespace");
     assert_eq!(row(&mesh, &evil)["captured"], false);
     evil.netns.ip("link del eth0\n");
