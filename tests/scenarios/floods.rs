@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use mesh_tests::{Agent, App, Habit, Pod, Response, client, wait};
+use mesh_tests::{Agent, App, Pod, app::Habit, client, wait};
 
 use crate::{hostile, mesh::Mesh};
 
