@@ -30,6 +30,9 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+mod limits;
+
+pub use self::limits::HboneLimits;
 pub use super::bulk::{BulkSessions, Portable};
 use super::{
     budgets::Permit,
@@ -37,7 +40,7 @@ use super::{
     hbone_stream::HboneStream,
     mux::{self, MuxError, MuxLimits},
     stream::Prefixed,
-    tunnel_keep_alive::{Cue, KeepAlive, KeepAliveLimits, Pings, Pulse},
+    tunnel_keep_alive::{Cue, KeepAlive, Pings, Pulse},
     tunnel_stream::{Kind, TunnelStream},
     tunnel_wire::{SMALL_FRAME_BUDGET, text},
     turns,
@@ -47,39 +50,6 @@ use crate::{
     model::{SpiffeId, Workload},
     tasks::Drain,
 };
-
-/// How much and how long.
-#[derive(Clone, Copy, Debug)]
-pub struct HboneLimits {
-    /// What is spoken, if the peer offers it.
-    pub alpn: Alpn,
-    /// For TLS and HTTP/2's preface together.
-    pub handshake_timeout: Duration,
-    /// Streams of HBONE at once.
-    pub max_streams: u32,
-    /// Streams of the mux at once.
-    pub mux_streams: usize,
-    /// Bytes that a stream may have under way to a reader that stopped.
-    pub stream_window: u32,
-    /// Bytes of headers per request.
-    pub max_header_list: u32,
-    /// How a silent peer is found.
-    pub keep_alive: KeepAliveLimits,
-}
-
-impl Default for HboneLimits {
-    fn default() -> Self {
-        Self {
-            alpn: Alpn::Hbone,
-            handshake_timeout: Duration::from_secs(10),
-            max_streams: 200,
-            mux_streams: 256,
-            stream_window: 256 * 1024,
-            max_header_list: 64 * 1024,
-            keep_alive: KeepAliveLimits::default(),
-        }
-    }
-}
 
 /// What a peer may send in one frame.
 const MAX_FRAME: u32 = 64 * 1024;

@@ -3,6 +3,7 @@
 //! A proxy with one captured pod, and applications to reach.
 
 mod client;
+mod facts;
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
@@ -16,15 +17,18 @@ use tokio::{
     sync::watch,
 };
 
-pub(super) use self::client::{connect, ending, get, read_answer, read_head, read_text};
+pub(in crate::proxy) use self::facts::workload;
+pub(super) use self::{
+    client::{connect, ending, get, read_answer, read_head, read_text},
+    facts::{cluster, cluster_of, opaque_rule, port, refused, rule, to},
+};
 use crate::{
     datapath::{Connector, Netns, PodSockets},
     identity::{Alpn, CertificateAuthority, CredentialSources, Identities, KeySets},
     model::{
-        Backend, Cluster, Endpoint, EndpointLoad, HttpRoutes, HttpRule, NamedPort, NamedPorts,
-        ObjectRef, OpaqueBackend, OpaqueMatch, OpaquePort, OpaqueRoutes, OpaqueRule,
-        PathNormalization, Position, Protocol, Refusal, Schedule, Service, ServiceName,
-        ServicePort, Snapshot, SpiffeId, Visibility, Workload, WorkloadUid,
+        Cluster, HttpRoutes, HttpRule, NamedPort, NamedPorts, OpaquePort, OpaqueRoutes, OpaqueRule,
+        PathNormalization, Protocol, Service, ServiceName, ServicePort, Snapshot, Visibility,
+        Workload,
     },
     proxy::{BudgetLimits, Http1Engine, Proxy, ProxySettings, RequestHeaders, Shared},
     tasks::Tasks,
@@ -48,129 +52,6 @@ struct State {
     services: Vec<(SocketAddr, Arc<Service>, Arc<ServicePort>)>,
     workloads: Vec<Arc<Workload>>,
     named: Vec<Arc<NamedPort>>,
-}
-
-/// A workload of the name, not enrolled, with no address.
-pub(in crate::proxy) fn workload(name: &str) -> Workload {
-    Workload {
-        uid: WorkloadUid(format!("uid-{name}").into()),
-        name: name.into(),
-        namespace: "default".into(),
-        identity: SpiffeId::new("cluster.local", "default", name),
-        node: "node".into(),
-        addresses: Vec::new(),
-        labels: Default::default(),
-        owner: name.into(),
-        canonical_service: name.into(),
-        canonical_revision: "latest".into(),
-        enrolled: false,
-        netns: None,
-        host_network: false,
-        ready: true,
-        probe_ports: Vec::new(),
-        close_existing_after: None,
-        inbound: Default::default(),
-        scope: Default::default(),
-    }
-}
-
-/// A cluster of the endpoints.
-pub(super) fn cluster(endpoints: &[SocketAddr]) -> Arc<Cluster> {
-    let endpoints = endpoints.iter().map(|address| (*address, None)).collect();
-    cluster_of(endpoints)
-}
-
-/// A cluster of endpoints with workloads behind them.
-pub(super) fn cluster_of(endpoints: Vec<(SocketAddr, Option<Arc<Workload>>)>) -> Arc<Cluster> {
-    let endpoints = endpoints.into_iter().map(|(address, workload)| Endpoint {
-        address,
-        workload,
-        place: None,
-        tls: None,
-        proxy_protocol: None,
-        upkeep: None,
-        weight: 1,
-        load: Arc::new(EndpointLoad::default()),
-    });
-    Arc::new(Cluster::new(
-        ServiceName::new("default", "shop"),
-        "shop.default.svc.cluster.local".into(),
-        80,
-        None,
-        None,
-        endpoints.collect(),
-    ))
-}
-
-/// A rule for every request.
-pub(super) fn rule(backends: Vec<(u32, Backend)>, timeout: Option<Duration>) -> HttpRule {
-    let (weights, backends): (Vec<u32>, Vec<Backend>) = backends.into_iter().unzip();
-    HttpRule {
-        name: "rule".into(),
-        origin: origin(),
-        matches: Vec::new(),
-        schedule: Schedule::new(&weights, Position::default()),
-        backends,
-        weights,
-        timeout,
-        treatment: None,
-    }
-}
-
-/// A rule for the connections that meet one of `matches`.
-pub(super) fn opaque_rule(
-    matches: Vec<OpaqueMatch>,
-    backends: Vec<(u32, OpaqueBackend)>,
-) -> OpaqueRule {
-    let (weights, backends): (Vec<u32>, Vec<OpaqueBackend>) = backends.into_iter().unzip();
-    OpaqueRule {
-        name: "rule".into(),
-        origin: origin(),
-        matches,
-        schedule: Schedule::new(&weights, Position::default()),
-        backends,
-        weights,
-    }
-}
-
-/// A port of a Service without routes.
-pub(super) fn port(protocol: Protocol, cluster: Arc<Cluster>) -> ServicePort {
-    ServicePort {
-        number: 80,
-        name: "".into(),
-        protocol,
-        cluster,
-        subsets: Vec::new(),
-        consumer_routes: Vec::new(),
-        routes: None,
-        opaque: OpaquePort::default(),
-    }
-}
-
-fn origin() -> ObjectRef {
-    ObjectRef {
-        kind: "VirtualService".into(),
-        namespace: "default".into(),
-        name: "shop".into(),
-    }
-}
-
-pub(super) fn to(cluster: Arc<Cluster>) -> Backend {
-    Backend::Cluster {
-        cluster,
-        edits: None,
-        rewrite: None,
-        treatment: None,
-    }
-}
-
-pub(super) fn refused(status: u16, flag: crate::model::ResponseFlag) -> Backend {
-    Backend::Refused(Refusal {
-        status,
-        flag,
-        reason: "for the test".into(),
-        route: "rule".into(),
-    })
 }
 
 impl Mesh {
@@ -254,7 +135,7 @@ impl Mesh {
             routes: (!rules.is_empty()).then(|| {
                 Arc::new(HttpRoutes {
                     rules: rules.into(),
-                    origin: origin(),
+                    origin: facts::origin(),
                 })
             }),
             ..port(protocol, cluster)
@@ -274,7 +155,7 @@ impl Mesh {
             rules,
             otherwise: Arc::clone(&cluster),
             whole: false,
-            origin: origin(),
+            origin: facts::origin(),
         };
         let port = ServicePort {
             opaque: OpaquePort {
