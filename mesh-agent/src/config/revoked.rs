@@ -125,7 +125,7 @@ mod tests {
     fn what_is_wrong_is_said_with_its_place() {
         check(
             "- serial: [a]",
-            "identity and issuedBefore: [0].serial: invalid type",
+            "identity and issuedBefore: .[0].serial: invalid type",
         );
         check(
             "- serial: 'ab'\n- serial: xyz",
