@@ -60,6 +60,8 @@ fn endpoints_of(count: usize) -> Vec<Endpoint> {
         place: None,
         tls: None,
         proxy_protocol: None,
+        upkeep: None,
+        weight: 1,
         load: Arc::new(EndpointLoad::default()),
     };
     (0..count).map(endpoint).collect()
