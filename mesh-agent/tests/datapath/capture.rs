@@ -89,7 +89,7 @@ fn of_a_pod_that_may_not_reach_what_nobody_has_everything_is_captured() {
     let mut bound = closed.workload();
     bound.scope = Arc::new(Scope {
         policy: OutboundPolicy::RegistryOnly,
-        hosts: None,
+        ..Scope::default()
     });
     node.apply([open.workload(), bound]);
     for to in both(&server, PORT) {
