@@ -185,9 +185,6 @@ fn a_pod_reaches_itself_through_its_service() {
     }
 }
 
-/// Nothing is being loaded any more when so many looks, about a second's, see as many files.
-const LOOKS_AT_REST: u32 = 200;
-
 #[test]
 fn deleted_pods_leave_nothing_at_the_agent() {
     let mesh = Mesh::start("capture churn");
@@ -196,18 +193,7 @@ fn deleted_pods_leave_nothing_at_the_agent() {
     warm.delete();
     mesh.settle();
     // Programs are loaded ahead for pods to come, one after the other; files are counted when that is done.
-    let mut same = 0;
-    let mut last = 0;
-    let files = wait::until("programs to be loaded ahead", wait::PATIENCE, || {
-        let now = mesh.a.open_files();
-        same = if now == last { same + 1 } else { 0 };
-        last = now;
-        if same >= LOOKS_AT_REST {
-            Ok(now)
-        } else {
-            Err(now)
-        }
-    });
+    let files = mesh.a.open_files_at_rest();
     let turns = 12;
     for turn in 1..=turns {
         let pod = mesh.lab.pod(&format!("churn-{turn}")).start();

@@ -87,7 +87,7 @@ struct Level {
 impl Level {
     fn of(agent: &Agent) -> Self {
         Self {
-            files: agent.open_files(),
+            files: agent.open_files_at_rest(),
             bytes: agent.resident_bytes(),
         }
     }

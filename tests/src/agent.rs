@@ -29,6 +29,9 @@ use crate::{
 /// How long an agent may take to be ready: certificates and programs included.
 const START: Duration = Duration::from_secs(20);
 
+/// Nothing is being loaded any more when so many looks, about a second's, see as many files.
+const LOOKS_AT_REST: u32 = 200;
+
 /// How long a clean stop may take; above the agent's own drain deadline.
 const STOP: Duration = Duration::from_secs(15);
 
@@ -288,6 +291,26 @@ impl Agent {
     /// How many files it has open.
     pub fn open_files(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    }
+
+    /// The same once programs are loaded ahead for pods to come, one after the other: as soon as nothing
+    /// changes for a while.
+    ///
+    /// # Panics
+    /// If that does not come.
+    #[track_caller]
+    pub fn open_files_at_rest(&self) -> usize {
+        let (mut last, mut same) = (0, 0);
+        wait::until("programs to be loaded ahead", wait::PATIENCE * 2, || {
+            let now = self.open_files();
+            same = if now == last { same + 1 } else { 0 };
+            last = now;
+            if same >= LOOKS_AT_REST {
+                Ok(now)
+            } else {
+                Err(now)
+            }
+        })
     }
 
     /// CPU time used so far by all its threads.

@@ -4,7 +4,7 @@
 //! they need; and who holds how much.
 //!
 //! A captured pod has two sides, each with budgets of its own: what its applications ask for, and what others
-//! ask of it. Of what others ask, one address may have no more than it leaves to the rest.
+//! ask of it. Of what others ask, one address may have eight times what it leaves to the rest.
 //!
 //! Knows nothing of sockets or protocols. Invariants: a workload that is within its share never waits
 //! because of another; a budget ends nothing that lives; whoever is held back or refused is counted where it was

@@ -26,7 +26,7 @@ const LEAST_REQUESTS: usize = 1024;
 const MOST_REQUESTS: usize = 64 * 1024;
 
 /// What is a workload's own of each where there is enough.
-pub(super) const OWN_CONNECTIONS: usize = 256;
+pub(super) const OWN_CONNECTIONS: usize = 64;
 pub(super) const OWN_HANDSHAKES: usize = 16;
 pub(super) const OWN_REQUESTS: usize = 256;
 

@@ -2,8 +2,8 @@
 
 //! Who asks something of a pod, by address, and how much each of them holds.
 //!
-//! An address may hold no more than it leaves to all others, so that one that floods does not keep the rest
-//! away. It has proved nothing yet: who changes addresses is many.
+//! An address may hold eight times what it leaves to all others: enough for a load balancer that is the only
+//! client, and one that floods does not keep the rest away. It has proved nothing yet: who changes addresses is many.
 //!
 //! Knows nothing of what is held. Invariant: an address that holds nothing is forgotten.
 
@@ -17,6 +17,9 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
+
+/// How many times what it leaves to others an address may hold.
+const SHARE: usize = 8;
 
 /// What any address may hold.
 const LEAST: usize = 8;
@@ -68,7 +71,7 @@ impl Peers {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more for `address`, if others are left as much as it has then; `left` is all that is.
+    /// One more for `address`, if enough is left to others; `left` is all that is.
     pub(crate) fn admit(&self, address: IpAddr, left: usize) -> Option<Guest> {
         let mut known = self.lock();
         if known.peers.len() >= MANY.max(2 * known.last) {
@@ -105,7 +108,7 @@ impl Guest {
         let before = peer.held.fetch_add(1, Relaxed);
         // Given back at once if it is one too many.
         let guest = Self(Arc::clone(peer));
-        (before < left.max(LEAST)).then_some(guest)
+        (before < SHARE.saturating_mul(left).max(LEAST)).then_some(guest)
     }
 
     /// One more for the same address.
@@ -139,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_leaves_to_others_as_much_as_it_has() {
+    fn an_address_leaves_a_ninth_to_others() {
         let peers = Peers::new(1);
         let mut left = 100;
         let mut guests = Vec::new();
@@ -147,11 +150,11 @@ mod tests {
             guests.push(guest);
             left -= 1;
         }
-        assert_eq!(guests.len(), 50);
+        assert_eq!(guests.len(), 89);
         guests.extend(peers.admit(address(2), left));
-        assert_eq!(peers.foremost(), [(address(1), 50), (address(2), 1)]);
+        assert_eq!(peers.foremost(), [(address(1), 89), (address(2), 1)]);
         assert!(guests[0].another(left).is_none());
-        assert!(guests[50].another(left).is_some());
+        assert!(guests[89].another(left).is_some());
         drop(guests);
         assert_eq!(peers.foremost(), []);
     }
