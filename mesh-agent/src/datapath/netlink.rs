@@ -349,7 +349,8 @@ pub(super) fn acknowledgement(answer: &[u8]) -> io::Result<()> {
     let code = i32::from_ne_bytes(code.try_into().expect("four bytes were taken"));
     match (kind, code) {
         (NLMSG_ERROR, 0) => Ok(()),
-        (NLMSG_ERROR, error) => Err(io::Error::from_raw_os_error(-error)),
+        // The least number has no opposite; no kernel says it.
+        (NLMSG_ERROR, error) => Err(io::Error::from_raw_os_error(error.wrapping_neg())),
         _ => Err(malformed()),
     }
 }
