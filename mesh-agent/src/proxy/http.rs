@@ -278,7 +278,7 @@ async fn handle(
 
 /// Makes of a head what goes on; whether it asks for another protocol.
 fn pass_on(exchange: &Exchange, head: &mut request::Parts, way: &mut Way) -> bool {
-    let has_protocol = head.headers.contains_key(http_envoy::PROTOCOL);
+    let has_protocol = || head.headers.contains_key(http_envoy::PROTOCOL);
     let said = http_envoy::request(exchange, way, has_protocol);
     if let Some(rewritten) = way.rewritten.take() {
         http_headers::rewrite(head, *rewritten);

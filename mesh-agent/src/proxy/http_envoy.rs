@@ -35,13 +35,18 @@ pub(crate) fn is_wanted(exchange: &Exchange) -> bool {
     exchange.request_headers() == RequestHeaders::Envoy
 }
 
-/// What is said in a request before its route changes it; `has_protocol` if the client has said how it came.
-pub(crate) fn request(exchange: &Exchange, way: &Way, has_protocol: bool) -> HeaderEdits {
+/// What is said in a request before its route changes it. `has_protocol` tells whether the client has said how
+/// it came; it is asked only where anything is said.
+pub(crate) fn request(
+    exchange: &Exchange,
+    way: &Way,
+    has_protocol: impl FnOnce() -> bool,
+) -> HeaderEdits {
     let mut edits = HeaderEdits::default();
     if !is_wanted(exchange) {
         return edits;
     }
-    if !has_protocol {
+    if !has_protocol() {
         let value = HeaderValue::from_static("http");
         edits.request.push(HeaderEdit::Set(PROTOCOL, value));
     }

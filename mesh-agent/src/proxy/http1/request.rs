@@ -175,7 +175,7 @@ fn looked_at(port: Option<&ServicePort>, client: &Workload, head: &RequestHead<'
 
 /// The head as it goes on.
 fn written(head: &RequestHead<'_>, exchange: &Exchange, way: &Way) -> Vec<u8> {
-    let said = http_envoy::request(exchange, way, says_protocol(head));
+    let said = http_envoy::request(exchange, way, || says_protocol(head));
     let mut lines = Lines::passed(head.fields);
     lines.mark(&exchange.made);
     lines.edit(&said.request);
