@@ -29,6 +29,15 @@ pub fn flow_record(bytes: &[u8]) {
     }
 }
 
+/// A byte that is read as a member of each set is that member, and has a name.
+macro_rules! members {
+    ($byte:expr, $($set:ident),+) => {
+        $(if let Ok(value) = $set::try_from($byte) {
+            assert!(value.0 == $byte && value.name() != "unknown");
+        })+
+    };
+}
+
 /// An address that is read is the one that would be written, and a byte that is no member of its set is
 /// said to be none.
 pub fn map_values(bytes: &[u8]) {
@@ -49,40 +58,16 @@ pub fn map_values(bytes: &[u8]) {
         assert_eq!(Endpoint::new(ip, port).address, address);
     }
     for byte in bytes.iter().copied() {
-        member(
+        members!(
             byte,
-            TagKind::try_from(byte).map(|value| (value.0, value.name())),
+            TagKind,
+            PodState,
+            OnDeath,
+            OutboundReach,
+            InboundMode,
+            MeshEntry,
+            AddressKind
         );
-        member(
-            byte,
-            PodState::try_from(byte).map(|value| (value.0, value.name())),
-        );
-        member(
-            byte,
-            OnDeath::try_from(byte).map(|value| (value.0, value.name())),
-        );
-        member(
-            byte,
-            OutboundReach::try_from(byte).map(|value| (value.0, value.name())),
-        );
-        member(
-            byte,
-            InboundMode::try_from(byte).map(|value| (value.0, value.name())),
-        );
-        member(
-            byte,
-            MeshEntry::try_from(byte).map(|value| (value.0, value.name())),
-        );
-        member(
-            byte,
-            AddressKind::try_from(byte).map(|value| (value.0, value.name())),
-        );
-    }
-}
-
-fn member<E>(byte: u8, read: Result<(u8, &'static str), E>) {
-    if let Ok((value, name)) = read {
-        assert!(value == byte && name != "unknown");
     }
 }
 
