@@ -66,7 +66,7 @@ pub use self::{
     },
     error::DatapathError,
     gate::EarlyGate,
-    ledger::{Books, Direction, Missed},
+    ledger::{Books, Direction, Missed, OLDER},
     netns::{Entered, Netns, NetnsId},
     observe::{Applied, ExistingConnection, FlowObservation, Hook, Observation, PodObservation},
     sandbox::SandboxEvents,

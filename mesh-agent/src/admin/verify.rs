@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{pods, readiness, status::stamp, views::Views};
 use crate::{
-    datapath::{Books, Direction, ExistingConnection, Observation, PodObservation},
+    datapath::{Books, Direction, ExistingConnection, OLDER, Observation, PodObservation},
     identity::CertificateView,
     model::{MtlsMode, SpiffeId, Workload, WorkloadUid},
     proxy::{InboundView, RefusedPeer},
@@ -22,9 +22,6 @@ use crate::{
 
 /// What each captured pod has attached.
 const PROGRAMS: [&str; 3] = ["pick_listener", "guard_inbound", "capture_outbound"];
-
-/// Connections that are older than the capture are told of as long as they are open.
-const OLDER: &str = "older";
 
 /// `/verify`.
 pub(super) fn verify(views: &Views) -> Value {
@@ -159,6 +156,7 @@ impl Seen<'_> {
             reasons.push(format!("{strict} of them are plaintext to a STRICT port"));
         }
         for ((direction, reason), count) in &kernel.books.missed {
+            // Those are told of above, as long as they are open.
             if *count > 0 && *reason != OLDER {
                 reasons.push(format!("{count} {}", words(*direction, reason)));
             }

@@ -43,8 +43,8 @@ const CERTAIN: [(Counter, Direction, &str); 5] = [
 /// Captured, and accepted by nobody.
 const NOT_ACCEPTED: &str = "not_accepted";
 
-/// Open already when the pod was captured.
-const OLDER: &str = "older";
+/// The reason of connections that were open already when the pod was captured.
+pub const OLDER: &str = "older";
 
 /// Which way a connection goes, as seen from the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
