@@ -309,28 +309,12 @@ impl fmt::Debug for LocalStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::SpiffeId;
+    use crate::proxy::tests::mesh::workload;
 
     fn client(addresses: &[&str]) -> Workload {
         Workload {
-            uid: WorkloadUid("uid-client".into()),
-            name: "client".into(),
-            namespace: "default".into(),
-            identity: SpiffeId::new("cluster.local", "default", "client"),
-            node: "node".into(),
             addresses: addresses.iter().map(|it| it.parse().unwrap()).collect(),
-            labels: Arc::default(),
-            owner: "client".into(),
-            canonical_service: "client".into(),
-            canonical_revision: "latest".into(),
-            enrolled: true,
-            netns: None,
-            host_network: false,
-            ready: true,
-            probe_ports: Vec::new(),
-            close_existing_after: None,
-            inbound: Default::default(),
-            scope: Arc::default(),
+            ..workload("client")
         }
     }
 
