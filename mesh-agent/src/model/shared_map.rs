@@ -10,15 +10,18 @@
 use std::{
     collections::HashMap,
     fmt,
-    hash::{Hash, Hasher},
+    hash::{BuildHasher, Hash},
     ops::Index,
     sync::Arc,
 };
 
+use foldhash::fast::{FixedState, RandomState};
+
 /// How many entries a shard has on average before there are four times as many shards.
 const CROWDED: usize = 64;
 
-type Shard<K, V> = HashMap<K, V>;
+/// Its keys are nobody's secret, but not chosen by us either: a fast hash with a random beginning.
+type Shard<K, V> = HashMap<K, V, RandomState>;
 
 /// A map whose copies share what they have in common.
 #[derive(Clone)]
@@ -124,10 +127,10 @@ impl<K: Eq + Hash, V> SharedMap<K, V> {
 
     /// The number of the shard that has `key`.
     fn place(&self, key: &K) -> usize {
-        let mut hasher = Fold::default();
-        key.hash(&mut hasher);
-        // Fewer shards than 2^32; the upper half is the better mixed one.
-        let mixed = usize::try_from(hasher.finish() >> 32).unwrap_or_default();
+        // The same in all maps, so that copies agree. A bad spread costs time, nothing else.
+        let hash = FixedState::with_seed(0).hash_one(key);
+        // Fewer shards than 2^32.
+        let mixed = usize::try_from(hash >> 32).unwrap_or_default();
         mixed & self.shards.len().wrapping_sub(1)
     }
 }
@@ -204,47 +207,6 @@ impl<K: Eq + Hash, V> Index<&K> for SharedMap<K, V> {
 impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for SharedMap<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
-    }
-}
-
-/// Spreads keys over shards: fixed, so that copies agree, and cheap, as it comes on top of the
-/// hash within the shard. A bad spread costs time, nothing else.
-#[derive(Default)]
-struct Fold(u64);
-
-impl Fold {
-    fn add(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
-    }
-}
-
-impl Hasher for Fold {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.add(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u8(&mut self, value: u8) {
-        self.add(value.into());
-    }
-
-    fn write_u16(&mut self, value: u16) {
-        self.add(value.into());
-    }
-
-    fn write_u32(&mut self, value: u32) {
-        self.add(value.into());
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.add(value);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 

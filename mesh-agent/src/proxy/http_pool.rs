@@ -22,6 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use foldhash::fast::RandomState;
 use tokio::{
     io::{AsyncRead, ReadBuf},
     sync::Mutex,
@@ -47,15 +48,18 @@ const MAX_IDLE: usize = 512;
 
 /// The pools of a data thread, by source pod.
 pub(crate) struct Pools {
-    pools: RefCell<HashMap<WorkloadUid, Rc<Pool>>>,
+    pools: RefCell<HashMap<WorkloadUid, Rc<Pool>, RandomState>>,
     tasks: Tasks,
 }
 
 /// The connections of one source pod.
 pub(crate) struct Pool {
-    slots: RefCell<HashMap<SocketAddr, Slot>>,
+    slots: RefCell<Slots>,
     tasks: Tasks,
 }
+
+/// By address, which somebody may have chosen: a fast hash with a random beginning.
+type Slots = HashMap<SocketAddr, Slot, RandomState>;
 
 /// The connections to one endpoint.
 struct Slot {
@@ -259,11 +263,7 @@ impl Pool {
     }
 
     /// The slot of `endpoint`, unless the address was another pod's so far.
-    fn slot<'s>(
-        &self,
-        slots: &'s mut HashMap<SocketAddr, Slot>,
-        endpoint: &Endpoint,
-    ) -> Option<&'s mut Slot> {
+    fn slot<'s>(&self, slots: &'s mut Slots, endpoint: &Endpoint) -> Option<&'s mut Slot> {
         if !slots.get(&endpoint.address)?.to.is(endpoint) {
             if let Some(mut slot) = slots.remove(&endpoint.address) {
                 slot.end(&self.tasks);

@@ -12,7 +12,6 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
-    hash::{BuildHasherDefault, Hash, Hasher},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -20,6 +19,8 @@ use std::{
     thread::LocalKey,
     time::{Duration, Instant},
 };
+
+use foldhash::fast::RandomState;
 
 use super::record::{Flow, Reporter};
 use crate::model::{SpiffeId, Workload, WorkloadUid};
@@ -323,7 +324,7 @@ struct Entry<V> {
 
 /// A thread's table.
 #[derive(Debug)]
-pub(super) struct Table<V>(HashMap<Key, Entry<V>, BuildHasherDefault<QuickHasher>>);
+pub(super) struct Table<V>(HashMap<Key, Entry<V>, RandomState>);
 
 impl<V> Table<V> {
     pub(super) fn new() -> Self {
@@ -371,50 +372,4 @@ pub(super) fn count<V: Compose + Default + Activity>(
             },
         );
     });
-}
-
-/// Multiplies and rotates: keys are made of our own pointers and numbers, nobody can choose them
-/// to collide but through identities, and those are issued by the CA.
-#[derive(Debug, Default)]
-pub(super) struct QuickHasher(u64);
-
-impl QuickHasher {
-    fn mix(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
-    }
-}
-
-impl Hasher for QuickHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.mix(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u8(&mut self, value: u8) {
-        self.mix(value.into());
-    }
-
-    fn write_u16(&mut self, value: u16) {
-        self.mix(value.into());
-    }
-
-    fn write_u32(&mut self, value: u32) {
-        self.mix(value.into());
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.mix(value);
-    }
-
-    fn write_usize(&mut self, value: usize) {
-        self.mix(value as u64);
-    }
-
-    fn finish(&self) -> u64 {
-        // The table takes the top bits for its tags and the low ones for its buckets.
-        self.0 ^ (self.0 >> 32)
-    }
 }
