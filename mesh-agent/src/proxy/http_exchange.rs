@@ -184,19 +184,20 @@ impl Exchange {
             seen: Seen::of(&head.headers),
             is_grpc: http_headers::is_grpc(&head.headers),
         };
-        Self::begin_with(front, noted, progress)
+        Self::begin_with(front, front.connection.workload(), noted, progress)
     }
 
-    /// The same, of what was noted already.
+    /// The same, of what was noted already and of whose request it is.
     pub(crate) fn begin_with(
         front: &Rc<Front>,
+        source: Arc<Workload>,
         noted: Noted,
         progress: Option<Rc<Progress>>,
     ) -> Box<Self> {
         thread_local!(static NO_ROUTE: Arc<str> = Arc::from("-"));
         Box::new(Self {
             front: Rc::clone(front),
-            source: front.connection.workload(),
+            source,
             started: Instant::now(),
             method: noted.method,
             uri: noted.uri,

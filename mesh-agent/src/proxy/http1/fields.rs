@@ -9,11 +9,10 @@
 use std::borrow::Cow;
 
 use http::{HeaderName, HeaderValue, header};
-use httparse::Header;
 
 use super::{
     super::http_ids::{self, Made, Mark},
-    head::{self, Name, tokens},
+    head::{self, Name, Named, tokens},
 };
 use crate::model::HeaderEdit;
 
@@ -28,27 +27,24 @@ pub(super) struct Lines<'h>(Vec<Line<'h>>);
 
 struct Line<'h> {
     name: &'h str,
+    kind: Name,
     value: Cow<'h, [u8]>,
 }
 
 impl<'h> Lines<'h> {
     /// The fields that go on.
-    pub(super) fn passed(fields: &'h [Header<'h>]) -> Self {
-        let is_connection = |field: &&Header<'_>| head::name(field.name) == Name::Connection;
+    pub(super) fn passed(fields: &Named<'h>) -> Self {
         // Nearly always: none, or `close` or `keep-alive` alone.
-        let names_more = fields
-            .iter()
-            .filter(is_connection)
-            .flat_map(|field| tokens(field.value))
-            .any(head_field);
+        let mut options = fields.values(Name::Connection).flat_map(tokens);
+        let names_more = options.any(head_field);
         let mut lines = Vec::with_capacity(fields.len() + ADDED_LINES);
-        for field in fields {
-            let name = head::name(field.name);
-            let ends_here = matches!(name, Name::Connection | Name::Hop)
-                || names_more && is_named(fields, field.name, name);
+        for (field, kind) in fields.iter() {
+            let ends_here = matches!(kind, Name::Connection | Name::Hop)
+                || names_more && is_named(fields, field.name, kind);
             if !ends_here {
                 lines.push(Line {
                     name: field.name,
+                    kind,
                     value: Cow::Borrowed(field.value),
                 });
             }
@@ -58,13 +54,13 @@ impl<'h> Lines<'h> {
 
     /// Takes all fields of the kind out.
     pub(super) fn drop_all(&mut self, kind: Name) {
-        self.0.retain(|line| head::name(line.name) != kind);
+        self.0.retain(|line| line.kind != kind);
     }
 
     /// Gives the request another host.
     pub(super) fn host(&mut self, host: &[u8]) {
         for line in &mut self.0 {
-            if head::name(line.name) == Name::Host {
+            if line.kind == Name::Host {
                 line.value = Cow::Owned(host.to_vec());
             }
         }
@@ -73,13 +69,13 @@ impl<'h> Lines<'h> {
     /// Adds what the request is followed by.
     pub(super) fn mark(&mut self, made: &'h Made) {
         if let Some(id) = &made.id {
-            self.set(&http_ids::REQUEST_ID, id);
+            self.set(&http_ids::REQUEST_ID, Name::RequestId, id);
         }
         if let Some(parent) = &made.parent {
             // It belonged to what was not there, or could not be read.
             self.0
                 .retain(|line| http_ids::mark(line.name) != Some(Mark::State));
-            self.set(&http_ids::TRACE_PARENT, parent);
+            self.set(&http_ids::TRACE_PARENT, Name::Other, parent);
         }
     }
 
@@ -88,7 +84,7 @@ impl<'h> Lines<'h> {
         for edit in edits {
             match edit {
                 HeaderEdit::Set(name, value) if is_free(name) => {
-                    self.set(name, value.as_bytes());
+                    self.set(name, head::name(name.as_str()), value.as_bytes());
                 }
                 HeaderEdit::Add(name, value) if is_free(name) => self.add(name, value),
                 HeaderEdit::Remove(name) if is_free(name) => {
@@ -99,9 +95,9 @@ impl<'h> Lines<'h> {
         }
     }
 
-    fn set(&mut self, name: &'h HeaderName, value: &'h [u8]) {
+    fn set(&mut self, name: &'h HeaderName, kind: Name, value: &'h [u8]) {
         let Some(first) = self.0.iter().position(|line| is(line, name)) else {
-            return self.push(name, value);
+            return self.push(name, kind, value);
         };
         self.0[first].value = Cow::Borrowed(value);
         let mut at = 0;
@@ -117,13 +113,14 @@ impl<'h> Lines<'h> {
             Some(line) if *name != header::SET_COOKIE => {
                 line.value = Cow::Owned([&*line.value, b",", value.as_bytes()].concat());
             }
-            _ => self.push(name, value.as_bytes()),
+            _ => self.push(name, head::name(name.as_str()), value.as_bytes()),
         }
     }
 
-    fn push(&mut self, name: &'h HeaderName, value: &'h [u8]) {
+    fn push(&mut self, name: &'h HeaderName, kind: Name, value: &'h [u8]) {
         self.0.push(Line {
             name: name.as_str(),
+            kind,
             value: Cow::Borrowed(value),
         });
     }
@@ -179,7 +176,7 @@ fn head_field(token: &[u8]) -> bool {
 
 /// Whether a `Connection` among `fields` names the field: then it ends here. The framing is not
 /// for that, Host is nobody's to remove, and what a request is followed by is not one connection's.
-fn is_named(fields: &[Header<'_>], field: &str, kind: Name) -> bool {
+fn is_named(fields: &Named<'_>, field: &str, kind: Name) -> bool {
     if matches!(
         kind,
         Name::Host | Name::ContentLength | Name::TransferEncoding
@@ -187,15 +184,14 @@ fn is_named(fields: &[Header<'_>], field: &str, kind: Name) -> bool {
     {
         return false;
     }
-    fields
-        .iter()
-        .filter(|other| head::name(other.name) == Name::Connection)
-        .flat_map(|other| tokens(other.value))
-        .any(|token| token.eq_ignore_ascii_case(field.as_bytes()))
+    let mut options = fields.values(Name::Connection).flat_map(tokens);
+    options.any(|token| token.eq_ignore_ascii_case(field.as_bytes()))
 }
 
 #[cfg(test)]
 mod tests {
+    use httparse::Header;
+
     use super::*;
 
     fn fields<'h>(pairs: &[(&'h str, &'h str)]) -> Vec<Header<'h>> {
@@ -211,7 +207,7 @@ mod tests {
     #[track_caller]
     fn check(pairs: &[(&str, &str)], edits: &[HeaderEdit], want: &str) {
         let fields = fields(pairs);
-        let mut lines = Lines::passed(&fields);
+        let mut lines = Lines::passed(&Named::of(&fields));
         lines.edit(edits);
         let text = lines.write(&[b"GET"], b"", 0);
         assert_eq!(

@@ -399,7 +399,7 @@ fn written(
     close: bool,
     available: usize,
 ) -> Vec<u8> {
-    let mut lines = Lines::passed(head.fields);
+    let mut lines = Lines::passed(&head.fields);
     let bare = head.status == StatusCode::NO_CONTENT || head.status == StatusCode::NOT_MODIFIED;
     if bare {
         lines.drop_all(Name::ContentLength);

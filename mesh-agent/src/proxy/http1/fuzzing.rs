@@ -60,7 +60,7 @@ pub fn http1_request(bytes: &[u8]) {
         .path_and_query()
         .map_or("/", |target| target.as_str());
     let parts = [head.method.as_str(), " ", target, " HTTP/1.1"].map(str::as_bytes);
-    let written = Lines::passed(head.fields).write(&parts, b"", 0);
+    let written = Lines::passed(&head.fields).write(&parts, b"", 0);
     let mut room = head::room();
     let again = head::request(&written, &mut room);
     same(&head, again);
@@ -94,7 +94,7 @@ pub fn http1_answer(bytes: &[u8]) {
             Framing::Close => b"Transfer-Encoding: chunked\r\n",
             Framing::Empty | Framing::Length(_) | Framing::Chunked => b"",
         };
-        let written = Lines::passed(head.fields).write(&first, last, 0);
+        let written = Lines::passed(&head.fields).write(&first, last, 0);
         let mut room = head::room();
         let again = head::response(&written, &mut room, to_head);
         let Ok(Some(again)) = again else {

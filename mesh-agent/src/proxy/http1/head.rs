@@ -46,7 +46,7 @@ pub(super) struct RequestHead<'h> {
     pub(super) length: usize,
     pub(super) method: Method,
     pub(super) uri: Uri,
-    pub(super) fields: &'h [Header<'h>],
+    pub(super) fields: Named<'h>,
     pub(super) body: Framing,
     /// The client wants its connection closed after the answer.
     pub(super) close: bool,
@@ -59,7 +59,7 @@ pub(super) struct ResponseHead<'h> {
     pub(super) length: usize,
     pub(super) status: StatusCode,
     pub(super) reason: &'h str,
-    pub(super) fields: &'h [Header<'h>],
+    pub(super) fields: Named<'h>,
     pub(super) body: Framing,
     /// The endpoint takes no further request on the connection.
     pub(super) close: bool,
@@ -99,6 +99,13 @@ pub(super) enum Name {
     Other,
 }
 
+/// The fields of a head, each of which was looked at once for what it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Named<'h> {
+    fields: &'h [Header<'h>],
+    names: [Name; MAX_FIELDS],
+}
+
 /// What the framing fields of a head say.
 #[derive(Default)]
 struct Framed {
@@ -127,7 +134,8 @@ pub(super) fn request<'h>(bytes: &'h [u8], room: &'h mut Fields<'h>) -> Judged<R
     let (Ok(method), Some(uri)) = (method, origin_form(target)) else {
         return Judged::Odd;
     };
-    let Some(framed) = plain_fields(parsed.headers) else {
+    let fields = Named::of(parsed.headers);
+    let Some(framed) = plain_fields(&fields) else {
         return Judged::Odd;
     };
     if method == Method::CONNECT {
@@ -137,7 +145,7 @@ pub(super) fn request<'h>(bytes: &'h [u8], room: &'h mut Fields<'h>) -> Judged<R
         length,
         method,
         uri,
-        fields: parsed.headers,
+        fields,
         body: match framed.length {
             _ if framed.chunked => Framing::Chunked,
             None | Some(0) => Framing::Empty,
@@ -158,10 +166,10 @@ fn origin_form(target: &str) -> Option<Uri> {
 }
 
 /// What the fields of a plain request say; nothing if it is not plain.
-fn plain_fields(fields: &[Header<'_>]) -> Option<Framed> {
+fn plain_fields(fields: &Named<'_>) -> Option<Framed> {
     let (mut framed, mut hosts) = (Framed::default(), 0);
-    for field in fields {
-        match name(field.name) {
+    for (field, name) in fields.iter() {
+        match name {
             Name::Special => return None,
             Name::Host => hosts += 1,
             Name::ContentType if http_headers::names_grpc(field.value) => return None,
@@ -202,7 +210,8 @@ pub(super) fn response<'h>(
     let Ok(status) = status else {
         return Err(BadHead::Status);
     };
-    let framed = answer_fields(parsed.headers)?;
+    let fields = Named::of(parsed.headers);
+    let framed = answer_fields(&fields)?;
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(BadHead::Switches);
     }
@@ -225,16 +234,16 @@ pub(super) fn response<'h>(
         length,
         status,
         reason: parsed.reason.unwrap_or_default(),
-        fields: parsed.headers,
+        fields,
         body,
         close: framed.close || old && !framed.keep_alive || body == Framing::Close,
     }))
 }
 
-fn answer_fields(fields: &[Header<'_>]) -> Result<Framed, BadHead> {
+fn answer_fields(fields: &Named<'_>) -> Result<Framed, BadHead> {
     let mut framed = Framed::default();
-    for field in fields {
-        match name(field.name) {
+    for (field, name) in fields.iter() {
+        match name {
             Name::ContentLength => {
                 let length = decimal(field.value).ok_or(BadHead::Length)?;
                 if framed.length.replace(length).is_some() {
@@ -252,6 +261,34 @@ fn answer_fields(fields: &[Header<'_>]) -> Result<Framed, BadHead> {
         }
     }
     Ok(framed)
+}
+
+impl<'h> Named<'h> {
+    /// `fields`, of a head that has no more than are read.
+    pub(super) fn of(fields: &'h [Header<'h>]) -> Self {
+        let mut names = [Name::Other; MAX_FIELDS];
+        for (known, field) in names.iter_mut().zip(fields) {
+            *known = name(field.name);
+        }
+        Self { fields, names }
+    }
+
+    /// All of them, with what they are.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&'h Header<'h>, Name)> {
+        self.fields.iter().zip(self.names)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.fields.len()
+    }
+
+    /// The values of all that are `name`.
+    pub(super) fn values(&self, name: Name) -> impl Iterator<Item = &'h [u8]> {
+        let is_it =
+            move |(field, found): (&'h Header<'h>, Name)| (found == name).then_some(field.value);
+        self.iter().filter_map(is_it)
+    }
 }
 
 impl Framed {

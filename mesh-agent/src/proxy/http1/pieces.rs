@@ -44,11 +44,11 @@ pub(crate) fn read_head() -> Box<dyn FnMut() -> usize> {
 fn write(bytes: &[u8], wanted: RequestHeaders, edits: &[HeaderEdit]) -> usize {
     with_head(bytes, |head| {
         let mut seen = Seen::default();
-        for field in head.fields {
+        for (field, _) in head.fields.iter() {
             seen.note(field.name, field.value);
         }
         let made = seen.missing(wanted);
-        let mut lines = Lines::passed(head.fields);
+        let mut lines = Lines::passed(&head.fields);
         lines.mark(&made);
         lines.edit(edits);
         let parts = [head.method.as_str(), " ", head.uri.path(), " HTTP/1.1"].map(str::as_bytes);

@@ -84,7 +84,7 @@ pub(super) fn prepare(front: &Rc<Front>, buffer: &mut Buffer) -> Prepared {
     let Some(noted) = noted(&head).filter(|_| plain && !converts) else {
         return Prepared::Odd;
     };
-    let mut exchange = Exchange::begin_with(front, noted, None);
+    let mut exchange = Exchange::begin_with(front, Arc::clone(&client), noted, None);
     let headers = looked_at(port.as_deref(), &client, &head);
     let way = http_decide::decide(port.as_deref(), &mut exchange, &headers);
     let (mut out, way) = match way {
@@ -136,9 +136,9 @@ fn noted(head: &RequestHead<'_>) -> Option<Noted> {
         seen: Seen::default(),
         is_grpc: false,
     };
-    for field in head.fields {
+    for (field, name) in head.fields.iter() {
         noted.seen.note(field.name, field.value);
-        let slot = match head::name(field.name) {
+        let slot = match name {
             Name::Host => &mut noted.host,
             Name::UserAgent => &mut noted.user_agent,
             Name::RequestId if !field.value.is_empty() => &mut noted.request_id,
@@ -160,7 +160,7 @@ fn looked_at(port: Option<&ServicePort>, client: &Workload, head: &RequestHead<'
     if names.is_empty() {
         return headers;
     }
-    for field in head.fields {
+    for (field, _) in head.fields.iter() {
         let is = |name: &HeaderName| field.name.eq_ignore_ascii_case(name.as_str());
         if names.len() <= FEW_NAMES && !names.iter().any(is) {
             continue;
@@ -176,7 +176,7 @@ fn looked_at(port: Option<&ServicePort>, client: &Workload, head: &RequestHead<'
 /// The head as it goes on.
 fn written(head: &RequestHead<'_>, exchange: &Exchange, way: &Way) -> Vec<u8> {
     let said = http_envoy::request(exchange, way, || says_protocol(head));
-    let mut lines = Lines::passed(head.fields);
+    let mut lines = Lines::passed(&head.fields);
     lines.mark(&exchange.made);
     lines.edit(&said.request);
     let mut target = exchange.uri.path_and_query();
@@ -207,7 +207,7 @@ fn written(head: &RequestHead<'_>, exchange: &Exchange, way: &Way) -> Vec<u8> {
 
 /// Whether the client has said how its request came.
 fn says_protocol(head: &RequestHead<'_>) -> bool {
-    let is = |field: &httparse::Header<'_>| {
+    let is = |(field, _): (&httparse::Header<'_>, Name)| {
         let name = http_envoy::PROTOCOL;
         field.name.eq_ignore_ascii_case(name.as_str())
     };
