@@ -23,12 +23,15 @@ use crate::{
     proxy::{Http1Engine, RequestHeaders, http1, inbound, outbound},
 };
 
+mod streams;
+
+/// Set to how many requests are counted, in the process that counts.
 const ALONE: &str = "MESH_AGENT_TEST_COUNTS_ALLOCATIONS";
 const REQUEST: &[u8] =
     b"GET /items/7 HTTP/1.1\r\nHost: shop\r\nUser-Agent: test\r\nAccept: */*\r\n\r\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok";
 const WARM_UP: usize = 100;
-const REQUESTS: usize = 1_000;
+const REQUESTS: &str = "1000";
 
 /// Answers each request that comes; takes no memory meanwhile.
 fn serve(mut stream: &TcpStream) {
@@ -53,13 +56,10 @@ fn ask(mut stream: &TcpStream, times: usize) {
     }
 }
 
-/// How often the allocator is asked for one request on a connection that has had many.
-fn count() -> f64 {
+/// How often the allocator is asked for one request of so many, on a connection that has had some.
+fn count(protocol: Protocol, requests: usize) -> f64 {
     let app = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = app.local_addr().expect("bound");
-    drop(thread::spawn(move || {
-        app.incoming().flatten().for_each(|stream| serve(&stream));
-    }));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -67,39 +67,58 @@ fn count() -> f64 {
     let (mesh, vip) = runtime.block_on(async {
         let mesh = Mesh::start_adding(Http1Engine::Fast, RequestHeaders::default());
         let rules = vec![rule(vec![(1, to(cluster(&[address])))], None)];
-        let vip = mesh
-            .service(1, Protocol::Http, cluster(&[address]), rules)
-            .await;
+        let vip = mesh.service(1, protocol, cluster(&[address]), rules).await;
         (mesh, vip)
     });
-    let client = TcpStream::connect(SocketAddr::new(vip.ip(), mesh.port())).expect("captured");
-    ask(&client, WARM_UP);
+    let captured = SocketAddr::new(vip.ip(), mesh.port());
+    let client = TcpStream::connect(captured).expect("captured");
+    let mut ask: Box<dyn FnMut(usize)> = if protocol == Protocol::Http {
+        drop(thread::spawn(move || {
+            app.incoming().flatten().for_each(|stream| serve(&stream));
+        }));
+        Box::new(move |times| ask(&client, times))
+    } else {
+        Box::new(streams::begin(app, client))
+    };
+    ask(WARM_UP);
     let region = Region::new(ALLOCATOR);
-    ask(&client, REQUESTS);
+    ask(requests);
     let change = region.change();
     #[expect(clippy::cast_precision_loss, reason = "few of them")]
-    let per_request = (change.allocations + change.reallocations) as f64 / REQUESTS as f64;
+    let per_request = (change.allocations + change.reallocations) as f64 / requests as f64;
     per_request
 }
 
-#[test]
-fn a_request_asks_the_allocator_seldom() {
-    if env::var_os(ALONE).is_some() {
-        let asked = count();
+#[track_caller]
+fn check_count(protocol: Protocol, name: &str, most: f64) {
+    if let Ok(requests) = env::var(ALONE) {
+        let asked = count(protocol, requests.parse().expect("a number"));
         println!("allocations a request: {asked}");
-        assert!(asked <= 11.0, "{asked} allocations a request");
+        assert!(asked <= most, "{asked} allocations a request");
         return;
     }
-    let name = "proxy::tests::allocations::a_request_asks_the_allocator_seldom";
+    let name = format!("proxy::tests::allocations::{name}");
     let output = Command::new(env::current_exe().expect("this program"))
-        .args(["--exact", name, "--nocapture"])
-        .env(ALONE, "1")
+        .args(["--exact", &name, "--nocapture"])
+        .env(ALONE, REQUESTS)
         .output()
         .expect("this program again");
     let text = String::from_utf8_lossy(&output.stdout);
     let failed = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}\n{failed}");
     assert!(text.contains("1 passed"), "it did not run:\n{text}");
+}
+
+#[test]
+fn a_request_asks_the_allocator_seldom() {
+    check_count(Protocol::Http, "a_request_asks_the_allocator_seldom", 11.0);
+}
+
+/// With what the client and the application ask for, which are of this process, too.
+#[test]
+fn a_request_of_http2_asks_the_allocator_seldom() {
+    let name = "a_request_of_http2_asks_the_allocator_seldom";
+    check_count(Protocol::Http2, name, 100.0);
 }
 
 fn size<A, B, F: Future>(_: fn(A, B) -> F) -> usize {
