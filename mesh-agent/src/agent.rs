@@ -198,6 +198,7 @@ impl Agent {
                 },
                 request_headers: typed::request_headers(settings.request_headers),
                 path_normalization: typed::path_normalization(settings.path_normalization),
+                head_time: settings.budgets.request_head_timeout,
             },
         )
         .context("data threads")?;

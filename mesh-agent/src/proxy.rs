@@ -23,9 +23,11 @@ mod entrance;
 pub mod fuzzing;
 pub mod hbone;
 mod hbone_stream;
+mod head_clock;
 pub mod hello;
 mod http;
 mod http1;
+mod http2_heads;
 mod http_body;
 mod http_choice;
 mod http_decide;
@@ -180,6 +182,8 @@ pub struct Shared {
     pub request_headers: RequestHeaders,
     /// How much of the spelling of a path is undone before its request is routed.
     pub path_normalization: PathNormalization,
+    /// How long the head of a request may take from its first byte on.
+    pub head_time: Duration,
 }
 
 /// The proxy as it is now.

@@ -43,7 +43,13 @@ const KEPT_FILES: usize = 24;
 /// The mesh on small nodes, and an enrolled pod on the client's that floods.
 #[track_caller]
 fn with_flooder(name: &str) -> (Mesh, Pod) {
-    let mesh = Mesh::with(name, &SMALL, "");
+    with_flooder_by(name, &SMALL)
+}
+
+/// The same, with these flags.
+#[track_caller]
+fn with_flooder_by(name: &str, flags: &[&str]) -> (Mesh, Pod) {
+    let mesh = Mesh::with(name, flags, "");
     let flooder = mesh.lab.pod("flooder").start();
     mesh.settle();
     // Tunnels, code and buffers that everybody needs are there before anything is measured.
@@ -297,6 +303,16 @@ mod frames {
 
     /// A GET of `path` as a stream of its own.
     pub(super) fn get(stream: u32, path: &str) -> Vec<u8> {
+        // END_STREAM and END_HEADERS.
+        frame(1, 5, stream, &head(path))
+    }
+
+    /// The same, of which some is still to come.
+    pub(super) fn begun(stream: u32) -> Vec<u8> {
+        frame(1, 1, stream, &head("/"))
+    }
+
+    fn head(path: &str) -> Vec<u8> {
         let literal = |index: u8, text: &str| {
             let length = u8::try_from(text.len()).unwrap();
             [&[index, length], text.as_bytes()].concat()
@@ -304,8 +320,7 @@ mod frames {
         let mut block = vec![0x82, 0x86];
         block.extend(literal(0x04, path));
         block.extend(literal(0x01, "recommendations"));
-        // END_STREAM and END_HEADERS.
-        frame(1, 5, stream, &block)
+        block
     }
 
     /// RST_STREAM: CANCEL.
@@ -349,6 +364,21 @@ fn streams_of_http2_that_nobody_reads_leave_neighbours_their_requests() {
     check_neighbour(&mesh);
 }
 
+/// Whether a connection ends, in order or not: it is not served on.
+#[track_caller]
+fn check_ended(mut one: TcpStream) {
+    one.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut said = Vec::new();
+    let ended = one.read_to_end(&mut said);
+    let silent = ended.as_ref().is_err_and(|error| {
+        matches!(
+            error.kind(),
+            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+        )
+    });
+    assert!(!silent, "after {} bytes: {ended:?}", said.len());
+}
+
 #[test]
 fn streams_of_http2_opened_and_reset_in_a_loop_end_their_connection_alone() {
     let (mesh, flooder) = with_flooder("floods resets");
@@ -358,18 +388,37 @@ fn streams_of_http2_opened_and_reset_in_a_loop_end_their_connection_alone() {
     let flood = open(&flooder, &mesh.service("recommendations", 80), 4, &words);
     check_neighbour(&mesh);
     level.check_memory(&mesh.a);
-    for mut one in flood {
+    for one in flood {
+        check_ended(one);
+    }
+    level.wait_back(&mesh.a, "flooder");
+    check_neighbour(&mesh);
+}
+
+#[test]
+fn heads_that_do_not_end_are_ended_and_leave_neighbours_their_requests() {
+    let flags = [&SMALL[..], &["--request-head-timeout", "2s"]].concat();
+    let (mesh, flooder) = with_flooder_by("floods heads", &flags);
+    let level = Level::of(&mesh.a);
+    let service = mesh.service("recommendations", 80);
+    let begun = b"GET / HTTP/1.1\r\nHost: recommendations\r\nX-Slow: ";
+    let slow = open(&flooder, &service, 60, begun);
+    let words = [frames::hello(), frames::begun(1)].concat();
+    let streams = open(&flooder, &service, 20, &words);
+    check_neighbour(&mesh);
+    level.check_memory(&mesh.a);
+    for mut one in slow {
         one.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        // A GOAWAY, and the end, in order or not: it is not served on.
         let mut said = Vec::new();
-        let ended = one.read_to_end(&mut said);
-        let silent = ended.as_ref().is_err_and(|error| {
-            matches!(
-                error.kind(),
-                std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-            )
-        });
-        assert!(!silent, "after {} bytes: {ended:?}", said.len());
+        one.read_to_end(&mut said).unwrap();
+        assert!(
+            said.starts_with(b"HTTP/1.1 408 "),
+            "{:?}",
+            said.escape_ascii()
+        );
+    }
+    for one in streams {
+        check_ended(one);
     }
     level.wait_back(&mesh.a, "flooder");
     check_neighbour(&mesh);

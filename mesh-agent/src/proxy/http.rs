@@ -11,6 +11,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
+    task::Poll,
     time::Instant,
 };
 
@@ -34,6 +35,7 @@ use super::{
     client_stream::ClientStream,
     connection::Connection,
     copy::Abort,
+    head_clock::HeadClock,
     http_body::{ReplyBody, RequestBody, Streaming},
     http_choice,
     http_decide::{self, Way},
@@ -45,6 +47,7 @@ use super::{
     http_upgrade::{self, Switched},
     http_upstream::{CONNECTION_WINDOW, Local, STREAM_WINDOW},
     http1,
+    http2_heads::Watched,
     sniff::First,
     stream::{self, Prefixed},
 };
@@ -58,6 +61,10 @@ const MAX_SEND_BUFFER: usize = 64 * 1024;
 
 /// How large the headers of an HTTP/2 request may be.
 const MAX_HEADER_BYTES: u32 = 64 * 1024;
+
+/// What a client gets whose head takes too long, in Envoy's words.
+pub(super) const TOO_LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain\r\n\
+    content-length: 22\r\nconnection: close\r\n\r\nrequest header timeout";
 
 /// The client has ended its side, and the endpoint gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +115,7 @@ where
         service_fn(move |request| accept(&front, request))
     };
     let client = ClientEnd::new(client, Rc::clone(&front.waiting));
+    let (mut clock, mut late) = (head_clock(&front), false);
     let mut serving = conn::http1::Builder::new()
         .preserve_header_case(true)
         .auto_date_header(false)
@@ -120,7 +128,9 @@ where
                 draining = true;
                 Pin::new(&mut serving).graceful_shutdown();
             }
-            Pin::new(&mut serving).poll(context)
+            let served = Pin::new(&mut serving).poll(context);
+            late = served.is_pending() && clock.poll(front.waiting.head(), context).is_ready();
+            if late { Poll::Ready(Ok(())) } else { served }
         })
         .await
     };
@@ -133,6 +143,9 @@ where
         Box::pin(http_upgrade::run(client, parts.read_buf, switched)).await;
     } else if front.truncated.get() {
         client.abort();
+    } else if late {
+        tracing::debug!(peer = %front.connection.peer, "head of a request did not come in time");
+        stream::part(client, TOO_LATE).await;
     } else {
         stream::linger(client).await;
     }
@@ -148,6 +161,8 @@ where
         let front = Rc::clone(&front);
         service_fn(move |request| accept(&front, request))
     };
+    let client = Watched::new(client);
+    let (mut clock, place) = (head_clock(&front), client.place());
     let mut serving = conn::http2::Builder::new(Local(tasks))
         .auto_date_header(false)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -164,12 +179,23 @@ where
             leaving = true;
             Pin::new(&mut serving).graceful_shutdown();
         }
-        Pin::new(&mut serving).poll(context)
+        let served = Pin::new(&mut serving).poll(context);
+        if served.is_pending() && clock.poll(place.begun(), context).is_ready() {
+            // Nothing that follows can be read, so it ends as it is.
+            tracing::debug!(peer = %front.connection.peer, "frame of http/2 did not come in time");
+            return Poll::Ready(Ok(()));
+        }
+        served
     })
     .await;
     if let Err(error) = ended {
         tracing::debug!(peer = %front.connection.peer, %error, "http/2 connection ended");
     }
+}
+
+/// A clock for the heads of a client's requests.
+fn head_clock(front: &Front) -> HeadClock {
+    HeadClock::new(front.connection.thread.shared.head_time)
 }
 
 /// Takes a request in, so that what the client does next is seen as behind it.

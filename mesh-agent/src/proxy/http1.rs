@@ -30,6 +30,7 @@ use self::{client::Client, request::Prepared};
 use super::{
     client_stream::ClientStream,
     copy::Abort,
+    head_clock::HeadClock,
     http,
     http_exchange::Front,
     stream::{self, Prefixed},
@@ -46,6 +47,8 @@ enum Then {
     Break,
     /// hyper serves it from here.
     Hyper,
+    /// It ends because its client takes too long.
+    Late,
 }
 
 /// Serves HTTP/1.1 to a client.
@@ -54,6 +57,7 @@ pub(crate) async fn serve(front: Rc<Front>, client: Prefixed<ClientStream>) {
     match serve_plain(&front, &mut client).await {
         Then::Go | Then::End => Box::pin(stream::linger(client.into_stream())).await,
         Then::Break => client.into_stream().abort(),
+        Then::Late => Box::pin(stream::part(client.into_stream(), http::TOO_LATE)).await,
         Then::Hyper => Box::pin(http::serve_http1(front, client.into_prefixed())).await,
     }
 }
@@ -61,11 +65,15 @@ pub(crate) async fn serve(front: Rc<Front>, client: Prefixed<ClientStream>) {
 /// Serves as long as requests are plain.
 async fn serve_plain(front: &Rc<Front>, client: &mut Client) -> Then {
     let mut drain = pin!(front.connection.thread.drain.requested());
+    let mut clock = HeadClock::new(front.connection.thread.shared.head_time);
     loop {
         let then = match request::prepare(front, client.buffer()) {
-            Prepared::Ready(request) => Box::pin(exchange::run(front, client, request)).await,
+            Prepared::Ready(request) => {
+                clock.stop();
+                Box::pin(exchange::run(front, client, request)).await
+            }
             Prepared::Odd => Then::Hyper,
-            Prepared::Partial => client.more(drain.as_mut()).await,
+            Prepared::Partial => client.more(drain.as_mut(), &mut clock).await,
         };
         if then != Then::Go {
             return then;

@@ -40,6 +40,12 @@ pub(crate) struct Waiting {
     request: RefCell<Option<Request>>,
     /// Of hyper, which does not know yet that the client has ended its side.
     waker: Cell<Option<Waker>>,
+    /// How many requests have come.
+    begun: Cell<u64>,
+    /// Something of the next one has come.
+    ahead: Cell<bool>,
+    /// Something of an answer waits for the client.
+    unflushed: Cell<bool>,
 }
 
 struct Request {
@@ -76,6 +82,8 @@ pub(crate) struct UpstreamEnd {
 impl Waiting {
     /// A request has come, with a body if there is `progress`.
     pub(crate) fn begin(&self, progress: Option<Rc<Progress>>) {
+        self.begun.set(self.begun.get() + 1);
+        self.ahead.set(false);
         self.request.replace(Some(Request {
             progress,
             upstream: None,
@@ -97,6 +105,24 @@ impl Waiting {
         self.request.replace(None);
         if let Some(waker) = self.waker.take() {
             waker.wake();
+        }
+    }
+
+    /// The number of the head that has begun and is waited for, if one is. What came together with the end of an
+    /// earlier request is not seen as one before more of it comes.
+    pub(crate) fn head(&self) -> Option<u64> {
+        let waits = self.ahead.get() && !self.unflushed.get() && self.request.borrow().is_none();
+        waits.then(|| self.begun.get())
+    }
+
+    /// These bytes came, of a request or before one.
+    fn read(&self, bytes: &[u8]) {
+        let request = self.request.borrow();
+        // Line ends may stand between requests.
+        if request.as_ref().is_none_or(Request::is_whole)
+            && !bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
+        {
+            self.ahead.set(true);
         }
     }
 
@@ -228,6 +254,7 @@ impl<Client: AsyncRead + Unpin> AsyncRead for ClientEnd<Client> {
             let read = Pin::new(&mut self.inner).poll_read(context, buffer);
             let at_end = matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before;
             if !at_end {
+                self.waiting.read(&buffer.filled()[before..]);
                 return read;
             }
             self.waiting.ended.set(true);
@@ -243,11 +270,16 @@ impl<Client: AsyncWrite + Unpin> AsyncWrite for ClientEnd<Client> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.waiting.unflushed.set(true);
         Pin::new(&mut self.inner).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
+        let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.waiting.unflushed.set(false);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -259,6 +291,7 @@ impl<Client: AsyncWrite + Unpin> AsyncWrite for ClientEnd<Client> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.waiting.unflushed.set(true);
         Pin::new(&mut self.inner).poll_write_vectored(context, slices)
     }
 

@@ -155,21 +155,44 @@ async fn declared_http(
     service: Arc<Service>,
 ) {
     let mut ahead = BytesMut::new();
-    let version = loop {
-        match sniff::first(&ahead) {
-            First::Undecided => match read_ahead(&mut stream, &mut ahead).await {
-                Ok(0) if ahead.is_empty() => return stream::linger(stream).await,
-                // Whatever it is, it gets hyper's answer to a broken request.
-                Ok(0) => break First::Http1,
-                Ok(_) => {}
-                Err(_gone) => return,
-            },
-            First::Opaque => break First::Http1,
-            First::Http1 | First::Http2 => break sniff::first(&ahead),
+    match read_ahead(&mut stream, &mut ahead).await {
+        Ok(0) => return stream::linger(stream).await,
+        Ok(_) => {}
+        Err(_gone) => return,
+    }
+    let version = match sniff::first(&ahead) {
+        First::Undecided => {
+            let head_time = connection.thread.shared.head_time;
+            let deciding = Box::pin(version(&mut stream, &mut ahead));
+            // Cancel-safe: who takes so long is not listened to any more.
+            match tokio::time::timeout(head_time, deciding).await {
+                Ok(Some(version)) => version,
+                Ok(None) => return,
+                Err(_elapsed) => return stream::part(stream, http::TOO_LATE).await,
+            }
         }
+        First::Opaque => First::Http1,
+        decided => decided,
     };
     let client = Prefixed::new(ahead.freeze(), stream);
     http::serve(connection, client, Some(service), version).await;
+}
+
+/// Which HTTP a client speaks that has begun to say so; nothing if it broke.
+async fn version(stream: &mut ClientStream, ahead: &mut BytesMut) -> Option<First> {
+    loop {
+        match read_ahead(stream, ahead).await {
+            // Whatever it is, it gets hyper's answer to a broken request.
+            Ok(0) => return Some(First::Http1),
+            Ok(_) => {}
+            Err(_gone) => return None,
+        }
+        match sniff::first(ahead) {
+            First::Undecided => {}
+            First::Opaque => return Some(First::Http1),
+            decided => return Some(decided),
+        }
+    }
 }
 
 /// Reads what tells protocols apart; takes no memory before something has come. Cancel-safe.

@@ -70,6 +70,15 @@ pub(crate) async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     tokio::time::timeout(LINGER, ending).await.ok();
 }
 
+/// Says `words` to a peer that is not listened to any more, and ends as [`linger`] does.
+pub(crate) async fn part(mut stream: impl AsyncRead + AsyncWrite + Unpin, words: &[u8]) {
+    // Cancel-safe: who does not take them in that time is reset.
+    let said = tokio::time::timeout(LINGER, stream.write_all(words)).await;
+    if matches!(said, Ok(Ok(()))) {
+        linger(stream).await;
+    }
+}
+
 impl Upstream {
     /// Whether both ends are known to be who they say they are.
     pub(crate) fn is_mutual(&self) -> bool {

@@ -27,6 +27,7 @@ mod rate_limits;
 mod request_headers;
 mod revoked;
 mod sessions;
+mod slow_heads;
 mod smuggling;
 mod tcp;
 mod tokens;

@@ -2,9 +2,11 @@
 
 //! What there is for all workloads of a node, and for each.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, time::Duration};
 
 use clap::Args;
+
+use super::value;
 
 /// Flags about budgets.
 #[derive(Clone, Copy, Debug, Args)]
@@ -27,4 +29,9 @@ pub struct BudgetSettings {
     /// quarter of the memory allows at 512 KiB each, 1024 to 65536].
     #[arg(long, value_name = "N")]
     pub max_requests: Option<NonZeroUsize>,
+
+    /// How long the head of a request may take from its first byte to its last; a client that is silent
+    /// between requests is not limited by it.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = value::duration)]
+    pub request_head_timeout: Duration,
 }

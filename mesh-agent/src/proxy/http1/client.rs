@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::{
-    super::{client_stream::ClientStream, stream::Prefixed},
+    super::{client_stream::ClientStream, head_clock::HeadClock, stream::Prefixed},
     Then,
     buffer::Buffer,
 };
@@ -60,8 +60,13 @@ impl Client {
         Prefixed::new(Bytes::copy_from_slice(self.buffer.data()), self.stream)
     }
 
-    /// Waits for more of a request; ends when `drain` does, if nothing of one has come.
-    pub(super) async fn more(&mut self, mut drain: Pin<&mut impl Future<Output = ()>>) -> Then {
+    /// Waits for more of a request; ends when `drain` does, if nothing of one has come, and by `clock`
+    /// if something has.
+    pub(super) async fn more(
+        &mut self,
+        mut drain: Pin<&mut impl Future<Output = ()>>,
+        clock: &mut HeadClock,
+    ) -> Then {
         if !self.buffer.has_room() {
             return Then::Hyper;
         }
@@ -70,7 +75,11 @@ impl Client {
             if idle && (self.ended || drain.as_mut().poll(context).is_ready()) {
                 return Poll::Ready(Then::End);
             }
-            self.poll_fill(context).map(|read| match read {
+            let Poll::Ready(read) = self.poll_fill(context) else {
+                let begun = (!idle).then_some(0);
+                return clock.poll(begun, context).map(|()| Then::Late);
+            };
+            Poll::Ready(match read {
                 Ok(0) if idle => Then::End,
                 // hyper answers what was cut short as it always has.
                 Ok(0) => Then::Hyper,

@@ -35,6 +35,9 @@ use crate::{
     telemetry::{AccessLogFormat, Telemetry},
 };
 
+/// More than any head takes that is not meant to be slow.
+const HEAD_TIME: Duration = Duration::from_secs(60);
+
 /// A running proxy.
 pub(super) struct Mesh {
     pub(super) proxy: Proxy,
@@ -67,15 +70,26 @@ impl Mesh {
 
     /// The same, where requests are given these headers.
     pub(super) fn start_adding(http1: Http1Engine, request_headers: RequestHeaders) -> Self {
-        Self::build(http1, request_headers, BudgetLimits::default())
+        Self::build(http1, request_headers, BudgetLimits::default(), HEAD_TIME)
     }
 
     /// The same with what there is for all workloads, and no headers.
     pub(super) fn start_within(http1: Http1Engine, budgets: BudgetLimits) -> Self {
-        Self::build(http1, RequestHeaders::None, budgets)
+        Self::build(http1, RequestHeaders::None, budgets, HEAD_TIME)
     }
 
-    fn build(http1: Http1Engine, request_headers: RequestHeaders, budgets: BudgetLimits) -> Self {
+    /// The same where heads of requests may take no longer than this.
+    pub(super) fn start_hurried(http1: Http1Engine, head_time: Duration) -> Self {
+        let budgets = BudgetLimits::default();
+        Self::build(http1, RequestHeaders::None, budgets, head_time)
+    }
+
+    fn build(
+        http1: Http1Engine,
+        request_headers: RequestHeaders,
+        budgets: BudgetLimits,
+        head_time: Duration,
+    ) -> Self {
         let tasks = Tasks::new();
         let telemetry = Telemetry::new(AccessLogFormat::Off);
         let authority = CertificateAuthority::in_memory("cluster.local").expect("an authority");
@@ -92,6 +106,7 @@ impl Mesh {
             http1,
             request_headers,
             path_normalization: PathNormalization::default(),
+            head_time,
         };
         let settings = ProxySettings {
             threads: 2,

@@ -57,6 +57,21 @@ fn continuations_without_end_end_the_tunnel() {
 }
 
 #[test]
+fn a_head_that_does_not_end_ends_the_tunnel() {
+    run(async {
+        let mut ends = ends().await;
+        let mut client = client(&mut ends).await;
+        let begun = frame(HEADERS, 0, 1, &connect("10.0.0.1:80"));
+        client.write_all(&begun).await.unwrap();
+        client.flush().await.unwrap();
+        // Pings cannot be answered within a head.
+        read_kind(&mut client, PING).await.unwrap();
+        let error = (&mut ends.served).await.unwrap().unwrap_err();
+        assert!(matches!(error, HboneError::Silent), "{error:?}");
+    });
+}
+
+#[test]
 fn streams_opened_and_reset_in_a_loop_end_the_tunnel() {
     run(async {
         let mut ends = ends().await;
