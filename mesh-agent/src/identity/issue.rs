@@ -21,7 +21,7 @@ use rustls::{
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{ca::CertificateAuthority, verify};
-use crate::model::SpiffeId;
+use crate::model::{SpiffeId, revoked::LeafFacts};
 
 /// Why no certificate was issued.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +94,8 @@ pub(super) struct Issued {
     pub(super) key: Arc<CertifiedKey>,
     /// The serial number, in hexadecimal digits.
     pub(super) serial: String,
+    /// What a list of revoked certificates is asked about.
+    pub(super) facts: LeafFacts,
     /// Begin of validity.
     pub(super) not_before: SystemTime,
     /// End of validity.
@@ -138,10 +140,11 @@ impl Issued {
         let leaf = certified
             .end_entity_cert()
             .map_err(|_empty| wrong("no certificate at all".to_owned()))?;
-        let named = verify::identity_of(leaf).map_err(|error| wrong(error.to_string()))?;
-        if named != *identity {
+        let facts = verify::facts_of(leaf).map_err(|error| wrong(error.to_string()))?;
+        if facts.identity != *identity {
             return Err(wrong(format!(
-                "asked for {identity}, the certificate names {named}"
+                "asked for {identity}, the certificate names {}",
+                facts.identity
             )));
         }
         certified
@@ -154,6 +157,7 @@ impl Issued {
         }
         Ok(Self {
             serial: serial_of(leaf),
+            facts,
             not_before,
             not_after,
             roots,
@@ -170,5 +174,59 @@ pub(super) fn serial_of(certificate: &CertificateDer<'_>) -> String {
             .map(|byte| format!("{byte:02x}"))
             .collect(),
         Err(_unreadable) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        identity::sessions::Sessions,
+        model::{
+            authorization::Pattern,
+            revoked::{IssuedBefore, Revoked, Serial},
+        },
+    };
+
+    /// The certificate with nothing at all where its serial number is.
+    fn without_serial(leaf: &[u8]) -> Vec<u8> {
+        // SEQUENCE { SEQUENCE { [0] version, INTEGER serial ..., both with lengths of two bytes.
+        let (outer, inner) = (&leaf[..4], &leaf[4..8]);
+        assert_eq!(
+            (&outer[..2], &inner[..2]),
+            (&[0x30, 0x82][..], &[0x30, 0x82][..])
+        );
+        assert_eq!(&leaf[8..15], [0xa0, 3, 2, 1, 2, 2, 16]);
+        let shorter = |header: &[u8]| {
+            let length = u16::from_be_bytes([header[2], header[3]]) - 16;
+            [&header[..2], &length.to_be_bytes()].concat()
+        };
+        let version = &leaf[8..14];
+        [&shorter(outer), &shorter(inner), version, &[0], &leaf[31..]].concat()
+    }
+
+    #[tokio::test]
+    async fn a_certificate_without_a_serial_number_is_still_revoked_by_its_name() {
+        let id = SpiffeId::new("a.b", "ns", "web");
+        let authority = CertificateAuthority::in_memory("a.b").unwrap();
+        let day = Duration::from_secs(24 * 3600);
+        let fresh = issue(&authority, &id, day).await.unwrap();
+        let leaf = without_serial(&fresh.issued.key.cert[0]);
+        let key = PrivateKeyDer::Pkcs8(fresh.pkcs8.into());
+        let issued = Issued::new(&id, vec![leaf.into()], Vec::new(), &key).unwrap();
+        assert_eq!(issued.serial, "");
+        let sessions = Sessions::new();
+        let by_name = |account: &str| {
+            let identity = Pattern::new(&format!("a.b/ns/ns/sa/{account}"));
+            let issued = IssuedBefore {
+                identity,
+                before: i64::MAX,
+            };
+            Revoked::new([Serial::new(&[1])], vec![issued])
+        };
+        for (account, want) in [("web", true), ("db", false)] {
+            sessions.revoke(by_name(account));
+            assert_eq!(sessions.is_revoked(&issued.facts), want, "{account}");
+        }
     }
 }

@@ -37,10 +37,8 @@ impl Core {
     pub(super) fn restore(&self, identity: &SpiffeId) -> Option<Duration> {
         let issued = self.kept().remove(identity)?;
         let left = issued.not_after.duration_since(SystemTime::now()).ok()?;
-        if self
-            .sessions
-            .is_revoked(identity, &issued.serial, issued.not_before)
-        {
+        if self.sessions.is_revoked(&issued.facts) {
+            tracing::warn!(%identity, serial = issued.serial, "the certificate kept over the restart is revoked");
             return None;
         }
         let serial = issued.serial.clone();
@@ -63,10 +61,7 @@ impl Core {
         let issued = entry
             .and_then(|entry| entry.live.as_ref())
             .map(|live| &live.issued);
-        issued.is_some_and(|issued| {
-            self.sessions
-                .is_revoked(identity, &issued.serial, issued.not_before)
-        })
+        issued.is_some_and(|issued| self.sessions.is_revoked(&issued.facts))
     }
 
     /// Keeps a new certificate, if anything is kept at all.

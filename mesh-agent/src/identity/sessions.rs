@@ -15,7 +15,6 @@ use std::{
     fmt,
     net::{Shutdown, TcpStream as StdStream},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
 };
 
 use rustls::{CommonState, pki_types::CertificateDer};
@@ -27,7 +26,7 @@ use super::{
 };
 use crate::model::{
     SpiffeId,
-    revoked::{LeafFacts, Revoked, Serial},
+    revoked::{LeafFacts, Revoked},
 };
 
 /// Who of a session's ends is the peer.
@@ -150,6 +149,12 @@ impl Sessions {
         })
     }
 
+    /// Brings a list into force; returns how many sessions that has cut.
+    pub(super) fn revoke(&self, list: Revoked) -> usize {
+        self.revoked.send_replace(Arc::new(list));
+        self.cut()
+    }
+
     /// Cuts every session whose peer's certificate is revoked; returns how many that were.
     fn cut(&self) -> usize {
         let list = Arc::clone(&self.revoked.borrow());
@@ -216,8 +221,7 @@ impl Identities {
             return;
         }
         let (serials, identities) = list.len();
-        sessions.revoked.send_replace(Arc::new(list));
-        let cut = sessions.cut();
+        let cut = sessions.revoke(list);
         tracing::info!(
             serials,
             identities,
@@ -249,25 +253,7 @@ impl Sessions {
     }
 
     /// Whether a certificate of ours is revoked.
-    pub(super) fn is_revoked(
-        &self,
-        identity: &SpiffeId,
-        serial: &str,
-        not_before: SystemTime,
-    ) -> bool {
-        let list = self.revoked.borrow();
-        if list.is_empty() {
-            return false;
-        }
-        let Ok(serial) = Serial::parse(serial) else {
-            return false;
-        };
-        let since = not_before.duration_since(SystemTime::UNIX_EPOCH);
-        let since = since.as_ref().map_or(0, Duration::as_secs);
-        list.has(&LeafFacts {
-            identity: identity.clone(),
-            serial,
-            not_before: i64::try_from(since).unwrap_or(i64::MAX),
-        })
+    pub(super) fn is_revoked(&self, leaf: &LeafFacts) -> bool {
+        self.revoked.borrow().has(leaf)
     }
 }

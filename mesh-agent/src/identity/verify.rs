@@ -213,12 +213,21 @@ pub(super) fn validity_of(certificate: &[u8]) -> Result<(SystemTime, SystemTime)
 /// Everything but the chain: readable, one workload's name, valid now.
 fn presented(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<LeafFacts, PeerError> {
     let parsed = parse(leaf)?;
-    let identity = uri_name(&parsed)?;
-    check_validity(&parsed, &identity, now)?;
+    let facts = facts(&parsed)?;
+    check_validity(&parsed, &facts.identity, now)?;
+    Ok(facts)
+}
+
+/// What a list of revoked certificates is asked about, unverified.
+pub(super) fn facts_of(certificate: &[u8]) -> Result<LeafFacts, PeerError> {
+    facts(&parse(certificate)?)
+}
+
+fn facts(certificate: &X509Certificate<'_>) -> Result<LeafFacts, PeerError> {
     Ok(LeafFacts {
-        identity,
-        serial: Serial::new(parsed.raw_serial()),
-        not_before: parsed.validity().not_before.timestamp(),
+        identity: uri_name(certificate)?,
+        serial: Serial::new(certificate.raw_serial()),
+        not_before: certificate.validity().not_before.timestamp(),
     })
 }
 
