@@ -31,12 +31,14 @@ mod fetch;
 pub mod fuzzing;
 mod issue;
 mod keep;
+mod kept_list;
 mod key_sets;
 mod lasting;
 mod origination;
 mod originations;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod pieces;
+mod private;
 mod rehearse;
 mod remote;
 mod roots;
@@ -57,6 +59,7 @@ pub use self::{
     credentials::{CredentialSources, Reading, Sealed, SecretError, SecretFields, Secrets},
     issue::{Answer, Authority, Chain, IssueError},
     keep::Keep,
+    kept_list::{KeptList, KeptListError},
     key_sets::{KeySetView, KeySets},
     origination::OriginationError,
     rehearse::{Failing, Holder, Rehearsal, RehearseError},

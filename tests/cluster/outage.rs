@@ -6,8 +6,8 @@
 use std::{fs, process::Command, thread, time::Duration};
 
 use mesh_tests::{
-    command::{Ran, run, run_ok},
-    kube::{Cluster, Mesh, Namespace, PATIENCE, PodLoad, PodProcess, Workload},
+    command::{Ran, feed, run, run_ok},
+    kube::{Cluster, Mesh, Namespace, PATIENCE, PodLoad, PodProcess, Workload, install::NAMESPACE},
     wait,
 };
 
@@ -38,6 +38,60 @@ impl Silent {
 impl Drop for Silent {
     fn drop(&mut self) {
         self.signal("-CONT");
+    }
+}
+
+/// A list of one revoked certificate; an empty one when this is dropped.
+struct Revoking<'a>(&'a Mesh);
+
+impl<'a> Revoking<'a> {
+    #[track_caller]
+    fn one(mesh: &'a Mesh, node: &str) -> Self {
+        let revoking = Self(mesh);
+        revoking.write("- serial: 'feedc0de'");
+        let file = format!("/var/lib/mesh-agent/{node}/{node}/revoked/revoked.yaml");
+        wait::until("the list to be kept", PATIENCE, || {
+            let kept = fs::read_to_string(&file).map_err(|error| error.to_string())?;
+            if kept.contains("feedc0de") {
+                Ok(())
+            } else {
+                Err(kept)
+            }
+        });
+        revoking
+    }
+
+    #[track_caller]
+    fn write(&self, list: &str) {
+        let words = ["create", "configmap", "mesh-agent-revoked"];
+        let list = format!("--from-literal=revoked.yaml={list}");
+        let made = [
+            words.as_slice(),
+            &[&list, "--dry-run=client", "--output=yaml"],
+        ]
+        .concat();
+        let object = self.0.ok(&made);
+        let apply = ["--namespace", NAMESPACE, "apply", "--filename", "-"];
+        feed(self.0.cluster().kubectl().args(apply), &object);
+    }
+
+    /// How many are in force on `node`, asked without the API server's help.
+    fn in_force(&self, node: &str) -> Result<(), String> {
+        let answer = self.0.admin(node, "GET", "/status")?;
+        let status: serde_json::Value =
+            serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
+        match status["revoked"]["serials"].as_u64() {
+            Some(1) => Ok(()),
+            _ => Err(status["revoked"].to_string()),
+        }
+    }
+}
+
+impl Drop for Revoking<'_> {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            self.write("[]");
+        }
     }
 }
 
@@ -104,7 +158,9 @@ fn an_agent_that_starts_without_the_api_server_works_from_disk() {
     let cluster = Cluster::here();
     let mesh = Mesh::on(&cluster);
     let namespace = routed(&cluster, "from-disk");
-    let agent = mesh.agent_on(&cluster.nodes()[0]);
+    let node = cluster.nodes().remove(0);
+    let agent = mesh.agent_on(&node);
+    let revoking = Revoking::one(&mesh, &node);
     let uid_of = "jsonpath={.metadata.uid}";
     let uid = mesh.run(&["get", &agent, "--output", uid_of]).stdout;
     let client = PodProcess::application(&namespace.field_of("client", "metadata.uid"));
@@ -127,6 +183,9 @@ fn an_agent_that_starts_without_the_api_server_works_from_disk() {
         });
         wait::until("answers from the second version", PATIENCE, || {
             all_from_v2(ask)
+        });
+        wait::until("what was revoked before", PATIENCE, || {
+            revoking.in_force(&node)
         });
     }
     wait::until("the agent's own words", PATIENCE, || {

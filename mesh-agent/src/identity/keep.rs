@@ -3,15 +3,13 @@
 //! Certificates that survive a restart of the agent without the authority: one file each, with
 //! its key, and one with the roots that were trusted.
 //!
-//! A file is written under another name, synced, and renamed, so that it exists whole or not at
-//! all. Knows nothing of when certificates are issued. Invariants: directory 0700, files 0600, of
-//! the agent's own user; what cannot be read, or has expired, is deleted and never used.
+//! How they are written and read is [`super::private`]'s. Knows nothing of when certificates are issued.
+//! Invariants: directory 0700, files 0600, of the agent's own user; what cannot be read, or has expired, is
+//! deleted and never used.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -20,7 +18,12 @@ use rustls::pki_types::{
     pem::{PemObject, SectionKind},
 };
 
-use super::{ca::AuthorityError, custody, issue::Issued, roots, verify};
+use super::{
+    ca::AuthorityError,
+    issue::Issued,
+    private::{self, Unread},
+    roots, verify,
+};
 use crate::model::SpiffeId;
 
 /// Far more than a key and a chain need.
@@ -51,18 +54,7 @@ impl Keep {
     /// # Errors
     /// It cannot be made, belongs to another user, or others may read it.
     pub fn open(dir: &Path) -> Result<Self, AuthorityError> {
-        let file = |action, source| AuthorityError::File {
-            action,
-            path: dir.to_owned(),
-            source,
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|source| file("creating", source))?;
-        let metadata = fs::metadata(dir).map_err(|source| file("reading", source))?;
-        custody::check_private(dir, &metadata, 0o700)?;
+        private::open_dir(dir)?;
         Ok(Self {
             dir: dir.to_owned(),
         })
@@ -72,7 +64,7 @@ impl Keep {
     pub(super) fn load(&self, trust_domain: &str) -> Kept {
         let mut kept = Kept::default();
         let roots_path = self.dir.join(ROOTS_FILE);
-        match read_private(&roots_path) {
+        match private::read(&roots_path, MAX_BYTES) {
             Ok(text) => match roots::parse_roots(&String::from_utf8_lossy(&text)) {
                 Ok(found) => kept.roots = found,
                 Err(error) => discard(&roots_path, &error.to_string()),
@@ -100,12 +92,12 @@ impl Keep {
     ) -> io::Result<()> {
         let mut text = pem::encode(&pem::Pem::new("PRIVATE KEY", pkcs8));
         text.push_str(&roots::to_pem(chain));
-        self.replace(&file_name(identity), text.as_bytes())
+        private::replace(&self.dir, &file_name(identity), text.as_bytes())
     }
 
     /// Keeps the roots in place of those before.
     pub(super) fn store_roots(&self, roots: &[CertificateDer<'static>]) -> io::Result<()> {
-        self.replace(ROOTS_FILE, roots::to_pem(roots).as_bytes())
+        private::replace(&self.dir, ROOTS_FILE, roots::to_pem(roots).as_bytes())
     }
 
     /// Deletes what is kept of `identity`.
@@ -151,7 +143,7 @@ impl Keep {
         trust_domain: &str,
         roots: &[CertificateDer<'static>],
     ) -> Result<(SpiffeId, Issued), String> {
-        let text = match read_private(path) {
+        let text = match private::read(path, MAX_BYTES) {
             Ok(text) => text,
             Err(Unread::Missing) => return Err("it is gone".to_owned()),
             Err(Unread::Problem(problem)) => return Err(problem),
@@ -177,53 +169,6 @@ impl Keep {
             .map_err(|error| error.to_string())?;
         Ok((identity, issued))
     }
-
-    fn replace(&self, name: &str, text: &[u8]) -> io::Result<()> {
-        let draft = self.dir.join(format!(".{name}.{:016x}", fastrand::u64(..)));
-        let written = write_synced(&draft, text)
-            .and_then(|()| fs::rename(&draft, self.dir.join(name)))
-            .and_then(|()| File::open(&self.dir)?.sync_all());
-        if written.is_err() {
-            // There may be none; one that stays is deleted at the next start.
-            drop(fs::remove_file(&draft));
-        }
-        written
-    }
-}
-
-enum Unread {
-    Missing,
-    Problem(String),
-}
-
-fn read_private(path: &Path) -> Result<Vec<u8>, Unread> {
-    let problem = |error: &dyn std::error::Error| Unread::Problem(error.to_string());
-    let opened = match File::open(path) {
-        Ok(opened) => opened,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Unread::Missing),
-        Err(error) => return Err(problem(&error)),
-    };
-    let metadata = opened.metadata().map_err(|error| problem(&error))?;
-    if !metadata.is_file() {
-        return Err(Unread::Problem("it is no file".to_owned()));
-    }
-    custody::check_private(path, &metadata, 0o600).map_err(|error| problem(&error))?;
-    let mut text = Vec::new();
-    opened
-        .take(MAX_BYTES)
-        .read_to_end(&mut text)
-        .map_err(|error| problem(&error))?;
-    Ok(text)
-}
-
-fn write_synced(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut opened = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    opened.write_all(text)?;
-    opened.sync_all()
 }
 
 fn file_name(identity: &SpiffeId) -> String {
@@ -303,8 +248,8 @@ mod tests {
             dir.0.join(file_name(&id("renamed"))),
         )
         .unwrap();
-        write_synced(&dir.0.join(format!("a_b{SUFFIX}")), b"broken").unwrap();
-        write_synced(&dir.0.join(".draft"), b"half").unwrap();
+        private::write_synced(&dir.0.join(format!("a_b{SUFFIX}")), b"broken").unwrap();
+        private::write_synced(&dir.0.join(".draft"), b"half").unwrap();
         std::thread::sleep(Duration::from_millis(2100));
         assert!(keep.load("a.b").certificates.is_empty());
         assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0);

@@ -21,8 +21,8 @@ pub struct SourceSettings {
     pub kubeconfig: Option<PathBuf>,
 
     /// Directory (0700) for what has to survive a restart without the Kubernetes API and without
-    /// the certificate authority: the last good configuration and certificates with their keys.
-    /// Without it nothing is kept.
+    /// the certificate authority: the last good configuration, the list of what is revoked, and
+    /// certificates with their keys. Without it nothing is kept.
     #[arg(long, value_name = "DIR", conflicts_with = "config_dir")]
     pub state_dir: Option<PathBuf>,
 

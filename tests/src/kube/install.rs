@@ -8,6 +8,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use super::Cluster;
@@ -48,6 +49,11 @@ impl Mesh {
         apply.args(["apply", "--server-side", "--force-conflicts", "-k"]);
         run_ok(apply.arg(overlay(&self.cluster)));
         self.wait();
+    }
+
+    /// Where it is installed.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
     }
 
     /// Waits until all of it is as it was last applied.
@@ -110,6 +116,25 @@ impl Mesh {
     pub fn status(&self, node: &str) -> serde_json::Value {
         let ran = self.agent(node, &["status", "-o", "json"]);
         serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"))
+    }
+
+    /// What the admin socket of the agent on `node` answers, byte by byte. The API server is not needed:
+    /// this machine is the node of all agents.
+    ///
+    /// # Errors
+    /// What curl said: nobody answers, or not with 200.
+    pub fn admin(&self, node: &str, method: &str, path: &str) -> Result<Vec<u8>, String> {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--max-time", "20"]);
+        curl.args(["--request", method, "--unix-socket"]);
+        curl.arg(format!("/run/mesh-agent/{node}.sock"));
+        curl.arg(format!("http://agent{path}"));
+        let ran = curl.output().map_err(|error| format!("curl: {error}"))?;
+        if ran.status.success() {
+            return Ok(ran.stdout);
+        }
+        let said = String::from_utf8_lossy(&ran.stderr);
+        Err(format!("{method} {path} of {node}: {said}"))
     }
 
     /// Lines of the access log of the agent on `node` that name `address`.
