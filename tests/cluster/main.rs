@@ -17,6 +17,7 @@ mod enrol;
 mod kinds;
 mod outage;
 mod posts;
+mod replay;
 mod reuse;
 mod rollout;
 mod rotation;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Go applications for the scenarios: an HTTP server (HTTP/1.1 and HTTP/2 with prior knowledge), a gRPC echo
-// service, WebSocket echo, and clients for them that count. They know nothing of the mesh.
+// service, WebSocket echo, and clients for them that count; and a client of Istio's certificate service. They know
+// nothing of the mesh.
 package main
 
 import (
@@ -18,12 +19,16 @@ const usage = `usage:
   apps unary ADDRESS COUNT         gRPC unary calls; prints server name counts
   apps stream ADDRESS COUNT        one bidirectional gRPC stream with COUNT messages each way
   apps websocket URL COUNT         COUNT WebSocket messages, echoed
+  apps certificate ADDRESS ID      asks a certificate authority, with the token and roots on standard input, for
+                                   what the token is for; prints "granted IDENTITY" or "refused CODE: MESSAGE"
+  apps impersonate ADDRESS ID      the same, for ID
 `
 
 func main() {
 	commands := map[string]func([]string) error{
 		"serve": serve, "get": get, "load": load, "short": short, "hold": hold,
 		"unary": unary, "stream": stream, "websocket": websocketEcho,
+		"certificate": certificate, "impersonate": impersonate,
 	}
 	if len(os.Args) != 4 || commands[os.Args[1]] == nil {
 		fmt.Fprint(os.Stderr, usage)
