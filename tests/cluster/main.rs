@@ -21,6 +21,7 @@ mod replay;
 mod reuse;
 mod rollout;
 mod rotation;
+mod secrets;
 mod strict;
 mod uninstall;
 mod upgrade;

@@ -30,6 +30,7 @@ pub mod manifest;
 pub mod netns;
 pub mod node;
 pub mod pod;
+pub mod secret;
 pub mod topology;
 pub mod wait;
 pub mod wire;
@@ -41,6 +42,7 @@ pub use self::{
     load::Load,
     node::Node,
     pod::Pod,
+    secret::{Secret, Told},
     topology::Lab,
     wire::Wire,
 };

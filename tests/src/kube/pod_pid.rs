@@ -58,6 +58,11 @@ impl PodProcess {
         command
     }
 
+    /// The file system that it sees, as the machine sees it.
+    pub fn root(self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.0))
+    }
+
     /// Kills it.
     pub fn kill(self) {
         crate::command::run_ok(Command::new("kill").args(["-KILL", &self.0.to_string()]));
