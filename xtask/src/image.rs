@@ -31,6 +31,8 @@ pub(crate) const AGENT: &str = "mesh-agent.local/mesh-agent:dev";
 pub(crate) const PAUSE: &str = "mesh-agent.local/pause:1";
 /// The Go applications of the scenarios.
 const APPLICATIONS: &str = "mesh-agent.local/applications:dev";
+/// Istio's control plane.
+const ISTIOD: &str = "mesh-agent.local/istiod:dev";
 /// What Gateway API's manifests of its conformance suite ask for.
 pub(crate) const ECHO: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
 
@@ -92,6 +94,13 @@ pub(crate) fn pause() -> Result<PathBuf> {
 pub(crate) fn for_tests() -> Result<Vec<PathBuf>> {
     let applications = of_program(APPLICATIONS, &programs::APPLICATIONS, "/applications")?;
     Ok(vec![applications])
+}
+
+/// The same with Istio's control plane.
+pub(crate) fn with_istiod() -> Result<Vec<PathBuf>> {
+    let mut images = for_tests()?;
+    images.push(of_program(ISTIOD, &programs::ISTIOD, "/pilot-discovery")?);
+    Ok(images)
 }
 
 /// The archive of Istio's echo: what the conformance suite runs in pods.

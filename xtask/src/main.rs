@@ -60,6 +60,8 @@ Kinds of tests:
   kernels  boots Debian's 6.1 and 6.12 kernels under qemu, loads every program, runs a smoke test
   kube     the agent in a real two-node Kubernetes; needs root, and five minutes the first time to
            build Kubernetes; `test kube --keep` leaves the cluster for the next run
+  istiod   the same with Istio's own certificate authority instead of ours; not one of `all`, as it takes
+           another six minutes the first time to build Istio's control plane
 
 Exit code: 0 done, 1 something failed, 2 the machine lacks something (it says what).
 ";

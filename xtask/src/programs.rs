@@ -94,6 +94,16 @@ pub(crate) const ECHO_SERVER: Program = Program {
     c_library: false,
 };
 
+/// Istio's control plane: a certificate authority that other people wrote.
+pub(crate) const ISTIOD: Program = Program {
+    name: "istiod",
+    module: "istiod",
+    // As the echo programs, with which it shares most packages.
+    build: &["build", "-mod=mod", "-buildvcs=false", SMALL],
+    package: "istio.io/istio/pilot/cmd/pilot-discovery",
+    c_library: false,
+};
+
 /// The Go applications of the scenarios.
 pub(crate) const APPLICATIONS: Program = Program {
     name: "applications",
@@ -227,6 +237,7 @@ mod tests {
             &CONFORMANCE,
             &ECHO_CLIENT,
             &ECHO_SERVER,
+            &ISTIOD,
             &APPLICATIONS,
         ];
         for program in all {
@@ -247,5 +258,16 @@ mod tests {
             pinned.contains(&format!("k8s.io/kubernetes {said}")),
             "{said}"
         );
+    }
+
+    #[test]
+    fn all_of_istio_is_of_one_version() {
+        let pinned = |program: &Program| {
+            let text = fs::read_to_string(program.directory().join("go.mod"))
+                .expect("the module can be read");
+            let line = text.lines().find(|line| line.contains("istio.io/istio "));
+            line.expect("it needs Istio").to_owned()
+        };
+        assert_eq!(pinned(&ISTIOD), pinned(&ECHO_SERVER));
     }
 }

@@ -27,11 +27,11 @@ const OUTER_MOUNTS: &str = "XTASK_OUTER_MOUNTS";
 
 /// The command itself.
 pub(crate) fn run(words: &[String]) -> Result<()> {
-    if let Some(("kube", rest)) = words
-        .split_first()
-        .map(|(kind, rest)| (kind.as_str(), rest))
-    {
-        return kube::run(rest);
+    let first = words.split_first();
+    match first.map(|(kind, rest)| (kind.as_str(), rest)) {
+        Some(("kube", rest)) => return kube::run(&kube::KUBE, rest),
+        Some(("istiod", rest)) => return kube::run(&kube::ISTIOD, rest),
+        _ => {}
     }
     let (kind, filter) = match words {
         [] => ("all", None),
@@ -84,7 +84,7 @@ pub(crate) fn run(words: &[String]) -> Result<()> {
             steps.finish()
         }
         other => Err(Lacking::usage(format!(
-            "no tests of kind {other:?}: unit, netns, fuzz, kernels, chart, kube or all"
+            "no tests of kind {other:?}: unit, netns, fuzz, kernels, chart, kube, istiod or all"
         ))),
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `cargo xtask test kube`: the agent in a real Kubernetes.
+//! `cargo xtask test kube`: the agent in a real Kubernetes; `test istiod`: with Istio's authority.
 //!
 //! Builds what the nodes get, starts a cluster of the tests' own, and runs `tests/cluster` against
 //! it. Knows nothing of what is tested. Invariant: the cluster goes when the tests are over,
@@ -22,8 +22,46 @@ use crate::{
 /// What the cluster is called when the command line says nothing else.
 const NAME: &str = "test";
 
+/// Some of the tests, with what only they need.
+#[derive(Debug)]
+pub(super) struct Suite {
+    images: fn() -> Result<Vec<PathBuf>>,
+    /// How the names of its tests begin, if others have no place in it.
+    prefix: Option<&'static str>,
+}
+
+/// How the names of those tests begin that Istio's control plane is built for.
+const WITH_ISTIOD: &str = "istiod::";
+
+/// All but those.
+pub(super) const KUBE: Suite = Suite {
+    images: image::for_tests,
+    prefix: None,
+};
+
+/// Those.
+pub(super) const ISTIOD: Suite = Suite {
+    images: image::with_istiod,
+    prefix: Some(WITH_ISTIOD),
+};
+
+impl Suite {
+    /// What the test program is told so that it runs no others.
+    fn choice(&self, filter: Option<&str>) -> Vec<String> {
+        let filter = filter.unwrap_or_default();
+        match self.prefix {
+            Some(prefix) => vec![format!("{prefix}{filter}")],
+            None => vec![
+                "--skip".to_owned(),
+                WITH_ISTIOD.to_owned(),
+                filter.to_owned(),
+            ],
+        }
+    }
+}
+
 /// The command itself.
-pub(super) fn run(words: &[String]) -> Result<()> {
+pub(super) fn run(suite: &Suite, words: &[String]) -> Result<()> {
     let (mut cluster, rest) = Cluster::chosen(words)?;
     if rest.len() == words.len() {
         cluster = Cluster::new(None, Some(NAME))?;
@@ -37,27 +75,28 @@ pub(super) fn run(words: &[String]) -> Result<()> {
         [filter] => Some(filter.as_str()),
         _ => {
             return Err(Lacking::usage(
-                "test kube takes [--dir DIR] [--name NAME] [--keep] [FILTER]".to_owned(),
+                "test kube and test istiod take [--dir DIR] [--name NAME] [--keep] [FILTER]"
+                    .to_owned(),
             ));
         }
     };
     may_run_agents()?;
     setup::ensure(&[Scope::Build, Scope::Cluster])?;
-    against(&cluster, keep, filter)
+    against(suite, &cluster, keep, filter)
 }
 
 /// As a part of all tests.
 pub(super) fn of_all(filter: Option<&str>) -> Result<()> {
-    against(&Cluster::new(None, Some(NAME))?, false, filter)
+    against(&KUBE, &Cluster::new(None, Some(NAME))?, false, filter)
 }
 
-fn against(cluster: &Cluster, keep: bool, filter: Option<&str>) -> Result<()> {
+fn against(suite: &Suite, cluster: &Cluster, keep: bool, filter: Option<&str>) -> Result<()> {
     let (mut images, mut digest) = (Vec::new(), String::new());
     let mut steps = Steps::new("test kube");
     steps.step("programs", || {
         programs::KUBERNETES.get()?;
         programs::COREDNS.get()?;
-        images.extend(image::for_tests()?);
+        images.extend((suite.images)()?);
         Ok(())
     });
     steps.step("agent", || {
@@ -76,7 +115,7 @@ fn against(cluster: &Cluster, keep: bool, filter: Option<&str>) -> Result<()> {
         steps.step("tests", || {
             let mut test = tests();
             test.args(["--no-fail-fast", "--", "--test-threads=1"]);
-            test.args(filter);
+            test.args(suite.choice(filter));
             test.env("KUBECONFIG", cluster.kubeconfig());
             test.env("MESH_KUBE_DIR", cluster.directory());
             test.env("MESH_AGENT_BIN", agent());
@@ -119,4 +158,20 @@ fn tests() -> std::process::Command {
     command.args(["test", "--locked", "--profile", artefacts::PROFILE.name()]);
     command.args(["--package", "mesh-tests", "--test", "cluster"]);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_with_istiod_run_where_it_was_built_and_nowhere_else() {
+        assert_eq!(KUBE.choice(None), ["--skip", WITH_ISTIOD, ""]);
+        assert_eq!(
+            KUBE.choice(Some("strict")),
+            ["--skip", WITH_ISTIOD, "strict"]
+        );
+        assert_eq!(ISTIOD.choice(None), [WITH_ISTIOD]);
+        assert_eq!(ISTIOD.choice(Some("plugged")), ["istiod::plugged"]);
+    }
 }
