@@ -14,6 +14,7 @@ mod authority;
 mod bare;
 mod early;
 mod enrol;
+mod istiod;
 mod kinds;
 mod outage;
 mod posts;

@@ -21,6 +21,7 @@ use crate::{
 
 pub mod forward;
 pub mod install;
+pub mod istiod;
 pub mod load;
 pub mod namespace;
 pub mod pod_pid;
@@ -29,6 +30,7 @@ pub mod workload;
 pub use self::{
     forward::Forward,
     install::Mesh,
+    istiod::Istiod,
     load::PodLoad,
     namespace::{Namespace, all_by},
     pod_pid::PodProcess,

@@ -18,7 +18,7 @@ use crate::command::{Ran, run, run_ok};
 pub const NAMESPACE: &str = "mesh-system";
 
 /// The agents' pods.
-const AGENTS: &str = "--selector=app.kubernetes.io/name=mesh-agent";
+pub(super) const AGENTS: &str = "--selector=app.kubernetes.io/name=mesh-agent";
 
 /// The mesh in a cluster. It stays installed for the next test.
 pub struct Mesh {
@@ -45,9 +45,18 @@ impl Mesh {
     /// As [`Mesh::on`].
     #[track_caller]
     pub fn apply(&self) {
+        self.apply_with("");
+    }
+
+    /// The same with further patches, a list in the YAML of a kustomization.
+    ///
+    /// # Panics
+    /// As [`Mesh::on`].
+    #[track_caller]
+    pub fn apply_with(&self, patches: &str) {
         let mut apply = self.cluster.kubectl();
         apply.args(["apply", "--server-side", "--force-conflicts", "-k"]);
-        run_ok(apply.arg(overlay(&self.cluster)));
+        run_ok(apply.arg(overlay(&self.cluster, patches)));
         self.wait();
     }
 
@@ -191,7 +200,7 @@ impl Mesh {
 /// The manifests, with a note in the pods of what is in their image: its name stays the same, so
 /// another image would not be noticed.
 #[track_caller]
-fn overlay(cluster: &Cluster) -> PathBuf {
+fn overlay(cluster: &Cluster, patches: &str) -> PathBuf {
     let place = cluster.directory().join("install");
     fs::create_dir_all(&place).expect("the cluster's directory can be written to");
     let real = |path: &Path| path.canonicalize().expect("it is there");
@@ -207,7 +216,7 @@ patches:
     - op: add
       path: /spec/template/metadata/annotations
       value: {{mesh-agent.io/image-digest: \"{digest}\"}}
-",
+{patches}",
         base = base.display(),
         digest = image_digest(),
     );
