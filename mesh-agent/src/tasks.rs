@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::sync::{Notify, watch};
 
 /// Spawns tasks and counts them by name. Clones share one count.
@@ -100,10 +101,8 @@ impl Tasks {
     )]
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let counted = self.count(name);
-        drop(tokio::spawn(async move {
-            let _counted = counted;
-            task.await;
-        }));
+        // An `async` block would keep room for the task twice: as it was given, and as it runs.
+        drop(tokio::spawn(task.map(|()| drop(counted))));
     }
 
     /// Runs `task` on the current `LocalSet` under `name`.
@@ -116,10 +115,7 @@ impl Tasks {
     )]
     pub fn spawn_local(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
         let counted = self.count(name);
-        drop(tokio::task::spawn_local(async move {
-            let _counted = counted;
-            task.await;
-        }));
+        drop(tokio::task::spawn_local(task.map(|()| drop(counted))));
     }
 
     /// Runs `work` on a thread where it may block, under `name`; `None` if it panicked.

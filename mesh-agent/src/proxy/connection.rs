@@ -76,10 +76,9 @@ pub(crate) fn spawn(thread: &Rc<Thread>, stream: TcpStream, accepted: Accepted) 
     match way {
         Way::Outbound => {
             let client = ClientStream::breaking(stream);
-            let workload = connection.pod.workload.identity.clone();
-            tasks.spawn_local("outbound", async move {
-                turns::of(&workload, outbound::serve(connection, client)).await;
-            });
+            let pod = Arc::clone(&connection.pod);
+            let serving = outbound::serve(connection, client);
+            tasks.spawn_local("outbound", turns::of(&pod.workload.identity, serving));
         }
         Way::Inbound => tasks.spawn_local("inbound", inbound::serve(connection, stream)),
     }

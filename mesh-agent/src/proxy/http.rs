@@ -16,6 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::TryFutureExt as _;
 use http::{
     HeaderValue, Request, Response, StatusCode, Version,
     header::{
@@ -69,7 +70,7 @@ pub(super) const TOO_LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-typ
 /// The client has ended its side, and the endpoint gave no answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the client went away")]
-struct ClientLeft;
+pub(super) struct ClientLeft;
 
 /// Serves HTTP to a client whose first bytes were judged to be `first`; without a `service` each
 /// request says whose it is.
@@ -199,7 +200,7 @@ fn head_clock(front: &Front) -> HeadClock {
 }
 
 /// Takes a request in, so that what the client does next is seen as behind it.
-fn accept(
+pub(super) fn accept(
     front: &Rc<Front>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<ReplyBody>, ClientLeft>> + use<> {
@@ -208,13 +209,13 @@ fn accept(
     let (body, progress) = RequestBody::new(body, &front.waiting);
     front.waiting.begin(progress.clone());
     let exchange = Exchange::begin(front, &head, progress);
-    let handling = handle(Rc::clone(front), exchange, head, body);
+    let answering = handle(Rc::clone(front), exchange, head, body);
     let front = Rc::clone(front);
-    async move {
-        let mut response = handling.await?;
+    // An `async` block would keep room for it twice.
+    answering.map_ok(move |mut response| {
         let_go(&front, &mut response);
-        Ok(response)
-    }
+        response
+    })
 }
 
 /// Tells an HTTP/1 client of an agent that leaves that this was the last response here. To close

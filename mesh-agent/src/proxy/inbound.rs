@@ -172,10 +172,9 @@ async fn tunnels(connection: Rc<Connection>, stream: TcpStream) {
         move |request: ConnectRequest| {
             let connection = Rc::clone(&connection);
             let tasks = connection.thread.shared.tasks.clone();
-            tasks.spawn_local("inbound stream", async move {
-                let peer = request.peer.clone();
-                turns::of(&peer, stream_to_app(connection, request)).await;
-            });
+            let peer = request.peer.clone();
+            let carrying = stream_to_app(connection, request);
+            tasks.spawn_local("inbound stream", turns::of(&peer, carrying));
         }
     };
     let around = Around {

@@ -98,9 +98,7 @@ pub(super) async fn connect(
         let tasks = &connection.thread.shared.tasks;
         let connection = Rc::clone(connection);
         let serving = inbound_http::serve(connection, far, entrance, ends, otherwise);
-        tasks.spawn_local("inbound stream", async move {
-            turns::of(&workload, serving).await;
-        });
+        tasks.spawn_local("inbound stream", turns::of(&workload, serving));
         return Ok(Upstream::Piped(near));
     }
     let mut record = Box::new(Record::begin(

@@ -19,11 +19,13 @@ use std::{
     hash::Hash,
     mem,
     net::IpAddr,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::{Rc, Weak},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
+
+use pin_project_lite::pin_project;
 
 use crate::{model::SpiffeId, tasks::Drain};
 
@@ -89,20 +91,46 @@ struct Account {
 /// Lets everybody go when rounds are begun no longer.
 struct Keeping(Rc<Turns>);
 
+pin_project! {
+    /// Work that is done when it is somebody's turn. Room for it is there once: an `async` function would keep its
+    /// argument beside what it has become.
+    pub(super) struct Turn<F> {
+        turns: Rc<Turns>,
+        account: Rc<Account>,
+        #[pin]
+        work: F,
+    }
+}
+
+impl<F: Future> Future for Turn<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let turn = self.project();
+        turn.turns.poll(turn.account, turn.work, context)
+    }
+}
+
 /// Does `work` when it is the turn of the workload that it is done for.
-pub(super) async fn of<T>(workload: &SpiffeId, work: impl Future<Output = T>) -> T {
+pub(super) fn of<F: Future>(workload: &SpiffeId, work: F) -> Turn<F> {
     let turns = TURNS.with(Rc::clone);
     let account = account(&turns.workloads, workload);
-    let mut work = pin!(work);
-    poll_fn(move |context| turns.poll(&account, work.as_mut(), context)).await
+    Turn {
+        turns,
+        account,
+        work,
+    }
 }
 
 /// Does `work` when it is the turn of those at `address`, who have not said yet who they are.
-pub(super) async fn of_address<T>(address: IpAddr, work: impl Future<Output = T>) -> T {
+pub(super) fn of_address<F: Future>(address: IpAddr, work: F) -> Turn<F> {
     let turns = TURNS.with(Rc::clone);
     let account = account(&turns.addresses, &address);
-    let mut work = pin!(work);
-    poll_fn(move |context| turns.poll(&account, work.as_mut(), context)).await
+    Turn {
+        turns,
+        account,
+        work,
+    }
 }
 
 fn account<K: Clone + Eq + Hash>(all: &RefCell<Accounts<K>>, of: &K) -> Rc<Account> {

@@ -11,6 +11,7 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::Command,
+    rc::Rc,
     thread,
 };
 
@@ -20,7 +21,7 @@ use super::mesh::{Mesh, cluster, rule, to};
 use crate::{
     ALLOCATOR,
     model::Protocol,
-    proxy::{Http1Engine, RequestHeaders, http1, inbound, outbound},
+    proxy::{Http1Engine, RequestHeaders, http, http_exchange::Front, http1, inbound, outbound},
 };
 
 mod streams;
@@ -118,10 +119,10 @@ fn a_request_asks_the_allocator_seldom() {
 #[test]
 fn a_request_of_http2_asks_the_allocator_seldom() {
     let name = "a_request_of_http2_asks_the_allocator_seldom";
-    check_count(Protocol::Http2, name, 100.0);
+    check_count(Protocol::Http2, name, 50.0);
 }
 
-fn size<A, B, F: Future>(_: fn(A, B) -> F) -> usize {
+fn size<A, B, F: Future>(_: impl Fn(A, B) -> F) -> usize {
     size_of::<F>()
 }
 
@@ -134,6 +135,13 @@ fn check_size(what: &str, size: usize, most: usize) {
 #[test]
 fn what_waits_for_an_idle_connection_is_small() {
     check_size("a connection from a pod", size(outbound::serve), 512);
-    check_size("HTTP/1.1 by hand", size(http1::serve), 512);
+    check_size("HTTP/1.1 by hand", size(http1::serve), 560);
     check_size("a connection to a pod", size(inbound::serve), 1_088);
+}
+
+/// It is copied some times until it is where it stays.
+#[test]
+fn what_waits_for_an_answer_over_http2_is_small() {
+    let accept = |front: Rc<Front>, request| http::accept(&front, request);
+    check_size("a request of HTTP/2", size(accept), 2_500);
 }
