@@ -131,7 +131,12 @@ impl Made {
 }
 
 fn value(text: &[u8]) -> HeaderValue {
-    HeaderValue::from_bytes(text).expect("digits and dashes are visible ASCII")
+    let value = HeaderValue::from_bytes(text);
+    let mut value = value.expect("digits and dashes are visible ASCII");
+    // No secret, but no two are the same either: in the table that HTTP/2 compresses heads by they would only
+    // push out what comes again (RFC 7541 section 6.2.3 and 7.1.3).
+    value.set_sensitive(true);
+    value
 }
 
 /// Whether it is the place of a request in a trace.
