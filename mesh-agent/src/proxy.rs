@@ -28,6 +28,7 @@ pub mod hello;
 mod http;
 mod http1;
 mod http2_heads;
+mod http_ahead;
 mod http_body;
 mod http_choice;
 mod http_decide;

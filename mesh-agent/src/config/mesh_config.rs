@@ -26,7 +26,7 @@ use super::{
 use crate::model::{
     ServiceName, SpiffeId,
     authorization::Pattern,
-    provider::{Check, HttpCheck, Provider},
+    provider::{Check, HttpCheck, Provider, ShownBody},
 };
 
 /// The name of the ConfigMap.
@@ -37,6 +37,9 @@ const KEY: &str = "mesh";
 
 /// How long an answer may take, if nothing is written.
 const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The most of a body that a provider may see: what gRPC takes for a message, if nobody says otherwise.
+const MAX_BODY: usize = 4 * 1024 * 1024;
 
 /// Whether an object is the one that matters.
 pub(super) fn is(object: &ConfigMap, root_namespace: &str) -> bool {
@@ -95,13 +98,24 @@ struct ExtAuthz {
     include_request_headers_in_check: Vec<String>,
     #[serde(deserialize_with = "null_default")]
     include_additional_headers_in_check: BTreeMap<String, String>,
-    include_request_body_in_check: Option<Value>,
+    include_request_body_in_check: Option<RequestBody>,
     #[serde(deserialize_with = "null_default")]
     headers_to_upstream_on_allow: Vec<String>,
     #[serde(deserialize_with = "null_default")]
     headers_to_downstream_on_allow: Vec<String>,
     #[serde(deserialize_with = "null_default")]
     headers_to_downstream_on_deny: Vec<String>,
+}
+
+/// How much of a request's body is shown.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct RequestBody {
+    max_request_bytes: Value,
+    #[serde(deserialize_with = "null_default")]
+    allow_partial_message: bool,
+    #[serde(deserialize_with = "null_default")]
+    pack_as_bytes: bool,
 }
 
 impl MeshConfigFacts {
@@ -221,11 +235,10 @@ impl Reader<'_> {
                 "write 403 or 503",
             );
         }
-        if spec.include_request_body_in_check.is_some() {
-            let text = "bodies are not shown to providers yet";
-            let fix = "remove it if the provider can do without";
-            self.fault("includeRequestBodyInCheck", text, fix);
-        }
+        let body = match &spec.include_request_body_in_check {
+            None => Some(None),
+            Some(written) => self.body(written, is_http).map(Some),
+        };
         let check = if is_http {
             self.http(spec).map(Check::Http)
         } else {
@@ -238,7 +251,42 @@ impl Reader<'_> {
             timeout: timeout?,
             fail_open: spec.fail_open,
             status_on_error: status?,
-            check: check.filter(|_| spec.include_request_body_in_check.is_none())?,
+            check: check?,
+            body: body?,
+        })
+    }
+
+    fn body(&mut self, written: &RequestBody, is_http: bool) -> Option<ShownBody> {
+        let most = match &written.max_request_bytes {
+            Value::String(text) => text.parse().ok(),
+            other => other.as_u64(),
+        };
+        let most = most.and_then(|most| usize::try_from(most).ok());
+        let most = most.filter(|most| (1..=MAX_BODY).contains(most));
+        if most.is_none() {
+            let text = match &written.max_request_bytes {
+                Value::Null => "must be set".to_owned(),
+                other => format!("{other} is no number of bytes from 1 to {MAX_BODY}"),
+            };
+            self.fault(
+                "includeRequestBodyInCheck.maxRequestBytes",
+                text,
+                "write how much the provider needs to see, as 8192",
+            );
+        }
+        if written.pack_as_bytes && is_http {
+            self.findings.add(
+                Severity::Warning,
+                code::WITHOUT_EFFECT,
+                format!("{}.includeRequestBodyInCheck.packAsBytes", self.field),
+                "has no effect: over HTTP a body is shown as it is",
+                "remove it",
+            );
+        }
+        Some(ShownBody {
+            most: most?,
+            partial: written.allow_partial_message,
+            as_bytes: written.pack_as_bytes,
         })
     }
 

@@ -7,6 +7,8 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
+
 /// The path of the service's one call.
 pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
@@ -111,6 +113,12 @@ pub struct HttpRequest {
     /// `HTTP/1.1` or another.
     #[prost(string, tag = "10")]
     pub protocol: String,
+    /// What is shown of the body, as text.
+    #[prost(string, tag = "11")]
+    pub body: String,
+    /// The same as it is.
+    #[prost(bytes = "bytes", tag = "12")]
+    pub raw_body: Bytes,
 }
 
 /// What is answered.
@@ -212,6 +220,16 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+
+    #[test]
+    fn a_body_is_written_by_its_published_tags() {
+        let request = HttpRequest {
+            body: "a".to_owned(),
+            raw_body: Bytes::from_static(b"b"),
+            ..HttpRequest::default()
+        };
+        assert_eq!(request.encode_to_vec(), b"\x5a\x01a\x62\x01b");
+    }
 
     #[test]
     fn an_answer_is_read_by_its_published_tags() {

@@ -9,6 +9,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri,
     header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, WWW_AUTHENTICATE},
@@ -35,7 +36,32 @@ pub struct Provider {
     pub status_on_error: StatusCode,
     /// How it is asked.
     pub check: Check,
+    /// What it sees of bodies, if it does.
+    pub body: Option<ShownBody>,
 }
+
+/// How much of a request's body a provider sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShownBody {
+    /// So many bytes at most.
+    pub most: usize,
+    /// Whether it sees the beginning of a body that is longer; else such a request does not pass.
+    pub partial: bool,
+    /// Whether they are told over gRPC as bytes, not as text.
+    pub as_bytes: bool,
+}
+
+/// What a provider is shown of one body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excerpt {
+    /// From its beginning.
+    pub bytes: Bytes,
+    /// Whether more may follow.
+    pub is_partial: bool,
+}
+
+/// Tells a provider whether it sees the beginning of a body or all of it; a client's word for it is not shown.
+pub const PARTIAL: HeaderName = HeaderName::from_static("x-envoy-auth-partial-body");
 
 /// How a provider is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +124,7 @@ fn is_framing(name: &HeaderName) -> bool {
 }
 
 fn is_named(patterns: &[Pattern], name: &HeaderName) -> bool {
-    !is_framing(name) && patterns.iter().any(|one| one.matches(name.as_str()))
+    !is_framing(name) && name != PARTIAL && patterns.iter().any(|one| one.matches(name.as_str()))
 }
 
 type Pairs = Vec<(HeaderName, HeaderValue)>;
@@ -110,12 +136,26 @@ fn named(headers: &HeaderMap, wants: impl Fn(&HeaderName) -> bool) -> Pairs {
         .collect()
 }
 
+impl Excerpt {
+    /// As [`PARTIAL`] says it.
+    pub fn is_partial(&self) -> HeaderValue {
+        HeaderValue::from_static(if self.is_partial { "true" } else { "false" })
+    }
+}
+
 impl HttpCheck {
-    /// What is asked about the request with this head; nothing if its path cannot be asked about.
-    pub fn request(&self, head: &request::Parts) -> Option<Request<()>> {
+    /// What is asked about the request with this head and what is `shown` of its body; nothing if its path
+    /// cannot be asked about.
+    pub fn request(
+        &self,
+        head: &request::Parts,
+        shown: Option<&Excerpt>,
+    ) -> Option<Request<Bytes>> {
+        let body = shown.map_or_else(Bytes::new, |shown| shown.bytes.clone());
         let target = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let target = format!("{}{target}", self.path_prefix);
-        let mut asked = Request::new(());
+        let length = HeaderValue::from(body.len());
+        let mut asked = Request::new(body);
         *asked.method_mut() = head.method.clone();
         *asked.uri_mut() = Uri::try_from(target).ok()?;
         let authority = head.uri.authority().map(|it| it.as_str().as_bytes());
@@ -133,7 +173,10 @@ impl HttpCheck {
         for (name, value) in &self.add {
             headers.insert(name, value.clone());
         }
-        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        if let Some(shown) = shown {
+            headers.insert(PARTIAL, shown.is_partial());
+        }
+        headers.insert(CONTENT_LENGTH, length);
         Some(asked)
     }
 
@@ -211,6 +254,7 @@ mod tests {
     #[test]
     fn a_check_shows_what_is_named_and_nothing_else() {
         let sent = [
+            ("x-envoy-auth-partial-body", "forged"),
             ("host", "shop"),
             ("authorization", "Bearer a"),
             ("x-ext-a", "1"),
@@ -218,7 +262,9 @@ mod tests {
             ("x-mesh", "forged"),
             ("content-length", "7"),
         ];
-        let asked = check().request(&head("/a?b=c", &sent)).unwrap();
+        let mut all = check();
+        all.include.push(Pattern::new("x-e*"));
+        let asked = all.request(&head("/a?b=c", &sent), None).unwrap();
         assert_eq!(asked.uri(), "/check/a?b=c");
         assert_eq!(asked.method(), "POST");
         let want = [
@@ -229,6 +275,14 @@ mod tests {
             "x-mesh: yes",
         ];
         assert_eq!(shown(asked.headers()), want);
+        let excerpt = Excerpt {
+            bytes: Bytes::from_static(b"four"),
+            is_partial: true,
+        };
+        let asked = all.request(&head("/a", &sent), Some(&excerpt)).unwrap();
+        assert_eq!(asked.headers()[PARTIAL], "true");
+        assert_eq!(asked.headers()[CONTENT_LENGTH], "4");
+        assert_eq!(asked.body(), "four");
     }
 
     #[test]

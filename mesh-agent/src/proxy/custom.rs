@@ -3,6 +3,7 @@
 //! Asks providers whether a request to a pod may pass, as that pod, for CUSTOM policies.
 //!
 //! A check goes out like any request of the pod: through a tunnel, under the provider's own policies.
+//! Where the provider is to see the request's body, that is read first, and goes on behind the check as it came.
 //! Knows nothing of policies. Invariants: without a clear yes a request does not pass, unless the
 //! provider is declared to fail open; how many checks are under way is bounded.
 
@@ -10,12 +11,15 @@ mod grpc_check;
 
 use std::{
     cell::{Cell, OnceCell},
+    io::{self, ErrorKind},
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
 };
 
-use ::http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, request};
+use ::http::{
+    HeaderName, HeaderValue, Request, Response, StatusCode, Version, header::EXPECT, request,
+};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -23,17 +27,20 @@ use hyper::body::Incoming;
 use super::{
     Outcome,
     connection::Connection,
+    dial,
     entrance::Entrance,
+    http_ahead::{self, Unread},
     http_body::RequestBody,
     http_exchange::{Exchange, Front},
     http_forward,
     http_lease::Lease,
+    http_replay::{Piece, Replay},
     seldom::Seldom,
     usage,
 };
 use crate::model::{
     Cluster,
-    provider::{Allowance, Check, HttpCheck, Provider},
+    provider::{Allowance, Check, Excerpt, HttpCheck, Provider, ShownBody},
 };
 
 /// How many checks are under way on one thread.
@@ -86,7 +93,48 @@ impl Drop for Place {
     }
 }
 
-/// Asks `provider` about the request with this head; what is done with it if it passes.
+/// Reads what is to be `shown` of a request's body, if it has one; `most` is what any provider wants to see of it.
+///
+/// # Errors
+/// How the request ends if there is nothing that can be shown.
+pub(crate) async fn show(
+    entrance: &Entrance,
+    shown: &ShownBody,
+    most: usize,
+    head: &mut request::Parts,
+    body: &mut RequestBody,
+) -> Result<Option<Excerpt>, Outcome> {
+    let pod = &entrance.pod().workload.uid;
+    let excerpt = http_ahead::read(body, shown, most, pod).await;
+    let excerpt = excerpt.map_err(|unread| match unread {
+        Unread::TooLarge => Outcome::BodyTooLarge,
+        Unread::TooSlow => Outcome::BodyTooSlow,
+        Unread::Broken(error) if is_nonsense(&error) => {
+            Outcome::Malformed(dial::chain(&error).into())
+        }
+        Unread::Broken(_) => Outcome::ClientGone,
+    })?;
+    if excerpt.is_some() {
+        // Whoever waited to be told to send its body has been told.
+        head.headers.remove(EXPECT);
+    }
+    Ok(excerpt)
+}
+
+/// Whether a body broke because of how it is framed, not because its client is gone.
+fn is_nonsense(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error);
+    let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| {
+        matches!(
+            cause.kind(),
+            ErrorKind::InvalidInput | ErrorKind::InvalidData
+        )
+    })
+}
+
+/// Asks `provider` about the request with this head and what is `shown` of its body; what is done with it if it
+/// passes.
 ///
 /// # Errors
 /// How it ends if it does not.
@@ -94,11 +142,12 @@ pub(crate) async fn ask(
     entrance: &Entrance,
     provider: &Provider,
     head: &request::Parts,
+    shown: Option<Excerpt>,
 ) -> Result<Allowance, Outcome> {
     let failure = match Place::take() {
         None => "too many checks are under way".to_owned(),
         Some(_place) => {
-            let asking = Box::pin(check(entrance, provider, head));
+            let asking = Box::pin(check(entrance, provider, head, shown));
             // Cancel-safe: what is given up is the whole exchange with the provider.
             match tokio::time::timeout(provider.timeout, asking).await {
                 Ok(Ok(answered)) => {
@@ -142,12 +191,18 @@ async fn check(
     entrance: &Entrance,
     provider: &Provider,
     head: &request::Parts,
+    shown: Option<Excerpt>,
 ) -> Result<Result<Allowance, Rejection>, Failure> {
     let (front, cluster) = front(entrance, provider)?;
     match &provider.check {
-        Check::Http(check) => over_http(&front, &cluster, check, head).await,
+        Check::Http(check) => {
+            let asked = check.request(head, shown.as_ref());
+            let asked = asked.ok_or_else(|| "the path cannot be asked about".to_owned())?;
+            over_http(&front, &cluster, check, asked).await
+        }
         Check::Grpc => {
-            let asked = grpc_check::request(entrance, &cluster, head)?;
+            let as_bytes = provider.body.is_some_and(|body| body.as_bytes);
+            let asked = grpc_check::request(entrance, &cluster, head, shown, as_bytes)?;
             let answer = send(&front, &cluster, asked).await?;
             let answer = crate::grpc::unary_answer(answer.0).await;
             let answer = answer.map_err(|status| status.to_string())?;
@@ -160,11 +215,14 @@ async fn over_http(
     front: &Rc<Front>,
     cluster: &Arc<Cluster>,
     check: &HttpCheck,
-    head: &request::Parts,
+    asked: Request<Bytes>,
 ) -> Result<Result<Allowance, Rejection>, Failure> {
-    let asked = check.request(head);
-    let asked = asked.ok_or_else(|| "the path cannot be asked about".to_owned())?;
-    let (answer, lease) = send(front, cluster, asked.map(|()| RequestBody::Empty)).await?;
+    let pod = &front.connection.pod.workload.uid;
+    let asked = asked.map(|body| match body.is_empty() {
+        true => RequestBody::Empty,
+        false => Replay::of(vec![Piece::Data(body)], pod).read(),
+    });
+    let (answer, lease) = send(front, cluster, asked).await?;
     let (parts, body) = answer.into_parts();
     let body = Limited::new(body, BODY_MAX).collect().await;
     let body = body.map_err(|error| format!("reading the answer: {error}"))?;

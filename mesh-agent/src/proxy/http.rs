@@ -245,17 +245,19 @@ async fn handle(
     front: Rc<Front>,
     mut exchange: Box<Exchange>,
     mut head: request::Parts,
-    body: RequestBody,
+    mut body: RequestBody,
 ) -> Result<Response<ReplyBody>, ClientLeft> {
     if let Err(outcome) = admit(&exchange, &head) {
         return Ok(refuse(exchange, outcome));
     }
     let decided = match &front.inbound {
-        Some(inbound) => inbound.decide(&mut exchange, &mut head).await,
+        Some(inbound) => inbound.decide(&mut exchange, &mut head, &mut body).await,
         None => http_decide::decide(exchange.port().as_deref(), &mut exchange, &head.headers),
     };
     let mut way = match decided {
         Ok(way) => way,
+        // It broke off what policy had to see: there is nobody to answer.
+        Err(Outcome::ClientGone) => return Err(ClientLeft),
         Err(outcome) => return Ok(refuse(exchange, outcome)),
     };
     if let Some(treatment) = &way.treatment

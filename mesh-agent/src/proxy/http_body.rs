@@ -22,7 +22,8 @@ use hyper::body::Incoming;
 use tokio::{sync::Notify, time::Sleep};
 
 use super::{
-    Outcome, http_ending::Waiting, http_exchange::Exchange, http_lease::Lease, http_replay::Reader,
+    Outcome, http_ahead::Ahead, http_ending::Waiting, http_exchange::Exchange, http_lease::Lease,
+    http_replay::Reader,
 };
 
 /// How long an endpoint may take to answer `Expect: 100-continue` before the body is sent anyway.
@@ -35,6 +36,8 @@ type Broken = Box<dyn Error + Send + Sync>;
 pub(crate) struct Progress {
     bytes: Cell<u64>,
     ended: Cell<bool>,
+    /// Some of it was read ahead, and has not gone on.
+    held_back: Cell<bool>,
     /// Told when the body has ended.
     waiting: Weak<Waiting>,
 }
@@ -54,6 +57,8 @@ pub(crate) enum RequestBody {
     },
     /// One that is kept while it passes.
     Replayed(Reader),
+    /// One whose beginning was read ahead.
+    Ahead(Box<Ahead>),
 }
 
 /// The body of a response to the client.
@@ -79,22 +84,53 @@ pub(crate) struct Streaming {
 }
 
 impl Progress {
-    /// Bytes passed on so far.
+    /// Of a body of which nothing has come.
+    pub(crate) fn new(waiting: &Rc<Waiting>) -> Rc<Self> {
+        Rc::new(Self {
+            bytes: Cell::new(0),
+            ended: Cell::new(false),
+            held_back: Cell::new(false),
+            waiting: Rc::downgrade(waiting),
+        })
+    }
+
+    /// Bytes that have come so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.get()
     }
 
     fn end(&self) {
-        if !self.ended.replace(true)
-            && let Some(waiting) = self.waiting.upgrade()
-        {
+        if !self.ended.replace(true) {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        if let Some(waiting) = self.waiting.upgrade() {
             waiting.tell();
         }
     }
 
+    /// From now on what comes does not go on at once.
+    pub(crate) fn hold_back(&self) {
+        self.held_back.set(true);
+    }
+
+    /// What was held back has gone on.
+    pub(crate) fn let_go(&self) {
+        if self.held_back.replace(false) && self.ended.get() {
+            self.tell();
+        }
+    }
+
+    /// Whether all of the body has come.
+    pub(crate) fn has_come(&self) -> bool {
+        self.ended.get()
+    }
+
     /// Whether all of the body was passed on.
     pub(crate) fn has_ended(&self) -> bool {
-        self.ended.get()
+        self.ended.get() && !self.held_back.get()
     }
 }
 
@@ -104,11 +140,7 @@ impl RequestBody {
         if body.is_end_stream() {
             return (Self::Empty, None);
         }
-        let progress = Rc::new(Progress {
-            bytes: Cell::new(0),
-            ended: Cell::new(false),
-            waiting: Rc::downgrade(waiting),
-        });
+        let progress = Progress::new(waiting);
         let streaming = Self::Streaming {
             body,
             progress: Rc::clone(&progress),
@@ -146,6 +178,7 @@ impl Body for RequestBody {
         let (body, progress, gate) = match self.get_mut() {
             Self::Empty => return Poll::Ready(None),
             Self::Replayed(reader) => return reader.poll(context),
+            Self::Ahead(ahead) => return ahead.poll(context),
             Self::Streaming {
                 body,
                 progress,
@@ -177,6 +210,7 @@ impl Body for RequestBody {
             Self::Empty => true,
             Self::Streaming { body, .. } => body.is_end_stream(),
             Self::Replayed(reader) => reader.is_end(),
+            Self::Ahead(ahead) => ahead.is_end(),
         }
     }
 
@@ -184,6 +218,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Replayed(reader) => reader.hint(),
+            Self::Ahead(ahead) => ahead.size_hint(),
             Self::Streaming { body, .. } => body.size_hint(),
         }
     }

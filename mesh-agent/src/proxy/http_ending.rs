@@ -119,7 +119,7 @@ impl Waiting {
     fn read(&self, bytes: &[u8]) {
         let request = self.request.borrow();
         // Line ends may stand between requests.
-        if request.as_ref().is_none_or(Request::is_whole)
+        if request.as_ref().is_none_or(Request::has_come)
             && !bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
         {
             self.ahead.set(true);
@@ -147,6 +147,12 @@ impl Request {
     fn is_whole(&self) -> bool {
         let ended = |progress: &Rc<Progress>| progress.has_ended();
         self.progress.as_ref().is_none_or(ended)
+    }
+
+    /// All of it has come, if it has not gone on yet.
+    fn has_come(&self) -> bool {
+        let come = |progress: &Rc<Progress>| progress.has_come();
+        self.progress.as_ref().is_none_or(come)
     }
 
     fn bytes(&self) -> u64 {
@@ -198,7 +204,7 @@ impl<Client> ClientEnd<Client> {
             return Poll::Ready(Ok(()));
         };
         self.waiting.waker.set(Some(context.waker().clone()));
-        if request.is_whole() {
+        if request.has_come() {
             return Poll::Pending;
         }
         // Either the end of the body is still on its way to the endpoint, or it will never come.

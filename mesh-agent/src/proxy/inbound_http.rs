@@ -27,6 +27,7 @@ use super::{
     custom,
     entrance::{Entrance, Otherwise, Pass, Seen},
     http,
+    http_body::RequestBody,
     http_decide::Way,
     http_exchange::{Exchange, Front},
     inbound,
@@ -81,18 +82,25 @@ impl Inbound {
     }
 
     /// Where a request goes that policy allows; its head is changed as its tokens and the providers
-    /// that are asked about it ask for.
+    /// that are asked about it ask for, and its body read as far as these want to see it.
     pub(crate) async fn decide(
         &self,
         exchange: &mut Exchange,
         head: &mut request::Parts,
+        body: &mut RequestBody,
     ) -> Result<Way, Outcome> {
         let entrance = self.pass.entrance();
         let token = entrance.identify(head)?;
         let reading = RequestReading::new(&head.method, &head.uri, &head.headers);
         let providers = entrance.providers(&reading.with_token(token.as_deref()));
+        let shown = providers.iter().filter_map(|provider| provider.body);
+        let most = shown.map(|shown| shown.most).max().unwrap_or_default();
         for provider in providers {
-            let asking = Box::pin(custom::ask(entrance, &provider, head));
+            let shown = match &provider.body {
+                Some(shown) => Box::pin(custom::show(entrance, shown, most, head, body)).await?,
+                None => None,
+            };
+            let asking = Box::pin(custom::ask(entrance, &provider, head, shown));
             let allowance = asking.await?;
             allowance.apply(&mut head.headers);
             let to_client = &mut exchange.notes.to_client;

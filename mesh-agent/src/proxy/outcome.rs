@@ -75,6 +75,10 @@ pub enum Outcome {
     Unauthenticated(Arc<TokenRefusal>),
     /// A provider says no, or nothing.
     Rejected(Arc<Rejection>),
+    /// The body is longer than what a provider has to see all of may be.
+    BodyTooLarge,
+    /// What a provider has to see of the body did not come in time.
+    BodyTooSlow,
     /// The other end denies it by its policy; what it said.
     DeniedThere(Arc<str>),
     /// Policy changed so that a live connection is no longer allowed; how.
@@ -106,6 +110,8 @@ impl Outcome {
             Self::Denied(_) | Self::DeniedThere(_) => 403,
             Self::Unauthenticated(refusal) => refusal.fault.status(),
             Self::Rejected(rejection) => rejection.status.as_u16(),
+            Self::BodyTooLarge => 413,
+            Self::BodyTooSlow => 408,
             Self::Refused(refusal) => refusal.status,
             Self::Redirected { status, .. } => *status,
             Self::Answered(answer) => answer.status.as_u16(),
@@ -125,6 +131,7 @@ impl Outcome {
         match self {
             Self::Complete | Self::Unsupported(_) | Self::Redirected { .. } => "-",
             Self::Answered(_) | Self::Unauthenticated(_) => "-",
+            Self::BodyTooLarge | Self::BodyTooSlow => "-",
             Self::Aborted(_) => "FI",
             Self::Refused(refusal) => refusal.flag.as_str(),
             Self::Rejected(_) => "UAEX",
@@ -183,6 +190,8 @@ impl Outcome {
             Self::Denied(denial) => Some(denial.as_str()),
             Self::Unauthenticated(refusal) => Some(&refusal.details),
             Self::Rejected(rejection) => Some(&rejection.details),
+            Self::BodyTooLarge => Some("request_payload_too_large"),
+            Self::BodyTooSlow => Some("request_overall_timeout"),
             Self::PolicyChanged(why) | Self::DeniedThere(why) => Some(why),
             Self::Loop => Some("connection would loop back to the agent"),
         }
@@ -224,6 +233,8 @@ impl Outcome {
             Self::Overflow => Cow::Owned(format!("{RESET}. reset reason: overflow")),
             Self::Limited { .. } => Cow::Borrowed("local_rate_limited"),
             Self::TimedOut => Cow::Borrowed("upstream request timeout"),
+            Self::BodyTooLarge => Cow::Borrowed("Payload Too Large"),
+            Self::BodyTooSlow => Cow::Borrowed("request timeout"),
             Self::Malformed(_) => Cow::Borrowed("Bad Request"),
             Self::Unsupported(what) => Cow::Borrowed(what),
         }
@@ -280,6 +291,8 @@ mod tests {
                 "RL",
                 "local_rate_limited",
             ),
+            (Outcome::BodyTooLarge, 413, "-", "Payload Too Large"),
+            (Outcome::BodyTooSlow, 408, "-", "request timeout"),
             (Outcome::Complete, 0, "-", ""),
             (Outcome::PolicyDenied, 0, "DENY", ""),
         ] {

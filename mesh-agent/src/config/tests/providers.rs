@@ -8,7 +8,7 @@ use super::fixture::{Mesh, pod, service};
 use crate::model::{
     ServiceName, Verdict,
     authorization::{Attached, Caller},
-    provider::Check,
+    provider::{Check, ShownBody},
 };
 
 /// The ConfigMap with these providers, in flow YAML.
@@ -96,12 +96,58 @@ fn without_a_provider_that_can_be_asked_a_policy_denies_and_says_so() {
             "statusOnError: is no status",
         ),
         (
-            "service: web.default, port: 80, includeRequestBodyInCheck: {maxRequestBytes: 1}",
-            "includeRequestBodyInCheck: bodies are not shown",
+            "service: web.default, port: 80, includeRequestBodyInCheck: {}",
+            "includeRequestBodyInCheck.maxRequestBytes: must be set",
+        ),
+        (
+            "service: web.default, port: 80, includeRequestBodyInCheck: {maxRequestBytes: 0}",
+            "includeRequestBodyInCheck.maxRequestBytes: 0 is no number of bytes from 1 to 4194304",
+        ),
+        (
+            "service: web.default, port: 80, includeRequestBodyInCheck: {maxRequestBytes: 4194305}",
+            "includeRequestBodyInCheck.maxRequestBytes: 4194305 is no number",
+        ),
+        (
+            "service: web.default, port: 80, includeRequestBodyInCheck: {maxRequestBytes: -1}",
+            "includeRequestBodyInCheck.maxRequestBytes: -1 is no number",
         ),
     ] {
         check_without(&with(fields), &[&at(field), denies]);
     }
+}
+
+/// What a provider of `kind` sees of bodies that says so.
+#[track_caller]
+fn check_body(kind: &str, written: &str, want: Option<ShownBody>, problems: &[&str]) {
+    let fields = format!("service: web.default, port: 80, includeRequestBodyInCheck: {written}");
+    let text = config(&format!("{{name: p, {kind}: {{{fields}}}}}"));
+    let mesh = Mesh::new(&(text + &custom()));
+    mesh.check_problems(problems);
+    let provider = attached(&mesh).provider.expect("it is there");
+    assert_eq!(provider.body, want);
+}
+
+#[test]
+fn a_provider_sees_as_much_of_bodies_as_is_written() {
+    let shown = |most, partial, as_bytes| {
+        Some(ShownBody {
+            most,
+            partial,
+            as_bytes,
+        })
+    };
+    let (http, grpc) = ("envoyExtAuthzHttp", "envoyExtAuthzGrpc");
+    check_body(http, "null", None, &[]);
+    check_body(http, "{maxRequestBytes: 1}", shown(1, false, false), &[]);
+    check_body(
+        grpc,
+        "{maxRequestBytes: '4194304', allowPartialMessage: true, packAsBytes: true}",
+        shown(4_194_304, true, true),
+        &[],
+    );
+    let warned = ["envoyExtAuthzHttp.includeRequestBodyInCheck.packAsBytes: has no effect"];
+    let written = "{maxRequestBytes: 8192, packAsBytes: true}";
+    check_body(http, written, shown(8192, false, true), &warned);
 }
 
 #[test]

@@ -24,7 +24,10 @@ use crate::{
             HeaderValueOption, HttpRequest, Peer, SocketAddress, Timestamp,
         },
     },
-    model::{Cluster, SpiffeId, provider::Allowance},
+    model::{
+        Cluster, SpiffeId,
+        provider::{Allowance, Excerpt, PARTIAL},
+    },
     proxy::{
         entrance::Entrance,
         http_body::RequestBody,
@@ -32,21 +35,27 @@ use crate::{
     },
 };
 
-/// What is asked about the request with this head.
+/// What is asked about the request with this head and what is `shown` of its body.
 pub(super) fn request(
     entrance: &Entrance,
     cluster: &Arc<Cluster>,
     head: &request::Parts,
+    shown: Option<Excerpt>,
+    as_bytes: bool,
 ) -> Result<Request<RequestBody>, Failure> {
     let pod = entrance.pod();
-    let message = grpc::unary_body(&asked(entrance, head));
+    let mut http = http(head);
+    if let Some(shown) = shown {
+        show(&mut http, shown, as_bytes);
+    }
+    let message = grpc::unary_body(&asked(entrance, http));
     let body = Replay::of(vec![Piece::Data(message)], &pod.workload.uid).read();
     let authority = format!("{}:{}", cluster.hostname, cluster.port);
     let request = super::grpc_request(CHECK, &authority, body);
     request.ok_or_else(|| format!("{authority} is no authority"))
 }
 
-fn asked(entrance: &Entrance, head: &request::Parts) -> CheckRequest {
+fn asked(entrance: &Entrance, http: HttpRequest) -> CheckRequest {
     let principal = |identity: Option<&SpiffeId>| {
         let text = identity.map(SpiffeId::as_str);
         text.unwrap_or_default().to_owned()
@@ -63,7 +72,7 @@ fn asked(entrance: &Entrance, head: &request::Parts) -> CheckRequest {
         destination: Some(peer(entrance.to(), principal(Some(own)))),
         request: Some(AttributeRequest {
             time: Some(time),
-            http: Some(http(head)),
+            http: Some(http),
         }),
     };
     CheckRequest {
@@ -87,7 +96,7 @@ fn peer(at: SocketAddr, principal: String) -> Peer {
 fn http(head: &request::Parts) -> HttpRequest {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let mut headers: HashMap<String, String> = HashMap::new();
-    for (name, value) in &head.headers {
+    for (name, value) in head.headers.iter().filter(|(name, _)| *name != PARTIAL) {
         match headers.get_mut(name.as_str()) {
             Some(known) => {
                 known.push(',');
@@ -128,6 +137,24 @@ fn http(head: &request::Parts) -> HttpRequest {
         }
         .to_owned(),
         headers,
+        body: String::new(),
+        raw_body: Bytes::new(),
+    }
+}
+
+/// Tells what is shown of a body. What is no UTF-8 in a text is one `!` for each byte, as Envoy writes it.
+fn show(http: &mut HttpRequest, shown: Excerpt, as_bytes: bool) {
+    let partial = if shown.is_partial { "true" } else { "false" };
+    let name = PARTIAL.as_str().to_owned();
+    http.headers.insert(name, partial.to_owned());
+    if as_bytes {
+        http.raw_body = shown.bytes;
+        return;
+    }
+    http.body.reserve(shown.bytes.len());
+    for chunk in shown.bytes.utf8_chunks() {
+        http.body.push_str(chunk.valid());
+        http.body.extend(chunk.invalid().iter().map(|_| '!'));
     }
 }
 
@@ -198,6 +225,22 @@ mod tests {
             }),
             ok_response: None,
         }
+    }
+
+    #[test]
+    fn a_body_is_told_as_text_or_as_bytes() {
+        let bytes = Bytes::from_static(b"a\xf0\x9f\x92b\xff");
+        let shown = Excerpt {
+            bytes: bytes.clone(),
+            is_partial: true,
+        };
+        let mut http = HttpRequest::default();
+        show(&mut http, shown.clone(), false);
+        assert_eq!((&*http.body, &*http.raw_body), ("a!!!b!", &b""[..]));
+        assert_eq!(http.headers["x-envoy-auth-partial-body"], "true");
+        let mut http = HttpRequest::default();
+        show(&mut http, shown, true);
+        assert_eq!((&*http.body, http.raw_body), ("", bytes));
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 //! CUSTOM policies: what a provider is asked, and what becomes of its answer and of its silence.
 
+mod bodies;
+mod compared;
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -43,6 +46,7 @@ fn provider() -> Provider {
             downstream_on_allow: named("x-seen"),
             downstream_on_deny: named("x-why"),
         }),
+        body: None,
     }
 }
 

@@ -284,6 +284,7 @@ fn a_provider_is_asked_about_what_its_policy_matches_and_its_yes_is_not_the_last
         fail_open: false,
         status_on_error: http::StatusCode::FORBIDDEN,
         check: crate::model::provider::Check::Grpc,
+        body: None,
     });
     let rules = |path| {
         to(Operation {
