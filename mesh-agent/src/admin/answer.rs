@@ -101,6 +101,7 @@ fn answer_json(method: &Method, uri: &Uri, views: &Views, tasks: &Tasks) -> Resu
         "/config" => Ok(dump::config(
             &views.snapshot.borrow(),
             &views.report.borrow(),
+            &(views.proxy)(),
         )),
         "/problems" => Ok(dump::problems(&views.report.borrow())),
         CONFIG_DUMP => Ok(ztunnel::config_dump(views)),

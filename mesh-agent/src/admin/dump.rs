@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The whole configuration and what is wrong with it, as JSON.
+//! The whole configuration, what is wrong with it, and what pods hold of their budgets, as JSON.
 
 use serde_json::{Value, json};
 
-use super::{opaque, pods};
+use super::{opaque, pods, status};
 use crate::{
     config::{Problem, Report},
     model::{
         Backend, Cluster, HttpRoutes, HttpRule, ObjectRef, Protocol, Service, ServicePort,
         Snapshot, Workload,
     },
+    proxy::ProxyView,
 };
 
 /// `/config`.
-pub(super) fn config(snapshot: &Snapshot, report: &Report) -> Value {
+pub(super) fn config(snapshot: &Snapshot, report: &Report, proxy: &ProxyView) -> Value {
     let mut workloads: Vec<_> = snapshot.workloads.values().collect();
     workloads.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     let mut services: Vec<_> = snapshot.services.values().collect();
@@ -22,7 +23,7 @@ pub(super) fn config(snapshot: &Snapshot, report: &Report) -> Value {
     json!({
         "generation": snapshot.generation,
         "node": snapshot.node,
-        "workloads": workloads.into_iter().map(|it| workload(it)).collect::<Vec<_>>(),
+        "workloads": workloads.into_iter().map(|it| workload(it, proxy)).collect::<Vec<_>>(),
         "services": services.into_iter().map(|it| service(it)).collect::<Vec<_>>(),
         "problems": problems(report),
     })
@@ -46,7 +47,7 @@ fn problem(problem: &Problem) -> Value {
     })
 }
 
-fn workload(pod: &Workload) -> Value {
+fn workload(pod: &Workload, proxy: &ProxyView) -> Value {
     let (mode, ports) = pods::modes(pod);
     json!({
         "uid": pod.uid.0,
@@ -67,6 +68,7 @@ fn workload(pod: &Workload) -> Value {
         "inbound": { "mode": mode, "ports": ports },
         "authorizationPolicies": pods::policies(pod),
         "requestAuthentications": pods::authentications(pod),
+        "budgets": proxy.budgets.get(&pod.uid).map(|of_it| status::budgets(Some(of_it))),
     })
 }
 

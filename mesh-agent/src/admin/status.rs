@@ -188,7 +188,7 @@ fn pod_rows(
 }
 
 /// What a pod holds, by side and budget.
-fn budgets(views: Option<&Vec<BudgetView>>) -> Value {
+pub(super) fn budgets(views: Option<&Vec<BudgetView>>) -> Value {
     let mut sides = json!({});
     for view in views.into_iter().flatten() {
         let peers = view.peers.iter();

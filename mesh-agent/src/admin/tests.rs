@@ -2,7 +2,7 @@
 
 //! The admin socket, asked over real sockets.
 
-use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, time::Duration};
+use std::{fs, net::Ipv4Addr, os::unix::fs::MetadataExt, path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use super::{samples::Sample, *};
+use crate::proxy::{Budget, BudgetView};
 
 /// A served sample; its socket's directory is removed at the end.
 struct Served {
@@ -317,9 +318,38 @@ async fn the_socket_goes_when_the_drain_begins() {
 
 #[tokio::test]
 async fn the_whole_configuration_and_its_problems_can_be_read() {
-    let served = Served::new("dump", Sample::new()).await;
+    let sample = Sample::new();
+    let web = sample
+        .snapshot
+        .borrow()
+        .local_enrolled()
+        .next()
+        .unwrap()
+        .clone();
+    let held = BudgetView {
+        budget: Budget::Connections,
+        side: "inbound",
+        used: 3,
+        limit: 40,
+        held_back: 2,
+        refused: 1,
+        peers: vec![(Ipv4Addr::new(10, 0, 0, 9).into(), 2)],
+    };
+    let budgets = [(web.uid.clone(), vec![held])].into();
+    sample.proxy.lock().unwrap().budgets = budgets;
+    let served = Served::new("dump", sample).await;
     let (_, body) = served.ask("GET", "/config").await;
     assert_eq!(body["generation"], 4);
+    let (_, status) = served.ask("GET", "/status").await;
+    let of = |rows: &Value| {
+        let mut rows = rows.as_array().unwrap().iter();
+        rows.find(|row| row["uid"] == *web.uid.0).unwrap()["budgets"].clone()
+    };
+    let dumped = of(&body["workloads"]);
+    assert_eq!(dumped["inbound"]["connections"]["used"], 3);
+    assert_eq!(dumped, of(&status["pods"]));
+    let kept = body["workloads"].as_array().unwrap().iter();
+    assert_eq!(kept.filter(|row| !row["budgets"].is_null()).count(), 1);
     assert_eq!(body["workloads"].as_array().unwrap().len(), 3);
     assert_eq!(
         body["services"][0]["ports"][0]["routes"]["rules"][0]["name"],
