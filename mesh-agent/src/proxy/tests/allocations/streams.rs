@@ -12,10 +12,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{runtime::Builder, task::LocalSet};
+
+use crate::tasks::Tasks;
 
 type Client = hyper::client::conn::http2::SendRequest<Empty<Bytes>>;
 
@@ -70,7 +73,7 @@ async fn open(stream: TcpStream) -> Client {
     let opened =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), asynchronous(stream)).await;
     let (client, connection) = opened.expect("HTTP/2");
-    drop(tokio::task::spawn_local(connection));
+    Tasks::new().spawn_local("client", connection.map(drop));
     client
 }
 
