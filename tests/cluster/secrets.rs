@@ -72,11 +72,11 @@ fn told(cluster: &Cluster, mesh: &Mesh, pods: &[(String, String)]) -> Vec<(Strin
     }
     let control = "--selector=app.kubernetes.io/name=mesh-agent-control";
     for words in [
-        ["--namespace=mesh-system", "logs", control, "--tail=-1"],
+        ["logs", control, "--namespace=mesh-system", "--tail=-1"],
         [
-            "--all-namespaces",
             "get",
             "configmaps,events,pods",
+            "--all-namespaces",
             "--output=yaml",
         ],
     ] {
