@@ -4,7 +4,8 @@
 //!
 //! Knows nothing of what is asked. Invariants: one attempt to connect at a time, however many
 //! calls wait for it; between failed attempts there is a pause that grows, in which calls fail at
-//! once with the last reason.
+//! once with the last reason; a connection on which nothing is under way sends nothing, since servers
+//! hang up on who pings more than they like.
 
 use std::{
     fmt, io,
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, client::conn::http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use prost::Message;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
@@ -76,12 +77,6 @@ const RESOLVE: Duration = Duration::from_secs(5);
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
 
-/// How often a silent server is asked whether it is there.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
-
-/// How long it may take to say so.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// The first pause after a failed attempt; it doubles.
 const REST_MIN: Duration = Duration::from_millis(200);
 
@@ -128,10 +123,14 @@ impl Client {
         match timeout(deadline, self.exchange(path, metadata, message, deadline)).await {
             Ok(Ok(bytes)) => frame::decode(bytes),
             Ok(Err(status)) => Err(status),
-            Err(_elapsed) => Err(Status::new(
-                Code::DeadlineExceeded,
-                format!("{} did not answer in time", self.0.endpoint.address),
-            )),
+            Err(_elapsed) => {
+                // Nobody may be there any more, which TCP notices after a quarter of an hour.
+                self.0.forget();
+                Err(Status::new(
+                    Code::DeadlineExceeded,
+                    format!("{} did not answer in time", self.0.endpoint.address),
+                ))
+            }
         }
     }
 
@@ -294,12 +293,8 @@ impl Inner {
     ) -> io::Result<Sender> {
         let stream = dial(address).await?;
         let stream = TlsConnector::from(config).connect(name, stream).await?;
-        let handshake = http2::Builder::new(Executor(self.tasks.clone()))
-            .timer(TokioTimer::new())
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(stream));
+        let handshake =
+            http2::Builder::new(Executor(self.tasks.clone())).handshake(TokioIo::new(stream));
         let (sender, connection) = Box::pin(handshake).await.map_err(io::Error::other)?;
         let drain = self.tasks.drain();
         self.tasks.spawn("grpc connection", async move {

@@ -2,14 +2,24 @@
 
 //! Client and server against each other, over TLS on loopback.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use http::HeaderMap;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig, crypto::aws_lc_rs, pki_types::PrivateKeyDer,
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    io::{AsyncReadExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, watch},
+};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
@@ -242,6 +252,90 @@ async fn a_connection_that_ended_is_opened_again() {
     echo(&pair.client, "b").await.unwrap();
 }
 
+/// A client whose connections pass through our hands until [`Relayed::keep`].
+struct Relayed {
+    client: Client,
+    kept: Arc<Notify>,
+    /// Bytes of the client that went no further.
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Relayed {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nothing is captured in a unit test"
+    )]
+    async fn new(pair: &Pair) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = Endpoint {
+            address: listener.local_addr().unwrap().to_string(),
+            server_name: "ca.test".to_owned(),
+        };
+        let relayed = Self {
+            client: Client::new(endpoint, Arc::clone(&pair.source), pair.tasks.clone()),
+            kept: Arc::default(),
+            bytes: Arc::default(),
+        };
+        let (kept, bytes) = (Arc::clone(&relayed.kept), Arc::clone(&relayed.bytes));
+        let (server, tasks) = (pair.client.endpoint().address.clone(), pair.tasks.clone());
+        pair.tasks.spawn("relay", async move {
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let mut far = TcpStream::connect(&server).await.unwrap();
+                let (kept, bytes) = (Arc::clone(&kept), Arc::clone(&bytes));
+                tasks.spawn("relayed", async move {
+                    let both = Box::pin(copy_bidirectional(&mut near, &mut far));
+                    tokio::select! {
+                        _ = both => return,
+                        () = kept.notified() => {}
+                    }
+                    let mut buffer = [0; 1024];
+                    while let Ok(count @ 1..) = near.read(&mut buffer).await {
+                        bytes.fetch_add(count, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        relayed
+    }
+
+    /// Hands nothing on any more of what is connected now, and closes nothing.
+    fn keep(&self) {
+        self.kept.notify_waiters();
+    }
+}
+
+/// As when a node is gone.
+#[tokio::test]
+async fn a_connection_on_which_nobody_answers_is_replaced() {
+    let pair = pair().await;
+    let relayed = Relayed::new(&pair).await;
+    echo(&relayed.client, "a").await.unwrap();
+    relayed.keep();
+    let soon = Duration::from_millis(300);
+    let lost: Result<CreateCertificateResponse, _> = relayed
+        .client
+        .unary(ECHO, HeaderMap::new(), &request("b"), soon)
+        .await;
+    assert_eq!(lost.unwrap_err().code, Code::DeadlineExceeded);
+    echo(&relayed.client, "c").await.unwrap();
+}
+
+/// Servers of gRPC in Go hang up on who pings while nothing is under way.
+#[tokio::test]
+async fn a_connection_without_calls_sends_nothing() {
+    let pair = pair().await;
+    let relayed = Relayed::new(&pair).await;
+    echo(&relayed.client, "a").await.unwrap();
+    relayed.keep();
+    tokio::time::pause();
+    // What the call left to say.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let said = relayed.bytes.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(relayed.bytes.load(Ordering::Relaxed), said);
+}
+
 #[tokio::test]
 async fn a_server_that_stops_answers_what_it_has_and_its_successor_the_rest() {
     let pair = pair().await;
@@ -271,7 +365,6 @@ async fn what_is_no_grpc_gets_a_plain_http_status() {
     use bytes::Bytes;
     use http_body_util::Full;
     use hyper_util::rt::TokioIo;
-    use tokio::net::TcpStream;
 
     let pair = pair().await;
     let address = &pair.client.endpoint().address;
