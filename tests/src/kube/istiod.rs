@@ -192,7 +192,8 @@ spec:
       - name: discovery
         image: {IMAGE}
         imagePullPolicy: Never
-        args: [discovery]
+        # It hangs up after half an hour where Istio's own manifests are used; here, before every renewal.
+        args: [discovery, --keepaliveMaxServerConnectionAge=20s]
         env:
         - {{name: POD_NAME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}
         - {{name: POD_NAMESPACE, valueFrom: {{fieldRef: {{fieldPath: metadata.namespace}}}}}}
