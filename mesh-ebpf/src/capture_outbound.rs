@@ -8,9 +8,10 @@
 //! destination is decided anew.) Captured packets get the mark that makes every address local,
 //! and a cleared link address, so that the loopback interface takes them as its own.
 //!
-//! Packets without a tagged socket (an application's answers to the agent, which connects with the
-//! client's address; resets; last acknowledgements) are the agent's if one of its transparent
-//! sockets has their tuple.
+//! What an application accepted of the agent, which connects with the client's address, is tagged by
+//! `note_sockets`, and goes back to it likewise. Packets without a tagged socket (of what was accepted
+//! while no program did that; answers to a SYN; resets; last acknowledgements) are the agent's if one
+//! of its transparent sockets has their tuple.
 //!
 //! Fails open for what is none of the mesh's business, and closed for what is: a mesh SYN whose
 //! socket cannot be tagged is dropped (and sent again); with no agent listening it waits, unless
@@ -18,7 +19,8 @@
 //! follows its socket's tag; without a socket it is dropped if its destination is in the mesh,
 //! and passes otherwise. TCP that cannot be read is dropped.
 //!
-//! A pod that leaves the mesh is DRAINING: nothing new is captured, tagged sockets go on as ever.
+//! A pod that leaves the mesh is DRAINING: nothing new is captured, or decided about (should the pod come
+//! back such a connection is older than that capture); tagged sockets go on as ever.
 //! No security boundary: a raw socket gets around it; the destination's policy does not care.
 
 use core::ffi::c_void;
@@ -89,7 +91,8 @@ fn segment_verdict(context: &TcContext, pod: &PodConfig, segment: &Segment) -> i
                     count_pod(Counter::PACKET_PASSED);
                     return PASS;
                 }
-                // A segment that is no SYN is older than the capture, held only for a while.
+                // A segment that is no SYN is older than the capture: held only for a while, or opened
+                // while the pod was on its way out.
                 TagKind::EARLY if !segment.syn => {
                     count_pod(Counter::PACKET_PASSED);
                     return PASS;
@@ -166,7 +169,7 @@ fn carry_out(context: &TcContext, segment: &Segment, kind: TagKind, counter: Cou
 #[inline(always)]
 fn decide(pod: &PodConfig, segment: &Segment) -> (TagKind, Counter) {
     if pod.state != PodState::ACTIVE.0 {
-        return (TagKind::PASSED, Counter::DRAINING_PASSED);
+        return (TagKind::EARLY, Counter::DRAINING_PASSED);
     }
     let destination = &segment.tuple.destination;
     if !is_captured(destination) {

@@ -9,6 +9,8 @@
 //!   alike, so that probes pass untouched.
 //! * Connections of a pod that is about to be captured are tagged, for `hold_early` to hold; so are
 //!   those of a namespace that nobody has decided about, while pods are waited for.
+//! * What an application accepts of those two is tagged as what it is, so that it is known when its other
+//!   end is gone: the one as captured, whose answers are the agent's, the other as passed.
 //! * Captured application sockets and the agent's tunnels leave a record when they close.
 //!
 //! Fails open: it decides nothing. A tuple that does not fit is counted; the agent has reserved
@@ -38,6 +40,7 @@ const CONTINUE: u32 = 1;
 
 const TCP_CONNECT: u32 = 3;
 const ACTIVE_ESTABLISHED: u32 = 4;
+const PASSIVE_ESTABLISHED: u32 = 5;
 const STATE_CHANGED: u32 = 10;
 const CLOSE: u32 = 7;
 const STATE_FLAG: u32 = 1 << 2;
@@ -51,7 +54,11 @@ pub(crate) fn note_sockets(context: SockOpsContext) -> u32 {
 #[inline(always)]
 fn try_note_sockets(ops: *mut bpf_sock_ops) -> Option<u32> {
     let operation = load_u32!(ops, 0);
-    if operation != TCP_CONNECT && operation != ACTIVE_ESTABLISHED && operation != STATE_CHANGED {
+    if operation != TCP_CONNECT
+        && operation != ACTIVE_ESTABLISHED
+        && operation != PASSIVE_ESTABLISHED
+        && operation != STATE_CHANGED
+    {
         return None;
     }
     if operation == STATE_CHANGED && load_u32!(ops, 8) != CLOSE {
@@ -71,9 +78,45 @@ fn try_note_sockets(ops: *mut bpf_sock_ops) -> Option<u32> {
                 call_at_close(ops);
             }
         }
+        PASSIVE_ESTABLISHED => {
+            if kind.is_none() {
+                note_accept(ops);
+            }
+        }
         _ => note_close(ops, kind),
     }
     None
+}
+
+/// Tags what an application accepts of the agent, or of a probe.
+#[inline(always)]
+fn note_accept(ops: *mut bpf_sock_ops) {
+    let Some(own) = tuple_of(ops) else { return };
+    let opened = Tuple {
+        source: own.destination,
+        destination: own.source,
+    };
+    // SAFETY: only its presence is looked at.
+    let kind = if unsafe { EXPECT.get(&opened) }.is_some() {
+        TagKind::CAPTURED
+    // SAFETY: only its presence is looked at.
+    } else if unsafe { HOST_FLOWS.get(&opened) }.is_some() {
+        TagKind::PASSED
+    } else {
+        return;
+    };
+    let tag = Tag {
+        kind: kind.0,
+        reserved: [0; 3],
+        destination: own.destination,
+    };
+    // SAFETY: the context is valid for the whole run.
+    let socket = unsafe { (*ops).__bindgen_anon_2.sk };
+    if !socket.is_null() {
+        // Without memory for it it is known as long as its other end is there.
+        // SAFETY: a socket of the context that is not null.
+        unsafe { maps::set_tag(socket.cast(), tag) };
+    }
 }
 
 #[inline(always)]
