@@ -31,6 +31,7 @@ mod ledger;
 mod listeners;
 mod load;
 mod maps;
+mod marks;
 mod mesh;
 mod netlink;
 mod netns;
@@ -433,9 +434,8 @@ impl Datapath {
         lock(&self.maps).read_flows(|record| flows.push(&record));
     }
 
-    /// Forgets expected tuples that no socket has: those of an agent that died before its sockets'
-    /// close was noted. A tuple is a suspect once before it goes, as it is expected a moment before
-    /// its socket is bound to it.
+    /// Forgets expected tuples that no socket has: those of an agent that died before its sockets' close was noted. A
+    /// tuple is a suspect once before it goes, as it is expected a moment before its socket is bound to it.
     fn sweep_expected(&mut self) {
         let mut maps = lock(&self.maps);
         let foreign: Vec<Tuple> = maps

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! TCP sockets of the calling thread's namespace: listing them, and ending a connection.
+//! TCP sockets of the calling thread's namespace: listing them, with their tags, and ending a
+//! connection.
 //!
 //! Ending is what a reset by the peer would be to the application (`ECONNABORTED`); it needs
 //! `CONFIG_INET_DIAG_DESTROY` and `CAP_NET_ADMIN`.
 //!
-//! Reference: sock_diag(7), `include/uapi/linux/inet_diag.h`.
+//! Reference: sock_diag(7), `include/uapi/linux/{inet_diag,sock_diag}.h`; socket storage since 5.7.
 
 use std::{
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsRawFd, OwnedFd},
 };
 
+use mesh_common::{Address, Endpoint, Tag};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::netlink::{self, HEADER_BYTES, Message, NLMSG_ERROR};
@@ -26,11 +29,25 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const TCP: u8 = 6;
 
+/// Asks for storage (`INET_DIAG_REQ_SK_BPF_STORAGES`), of a map (`SK_DIAG_BPF_STORAGE_REQ_MAP_FD`).
+const ASK_STORAGES: u16 = 2;
+const ASK_MAP: u16 = 1;
+/// Tells storage (`INET_DIAG_SK_BPF_STORAGES`), of a map (`SK_DIAG_BPF_STORAGE`), and what is in it
+/// (`SK_DIAG_BPF_STORAGE_MAP_VALUE`).
+const STORAGES: u16 = 20;
+const STORAGE: u16 = 1;
+const STORAGE_VALUE: u16 = 3;
+/// A flag of kinds of attributes.
+const NESTED: u16 = 1 << 15;
+
 /// What the kernel tells about a socket: `struct inet_diag_msg` up to its identity.
+const STATE_AT: usize = HEADER_BYTES + 1;
 const ID_AT: usize = HEADER_BYTES + 4;
 const ID_BYTES: usize = 48;
 /// What waits in the receive queue, behind the identity and a timer.
 const QUEUE_AT: usize = ID_AT + ID_BYTES + 4;
+/// Attributes, behind both queues, the user and the inode.
+const ATTRIBUTES_AT: usize = QUEUE_AT + 16;
 /// In the identity the cookie, its lower half first.
 const COOKIE_AT: usize = 40;
 
@@ -38,9 +55,14 @@ const COOKIE_AT: usize = 40;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) const SHORTEST: usize = ID_AT + ID_BYTES;
 
-/// States in which a connection is one to both ends: established, and half closed. A connection
-/// that is still being made is decided about when its SYN is sent again.
+/// States in which a connection is one to both ends: established, and half closed.
 const OPEN_STATES: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8;
+
+/// States in which a connection is still being made, by either end.
+const BEGUN_STATES: u32 = 1 << 2 | 1 << 3;
+
+/// States in which a connection is over for one of its ends, and not for the other.
+const ENDING_STATES: u32 = 1 << 9 | 1 << 11;
 
 /// The state of a listener.
 const LISTENING: u32 = 1 << 10;
@@ -52,16 +74,21 @@ pub(super) struct OpenSocket {
     pub(super) remote: SocketAddr,
     /// Of a listener, the connections that nobody has accepted yet.
     pub(super) waiting: u32,
+    /// What it is to the mesh, if that was asked for and something was decided about it.
+    pub(super) tag: Option<Tag>,
+    state: u8,
     family: u8,
     /// `struct inet_diag_sockid`, whose cookie no other socket ever has.
     id: [u8; ID_BYTES],
 }
 
-/// The connections that are open, in both families, but for those on the loopback interface.
-pub(super) fn open_sockets() -> io::Result<Vec<OpenSocket>> {
+/// The connections, open or about to be, in both families, with what is in the maps of `tags` of
+/// each; but for those on the loopback interface.
+pub(super) fn connections(tags: &[OwnedFd]) -> io::Result<Vec<OpenSocket>> {
+    let states = OPEN_STATES | BEGUN_STATES | ENDING_STATES;
     let mut found = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        dump(family, OPEN_STATES, &mut found)?;
+        dump(family, states, tags, &mut found)?;
     }
     found.retain(|socket| !socket.remote.ip().is_loopback());
     Ok(found)
@@ -71,20 +98,28 @@ pub(super) fn open_sockets() -> io::Result<Vec<OpenSocket>> {
 pub(super) fn listeners() -> io::Result<Vec<OpenSocket>> {
     let mut found = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        dump(family, LISTENING, &mut found)?;
+        dump(family, LISTENING, &[], &mut found)?;
     }
     Ok(found)
 }
 
-/// What it holds does not make it another.
-impl PartialEq for OpenSocket {
-    fn eq(&self, other: &Self) -> bool {
-        (self.family, self.id) == (other.family, other.id)
-    }
-}
-
 impl OpenSocket {
-    /// Its cookie.
+    /// Whether it is open for both of its ends.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_in(OPEN_STATES)
+    }
+
+    /// Whether it is still to be open.
+    pub(super) fn is_begun(&self) -> bool {
+        self.is_in(BEGUN_STATES)
+    }
+
+    fn is_in(&self, states: u32) -> bool {
+        let of_state = 1_u32.checked_shl(self.state.into()).unwrap_or(0);
+        states & of_state != 0
+    }
+
+    /// Its cookie, which it has from its first packet on.
     pub(super) fn cookie(&self) -> u64 {
         let half = |at: usize| {
             let bytes = self.id[at..at + 4].try_into().expect("four bytes");
@@ -115,12 +150,19 @@ fn connect() -> io::Result<Socket> {
     )
 }
 
-fn dump(family: u8, states: u32, found: &mut Vec<OpenSocket>) -> io::Result<()> {
+fn dump(family: u8, states: u32, tags: &[OwnedFd], found: &mut Vec<OpenSocket>) -> io::Result<()> {
     let mut netlink = connect()?;
     let mut message = Message::new(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP);
     message.raw(&[family, TCP, 0, 0]);
     message.raw(&states.to_ne_bytes());
     message.raw(&[0; ID_BYTES]);
+    if !tags.is_empty() {
+        message.nested(ASK_STORAGES, |message| {
+            for map in tags {
+                message.attribute(ASK_MAP, &map.as_raw_fd().to_ne_bytes());
+            }
+        });
+    }
     netlink.write_all(&message.finish())?;
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -176,13 +218,58 @@ fn socket(message: &[u8]) -> Option<OpenSocket> {
             Some(bytes) => u32::from_ne_bytes(bytes.try_into().ok()?),
             None => 0,
         },
+        tag: tag(message.get(ATTRIBUTES_AT..).unwrap_or_default()),
+        state: *message.get(STATE_AT)?,
         family,
         id,
     })
 }
 
+/// The first tag among what the kernel tells of a socket.
+fn tag(told: &[u8]) -> Option<Tag> {
+    let (_, storages) = attributes(told).find(|(kind, _)| *kind == STORAGES)?;
+    attributes(storages)
+        .filter(|(kind, _)| *kind == STORAGE)
+        .flat_map(|(_, storage)| attributes(storage))
+        .filter(|(kind, _)| *kind == STORAGE_VALUE)
+        .find_map(|(_, value)| read_tag(value))
+}
+
+/// A tag as the programs write it; none if it is another version's, of another size.
+fn read_tag(bytes: &[u8]) -> Option<Tag> {
+    let bytes: &[u8; size_of::<Tag>()] = bytes.try_into().ok()?;
+    let (words, _) = bytes.as_chunks::<4>();
+    let [_, address @ .., port] = words else {
+        return None;
+    };
+    let words_be: [[u8; 4]; 4] = address.try_into().ok()?;
+    Some(Tag {
+        kind: bytes[0],
+        reserved: [0; 3],
+        destination: Endpoint {
+            address: Address {
+                words_be: words_be.map(u32::from_ne_bytes),
+            },
+            port: u32::from_ne_bytes(*port),
+        },
+    })
+}
+
+/// Kinds and values, up to one that is cut short.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let number = |at: usize| Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+        let (length, kind) = (usize::from(number(0)?), number(2)? & !NESTED);
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use mesh_common::TagKind;
+
     use super::*;
 
     fn message(kind: u16, body: &[u8]) -> Vec<u8> {
@@ -195,6 +282,15 @@ mod tests {
     }
 
     fn told(family: u8, local: (&[u8], u16), remote: (&[u8], u16)) -> Vec<u8> {
+        told_with(family, local, remote, &[])
+    }
+
+    fn told_with(
+        family: u8,
+        local: (&[u8], u16),
+        remote: (&[u8], u16),
+        attributes: &[u8],
+    ) -> Vec<u8> {
         let mut body = vec![family, 1, 0, 0];
         body.extend(local.1.to_be_bytes());
         body.extend(remote.1.to_be_bytes());
@@ -204,6 +300,7 @@ mod tests {
             body.extend(octets);
         }
         body.extend([0; 12 + 20]);
+        body.extend(attributes);
         message(SOCK_DIAG_BY_FAMILY, &body)
     }
 
@@ -224,6 +321,49 @@ mod tests {
             ("10.0.0.2:40001", "10.0.0.2:81"),
         ];
         assert_eq!(ends, want.map(|(one, other)| (one.into(), other.into())));
+    }
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    #[track_caller]
+    fn check_tag(attributes: &[u8], want: Option<(TagKind, u32)>) {
+        let ends = (&[10, 0, 0, 2][..], 40_000);
+        let answer = told_with(AF_INET, ends, ends, attributes);
+        let mut found = Vec::new();
+        assert!(parse(&answer, &mut found).unwrap());
+        let tag = found[0]
+            .tag
+            .map(|tag| (TagKind(tag.kind), tag.destination.port));
+        assert_eq!(tag, want);
+    }
+
+    #[test]
+    fn a_sockets_tag_is_read_from_its_storage() {
+        let mut value = vec![1, 0, 0, 0];
+        value.extend([0; 16]);
+        value.extend(80_u32.to_ne_bytes());
+        let of_map = |value: &[u8]| {
+            let told = [attribute(2, &[7, 0, 0, 0]), attribute(STORAGE_VALUE, value)];
+            attribute(STORAGE | NESTED, &told.concat())
+        };
+        let storages = |all: &[Vec<u8>]| attribute(STORAGES | NESTED, &all.concat());
+        let captured = Some((TagKind::CAPTURED, 80));
+        check_tag(&storages(&[of_map(&value)]), captured);
+        let before = [attribute(8, &[0]), storages(&[of_map(&value)])];
+        check_tag(&before.concat(), captured);
+        // Another version's may be of another size.
+        check_tag(&storages(&[of_map(&value[4..]), of_map(&value)]), captured);
+        check_tag(&storages(&[of_map(&value[4..])]), None);
+        check_tag(&storages(&[]), None);
+        check_tag(&[], None);
+        check_tag(&storages(&[of_map(&value)])[..30], None);
     }
 
     #[test]

@@ -102,6 +102,11 @@ impl Ledger {
         }
     }
 
+    /// Notes how many connections turned out to be older.
+    pub(super) fn note_older(&mut self, older: Directions) {
+        self.older = older;
+    }
+
     /// How often the kernel found no listener, or would not take the one that it found.
     pub(super) fn refusals(&self, now: &Counters) -> u64 {
         let refused = [

@@ -291,7 +291,8 @@ impl Message {
         self.raw(&information.to_ne_bytes());
     }
 
-    fn attribute(&mut self, kind: u16, value: &[u8]) {
+    /// Appends an attribute.
+    pub(super) fn attribute(&mut self, kind: u16, value: &[u8]) {
         let length = u16::try_from(4 + value.len()).expect("attributes here are short");
         self.raw(&length.to_ne_bytes());
         self.raw(&kind.to_ne_bytes());
@@ -311,7 +312,8 @@ impl Message {
         self.attribute(kind, &bytes);
     }
 
-    fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
+    /// Appends an attribute that consists of others.
+    pub(super) fn nested(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
         let mut inner = Self { bytes: Vec::new() };
         fill(&mut inner);
         self.attribute(kind, &inner.bytes);

@@ -28,7 +28,7 @@ use super::{
     Directions, PodSockets,
     attach::{self, AttachError, Attachment},
     connect::ConnectorMaps,
-    existing::Existing,
+    existing::{Ends, Existing},
     ledger::Ledger,
     listeners::{Listeners, Watch},
     load::{self, LoadError},
@@ -186,8 +186,7 @@ impl Pod {
         write_entries(&mut maps, workload, &found, &addresses)?;
         let mut earlier = maps.config()?;
         let comes_back = earlier.state == PodState::DRAINING.0;
-        let is_fresh = earlier.state == 0;
-        if is_fresh {
+        if earlier.state == 0 {
             earlier = fresh;
         }
         let config = config_of(node, workload, state, &earlier);
@@ -195,9 +194,9 @@ impl Pod {
         // What was counted up to here was an earlier agent's, or nobody's.
         let counted = maps.counters();
         maps.set_config(config)?;
-        // Afterwards new ones are captured.
-        let existing = list_existing(workload, &addresses, is_fresh);
         let attachment = Attachment::attach(node.pins, &directory, netns, interface, instance)?;
+        // Before, what is opened meanwhile would be neither listed nor captured.
+        let existing = list_existing(node, workload, state, (&found, &addresses));
         let ledger = Ledger::begin(counted, existing.count());
         let captured_since = match comes_back {
             true => SystemTime::now(),
@@ -365,17 +364,35 @@ fn pinned_at(directory: &Path) -> SystemTime {
         .unwrap_or_else(SystemTime::now)
 }
 
-/// The connections that the pod has already. A kernel that does not tell (no inet_diag) is no
-/// reason to leave the pod out of the mesh.
-fn list_existing(workload: &Workload, addresses: &Addresses, is_fresh: bool) -> Existing {
-    if !is_fresh {
+/// The connections that the pod has already, and that nobody captured. A kernel that does not tell (no
+/// inet_diag) is no reason to leave the pod out of the mesh.
+fn list_existing(
+    node: &Node<'_>,
+    workload: &Workload,
+    state: PodState,
+    (found, addresses): (&[IpAddr], &Addresses),
+) -> Existing {
+    if state != PodState::ACTIVE {
         return Existing::default();
     }
-    Existing::list(addresses).unwrap_or_else(|error| {
+    let ends = Ends {
+        pod: own_addresses(workload, found),
+        interface: found,
+        own: &addresses.all(),
+    };
+    Existing::list(node.pins, &ends).unwrap_or_else(|error| {
         let pod = workload.dotted_name();
         tracing::warn!(pod, %error, "cannot list the connections that are older than the capture");
         Existing::default()
     })
+}
+
+/// Before the pod's status says its addresses they are what its interface has.
+fn own_addresses<'a>(workload: &'a Workload, found: &'a [IpAddr]) -> &'a [IpAddr] {
+    match workload.addresses.as_slice() {
+        [] => found,
+        known => known,
+    }
 }
 
 /// Removes what is pinned for a pod that is not to be captured, found at start.
@@ -405,11 +422,7 @@ fn write_entries(
     found: &[IpAddr],
     addresses: &Addresses,
 ) -> Result<(), MapError> {
-    // Before the pod's status says its addresses they are what its interface has.
-    let own = match workload.addresses.as_slice() {
-        [] => found,
-        known => known,
-    };
+    let own = own_addresses(workload, found);
     let others = addresses.others(own);
     maps.addresses.set(&maps::address_entries(own, &others))?;
     maps.port_modes

@@ -37,6 +37,7 @@ pub(super) use self::{
     query::{is_on_egress, socket_cookie},
 };
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_OBJ_PIN: libc::c_int = 6;
@@ -179,6 +180,23 @@ pub(super) fn map_update<K: Pod, V: Pod>(
         flags,
     };
     bpf(BPF_MAP_UPDATE_ELEM, &mut element).map(drop)
+}
+
+/// Whether `map` has `key`. `K` must have the size of its keys, and its values four bytes.
+pub(super) fn map_has<K: Pod>(map: impl AsFd, key: &K) -> io::Result<bool> {
+    let mut value = 0_u32;
+    let mut element = MapElement {
+        map: number(map),
+        padding: 0,
+        key: pointer(key),
+        value: std::ptr::from_mut(&mut value).expose_provenance() as u64,
+        flags: 0,
+    };
+    match bpf(BPF_MAP_LOOKUP_ELEM, &mut element) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes `key` from `map`.

@@ -300,7 +300,11 @@ fn another_versions_links_are_taken_over() {
     server.app(PORT);
     let mut node = Node::new(OnAgentDeath::Closed);
     let workloads = || [client.workload(), server.workload()];
+    let (outside, older) = (Pod::new(), Pod::new());
+    outside.app(PORT);
+    let mut older = Echo::open(older.connect(both(&server, PORT)[0]));
     node.apply(workloads());
+    let mut passed = Echo::open(client.connect(both(&outside, PORT)[0]));
     node.crash();
     let own = node.pins().join(format!("v{}", mesh_common::ABI_VERSION));
     let other = node.pins().join("v0");
@@ -309,6 +313,12 @@ fn another_versions_links_are_taken_over() {
     node.apply(workloads());
     check_tcx(&client, BOTH);
     assert!(!other.exists());
+    let pods = node.datapath().observe().pods.into_iter();
+    let existing: Vec<_> = pods.flat_map(|pod| pod.existing).collect();
+    let remotes: Vec<_> = existing.iter().map(|it| it.remote).collect();
+    assert_eq!(remotes, [older.peer], "what the other decided stands");
+    passed.check();
+    older.check();
     let [to, _] = both(&server, PORT);
     assert!(ask(client.connect(to)).port() < 32_768, "captured");
     assert_eq!(node.relay().seen().len(), 2);

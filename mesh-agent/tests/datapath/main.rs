@@ -8,6 +8,7 @@ mod capture;
 mod inbound;
 mod kubelet;
 mod lifecycle;
+mod older;
 mod pods;
 mod programs;
 mod relay;

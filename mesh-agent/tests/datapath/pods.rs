@@ -183,14 +183,14 @@ impl Pod {
     /// An application that answers every connection with its peer's address, and then closes it,
     /// or echoes if the first byte was an `e`.
     pub(crate) fn app(&self, port: u16) {
-        let listener = self.within(|| {
+        serve(self.listen(port));
+    }
+
+    /// Listens in the pod, on all of its addresses.
+    pub(crate) fn listen(&self, port: u16) -> TcpListener {
+        self.within(|| {
             TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, port)).expect("the port is free")
-        });
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                thread::spawn(move || echo_peer(stream));
-            }
-        });
+        })
     }
 
     /// Connects from the pod.
@@ -283,6 +283,15 @@ impl Drop for Pod {
     fn drop(&mut self) {
         self.delete();
     }
+}
+
+/// See [`Pod::app`].
+pub(crate) fn serve(listener: TcpListener) {
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || echo_peer(stream));
+        }
+    });
 }
 
 fn echo_peer(mut stream: TcpStream) {

@@ -156,6 +156,7 @@ impl Pod {
             let ended = self.existing.close_refused(&self.netns, policy);
             (ended, "their port takes no plaintext")
         };
+        self.ledger.note_older(self.existing.count());
         let pod = self.workload.dotted_name();
         match ended {
             Ok(0) => {}
