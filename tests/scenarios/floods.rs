@@ -423,3 +423,39 @@ fn heads_that_do_not_end_are_ended_and_leave_neighbours_their_requests() {
     level.wait_back(&mesh.a, "flooder");
     check_neighbour(&mesh);
 }
+
+/// What may wait for readers on a small node, in bytes.
+const WAITING: &str = "4194304";
+
+#[test]
+fn what_waits_for_readers_that_stop_stays_within_its_budget() {
+    let flags = [&SMALL[..], &["--max-waiting-bytes", WAITING]].concat();
+    let (mesh, flooder) = with_flooder_by("floods waiting", &flags);
+    let level = Level::of(&mesh.a);
+    let request = b"GET /stream?chunks=1000&size=65536 HTTP/1.1\r\nHost: recommendations\r\n\r\n";
+    let service = mesh.service("recommendations", 80);
+    let mut flood = open(&flooder, &service, 60, request);
+    for one in &mut flood {
+        one.read_exact(&mut [0; 12]).unwrap();
+    }
+    let of = |metric| budget(&mesh.a, metric, "flooder", "outbound", "bytes");
+    wait::until_true("streams to have the least", wait::PATIENCE, || {
+        of("held_back_total") > 0.0
+    });
+    check_neighbour(&mesh);
+    // Two sides of two pods have 512 KiB each of their own, and the flood two thirds of the rest, and a window.
+    assert!(of("used") <= f64::from(2_200_000), "{}", of("used"));
+    assert_eq!(warnings(&mesh.a, "flooder"), 1, "{}", mesh.a.log_tail());
+    let row = hostile::row(&mesh, &flooder);
+    let told = &row["budgets"]["outbound"]["bytes"];
+    assert!(told["heldBack"].as_u64() > Some(0), "{row}");
+    level.check_memory(&mesh.a);
+    // Whoever reads on gets more than any window holds.
+    for one in flood.iter_mut().take(3) {
+        one.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        one.read_exact(&mut vec![0; 4 << 20]).unwrap();
+    }
+    drop(flood);
+    level.wait_back(&mesh.a, "flooder");
+    check_neighbour(&mesh);
+}

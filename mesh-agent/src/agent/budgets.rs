@@ -17,5 +17,6 @@ pub(super) fn limits(settings: &BudgetSettings) -> BudgetLimits {
         ),
         requests: or(settings.max_requests, derived.requests),
         handshakes: or(settings.max_handshakes, derived.handshakes),
+        bytes: or(settings.max_waiting_bytes, derived.bytes),
     }
 }

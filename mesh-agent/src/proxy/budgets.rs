@@ -13,6 +13,7 @@
 mod account;
 mod ledger;
 mod limits;
+mod loan;
 mod peers;
 mod pieces;
 
@@ -23,6 +24,7 @@ pub use self::limits::BudgetLimits;
 pub(crate) use self::{
     account::Permit,
     ledger::Ledger,
+    loan::Loan,
     peers::{Guest, Peers},
     pieces::Pieces,
 };
@@ -38,6 +40,8 @@ pub enum Budget {
     Handshakes,
     /// Requests of HTTP that are under way.
     Requests,
+    /// What may be held for readers that stop, beyond what each connection and request may.
+    Bytes,
 }
 
 impl Budget {
@@ -47,6 +51,7 @@ impl Budget {
             Self::Connections => "connections",
             Self::Handshakes => "handshakes",
             Self::Requests => "requests",
+            Self::Bytes => "bytes",
         }
     }
 }
@@ -57,6 +62,7 @@ pub(crate) struct Budgets {
     connections: Arc<Pool>,
     handshakes: Arc<Pool>,
     requests: Arc<Pool>,
+    bytes: Arc<Pool>,
     limits: BudgetLimits,
     threads: usize,
 }
@@ -79,6 +85,7 @@ pub(crate) struct PodBudgets {
 pub(crate) struct Side {
     pub(crate) connections: Ledger,
     pub(crate) requests: Pieces,
+    pub(crate) bytes: Arc<Ledger>,
 }
 
 /// One budget of one side of a pod as it is now.
@@ -108,6 +115,7 @@ impl Budgets {
             connections: Pool::new(limits.connections, limits::OWN_CONNECTIONS, most),
             handshakes: Pool::new(limits.handshakes, limits::OWN_HANDSHAKES, usize::MAX),
             requests: Pool::new(limits.requests, limits::OWN_REQUESTS, usize::MAX),
+            bytes: Pool::new(limits.bytes, limits::OWN_BYTES, usize::MAX),
             limits: *limits,
             threads,
         }
@@ -124,6 +132,7 @@ impl Budgets {
                 let ledger = ledger(&self.requests, way, Budget::Requests);
                 Pieces::new(ledger, self.threads)
             },
+            bytes: Arc::new(ledger(&self.bytes, way, Budget::Bytes)),
         };
         PodBudgets {
             outbound: side(Way::Outbound),
@@ -149,8 +158,10 @@ impl PodBudgets {
         let mut views = vec![
             outbound.connections.observe(),
             outbound.requests.observe(),
+            outbound.bytes.observe(),
             inbound.connections.observe(),
             inbound.requests.observe(),
+            inbound.bytes.observe(),
             self.handshakes.observe(),
         ];
         for view in &mut views {

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Outcome,
-    budgets::{Guest, Permit, Pieces},
+    budgets::{Guest, Ledger, Permit, Pieces},
     client_stream::ClientStream,
     copy::{Abort, Broken, Carried, Side},
     inbound,
@@ -157,6 +157,11 @@ impl Connection {
     /// Notes that a request was one too many.
     pub(crate) fn refuse_request(&self) {
         self.requests().refuse(&self.peer.ip());
+    }
+
+    /// What lends what may be held for its requests.
+    pub(crate) fn bytes(&self) -> &Arc<Ledger> {
+        &self.pod.budgets.side(self.way).bytes
     }
 
     fn requests(&self) -> &Pieces {

@@ -217,10 +217,9 @@ async fn over_http(
     check: &HttpCheck,
     asked: Request<Bytes>,
 ) -> Result<Result<Allowance, Rejection>, Failure> {
-    let pod = &front.connection.pod.workload.uid;
     let asked = asked.map(|body| match body.is_empty() {
         true => RequestBody::Empty,
-        false => Replay::of(vec![Piece::Data(body)], pod).read(),
+        false => Replay::of(vec![Piece::Data(body)].into()).read(),
     });
     let (answer, lease) = send(front, cluster, asked).await?;
     let (parts, body) = answer.into_parts();

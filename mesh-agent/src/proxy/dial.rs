@@ -236,12 +236,10 @@ pub(crate) async fn address(
     }
     thread.note_reached(&to.uid);
     let headers = headers(connection, service, &from);
-    let opened = Box::pin(
-        thread
-            .tunnels
-            .open(&from, &pod.netns, to, address, &headers),
-    );
-    match opened.await {
+    let bytes = Some(&pod.budgets.outbound.bytes);
+    let tunnels = &thread.tunnels;
+    let opened = tunnels.open(&from, &pod.netns, to, address, &headers, bytes);
+    match Box::pin(opened).await {
         Ok(stream) => Ok(Upstream::Tunnel(stream)),
         Err(TunnelError::Refused(StatusCode::UNAUTHORIZED)) => {
             let why = format!("{address}: denied by the policy of the other end");

@@ -35,7 +35,7 @@ mod limits;
 pub use self::limits::HboneLimits;
 pub use super::bulk::{BulkSessions, Portable};
 use super::{
-    budgets::Permit,
+    budgets::{Ledger, Permit},
     bulk::{self, Arrival, Moving, Name},
     hbone_stream::HboneStream,
     mux::{self, MuxError, MuxLimits},
@@ -195,6 +195,7 @@ where
         drain,
         sessions,
         handshake,
+        bytes,
     } = around;
     let accepting = accept(limits, io, &local.identity, identities);
     let accepted = Box::pin(async {
@@ -217,6 +218,9 @@ where
         Accepted::Mux(seat, name, driver) => {
             let peer = seat.peer();
             let mut offers = sessions.register(name);
+            if let Some(bytes) = bytes {
+                driver.borrow_from(&bytes);
+            }
             let attacher = driver.attacher();
             let moves = offers.settle(&attacher, &local.identity, peer);
             let served = serve_mux(limits, peer.clone(), driver, drain, on_connect);
@@ -241,6 +245,8 @@ pub struct Around {
     pub sessions: BulkSessions,
     /// What lets the handshake begin, if that is for others to say.
     pub(crate) handshake: Option<Handshake>,
+    /// What lends its streams what they may hold, if that is counted.
+    pub(crate) bytes: Option<Arc<Ledger>>,
 }
 
 /// Holds the place of a handshake that is under way.

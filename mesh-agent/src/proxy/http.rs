@@ -63,6 +63,9 @@ const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// How large the headers of an HTTP/2 request may be.
 const MAX_HEADER_BYTES: u32 = 64 * 1024;
 
+/// How large a head of HTTP/1 may be, and what of an answer may wait for its client.
+const MAX_HTTP1_BUFFER: usize = 64 * 1024;
+
 /// What a client gets whose head takes too long, in Envoy's words.
 pub(super) const TOO_LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain\r\n\
     content-length: 22\r\nconnection: close\r\n\r\nrequest header timeout";
@@ -120,6 +123,7 @@ where
     let mut serving = conn::http1::Builder::new()
         .preserve_header_case(true)
         .auto_date_header(false)
+        .max_buf_size(MAX_HTTP1_BUFFER)
         .serve_connection(TokioIo::new(client), service);
     let ended = {
         let mut drain = pin!(front.connection.thread.drain.requested());

@@ -52,6 +52,8 @@ struct Frames {
     open: bool,
     /// How often everything that had begun was whole.
     whole: u64,
+    /// The client has sent nothing that was not read.
+    is_drained: bool,
 }
 
 impl Default for Frames {
@@ -63,6 +65,7 @@ impl Default for Frames {
             carries: false,
             open: false,
             whole: 0,
+            is_drained: true,
         }
     }
 }
@@ -87,7 +90,7 @@ impl Place {
     pub(crate) fn begun(&self) -> Option<u64> {
         let frames = self.0.borrow();
         let waits = frames.open || frames.known > 0 || (frames.rest > 0 && !frames.carries);
-        waits.then_some(frames.whole)
+        (waits && frames.is_drained).then_some(frames.whole)
     }
 }
 
@@ -134,10 +137,11 @@ impl<Client: AsyncRead + Unpin> AsyncRead for Watched<Client> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(context, buffer);
-        let fresh = &buffer.filled()[before..];
-        if !fresh.is_empty() {
-            self.place.0.borrow_mut().pass(fresh);
-        }
+        let mut frames = self.place.0.borrow_mut();
+        frames.pass(&buffer.filled()[before..]);
+        // Whoever does not read because the client does not either waits for something else.
+        frames.is_drained = read.is_pending();
+        drop(frames);
         read
     }
 }

@@ -240,7 +240,10 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::proxy::http_replay::{Piece, Replay};
+    use crate::proxy::{
+        budgets::Loan,
+        http_replay::{Piece, Replay},
+    };
 
     fn pod() -> WorkloadUid {
         WorkloadUid("pod".into())
@@ -267,15 +270,15 @@ mod tests {
 
     /// A body that comes piece by piece.
     fn body(pieces: Vec<Piece>) -> RequestBody {
-        let source = Replay::of(pieces, &pod()).read();
+        let source = Replay::of(pieces.into()).read();
         body_of(source)
     }
 
     /// One that never comes.
     fn silence() -> RequestBody {
-        let replay = Replay::of(said(&["silence"]), &pod());
+        let replay = Replay::of(said(&["silence"]).into());
         let silent = replay.read();
-        let replay = Replay::new(silent, &pod());
+        let replay = Replay::new(silent, Loan::default());
         let (given_up, newest) = (replay.read(), replay.read());
         drop(newest);
         body_of(given_up)

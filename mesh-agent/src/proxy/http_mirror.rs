@@ -81,14 +81,14 @@ pub(crate) fn spawn(
         tracing::debug!(%pod, "a request is not mirrored: too many copies are under way");
         return;
     };
-    let (shadow, pod) = (front.shadow(), pod.clone());
+    let shadow = front.shadow();
     let (template, cluster) = (template.clone(), std::sync::Arc::clone(&mirror.cluster));
     let passed = body.map(Replay::all);
     let copy = async move {
         let body = match passed {
             None => RequestBody::Empty,
             Some(passed) => match passed.await {
-                Ok(pieces) => Replay::of(pieces, &pod).read(),
+                Ok(copied) => Replay::of(copied).read(),
                 // It was too large, or never ended.
                 Err(_) => return,
             },

@@ -8,7 +8,6 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
@@ -19,14 +18,10 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
-use super::http_body::RequestBody;
-use crate::model::WorkloadUid;
+use super::{budgets::Loan, http_body::RequestBody};
 
 /// How much of one body is kept.
 const MAX_BODY: usize = 1024 * 1024;
-
-/// How much is kept for all requests of one source pod on one thread.
-const MAX_POD: usize = 16 * 1024 * 1024;
 
 /// A body that is kept while it passes.
 #[derive(Clone)]
@@ -42,7 +37,8 @@ pub(crate) struct Reader {
 struct Kept {
     client: Pin<Box<RequestBody>>,
     pieces: Vec<Piece>,
-    bytes: Allowance,
+    /// What is kept is lent, until nobody has any of it.
+    loan: Rc<RefCell<Loan>>,
     /// Too large: it passes once only.
     outgrown: bool,
     ended: bool,
@@ -50,7 +46,14 @@ struct Kept {
     generation: u64,
     hint: SizeHint,
     /// Who wants all of it.
-    wanted: Vec<oneshot::Sender<Vec<Piece>>>,
+    wanted: Vec<oneshot::Sender<Copied>>,
+}
+
+/// A body that has passed.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    pieces: Vec<Piece>,
+    loan: Rc<RefCell<Loan>>,
 }
 
 /// A piece of a body.
@@ -60,61 +63,29 @@ pub(crate) enum Piece {
     Trailers(HeaderMap),
 }
 
-/// What is kept for one request, counted for its pod.
-struct Allowance {
-    pod: WorkloadUid,
-    bytes: usize,
-}
-
-thread_local! {
-    static BY_POD: RefCell<HashMap<WorkloadUid, usize>> = RefCell::default();
-}
-
-impl Allowance {
-    /// Counts `more` bytes, if there is room for them.
-    fn take(&mut self, more: usize) -> bool {
-        BY_POD.with_borrow_mut(|by_pod| {
-            let of_pod = by_pod.get(&self.pod).copied().unwrap_or_default();
-            let room = self.bytes + more <= MAX_BODY && of_pod + more <= MAX_POD;
-            if room && more > 0 {
-                by_pod.insert(self.pod.clone(), of_pod + more);
-                self.bytes += more;
-            }
-            room
-        })
-    }
-
-    fn give_back(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        BY_POD.with_borrow_mut(|by_pod| {
-            if let Some(of_pod) = by_pod.get_mut(&self.pod) {
-                *of_pod -= bytes;
-                if *of_pod == 0 {
-                    by_pod.remove(&self.pod);
-                }
-            }
-        });
-    }
-}
-
-impl Drop for Allowance {
-    fn drop(&mut self) {
-        self.give_back();
+impl From<Vec<Piece>> for Copied {
+    /// One that nobody keeps for anybody else.
+    fn from(pieces: Vec<Piece>) -> Self {
+        Self {
+            pieces,
+            loan: Rc::default(),
+        }
     }
 }
 
 impl Replay {
-    /// Keeps `body`, sent by `pod`.
-    pub(crate) fn new(body: RequestBody, pod: &WorkloadUid) -> Self {
+    /// Keeps `body` as far as what that takes is lent.
+    pub(crate) fn new(body: RequestBody, loan: Loan) -> Self {
+        Self::keeping(body, Rc::new(RefCell::new(loan)))
+    }
+
+    fn keeping(body: RequestBody, loan: Rc<RefCell<Loan>>) -> Self {
         Self(Rc::new(RefCell::new(Kept {
             hint: body.size_hint(),
             ended: body.is_end_stream(),
             client: Box::pin(body),
             pieces: Vec::new(),
-            bytes: Allowance {
-                pod: pod.clone(),
-                bytes: 0,
-            },
+            loan,
             outgrown: false,
             generation: 0,
             wanted: Vec::new(),
@@ -122,8 +93,9 @@ impl Replay {
     }
 
     /// A body that is there already.
-    pub(crate) fn of(pieces: Vec<Piece>, pod: &WorkloadUid) -> Self {
-        let replay = Self::new(RequestBody::Empty, pod);
+    pub(crate) fn of(copied: Copied) -> Self {
+        let Copied { pieces, loan } = copied;
+        let replay = Self::keeping(RequestBody::Empty, loan);
         {
             let mut kept = replay.0.borrow_mut();
             let length = |piece: &Piece| match piece {
@@ -153,7 +125,7 @@ impl Replay {
     }
 
     /// Resolves to all of the body once it has passed; fails if it outgrows its bound or breaks.
-    pub(crate) fn all(&self) -> oneshot::Receiver<Vec<Piece>> {
+    pub(crate) fn all(&self) -> oneshot::Receiver<Copied> {
         let (sender, receiver) = oneshot::channel();
         let mut kept = self.0.borrow_mut();
         kept.wanted.push(sender);
@@ -174,13 +146,15 @@ impl Kept {
         } else {
             return;
         };
-        if self.bytes.take(length) {
+        let mut loan = self.loan.borrow_mut();
+        if loan.bytes() + length <= MAX_BODY && loan.more(length) {
             self.pieces.push(piece);
         } else {
             self.outgrown = true;
             self.pieces = Vec::new();
             self.wanted = Vec::new();
-            self.bytes.give_back();
+            let all = loan.bytes();
+            loan.less(all);
         }
     }
 
@@ -188,7 +162,8 @@ impl Kept {
         if self.ended && !self.outgrown {
             for wanted in self.wanted.drain(..) {
                 // Whoever wanted it may have gone.
-                wanted.send(self.pieces.clone()).ok();
+                let (pieces, loan) = (self.pieces.clone(), Rc::clone(&self.loan));
+                wanted.send(Copied { pieces, loan }).ok();
             }
         }
     }
@@ -249,10 +224,35 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
 
-    fn pod() -> WorkloadUid {
-        WorkloadUid("pod".into())
+    use super::{
+        super::{
+            BudgetLimits,
+            budgets::{Budgets, Ledger},
+            tests::mesh::workload,
+        },
+        *,
+    };
+
+    /// What lends as much as `size` to each of two.
+    fn ledgers(size: usize) -> [Arc<Ledger>; 2] {
+        let limits = BudgetLimits {
+            bytes: size,
+            ..BudgetLimits::default()
+        };
+        let budgets = Budgets::new(&limits, 1);
+        let side = |name| budgets.open(&Arc::new(workload(name))).outbound.bytes;
+        [side("one"), side("other")]
+    }
+
+    fn ledger() -> Arc<Ledger> {
+        let [one, _other] = ledgers(64 * MAX_BODY);
+        one
+    }
+
+    fn used(ledger: &Ledger) -> usize {
+        ledger.observe().used
     }
 
     /// The data of a body that is there.
@@ -273,9 +273,9 @@ mod tests {
 
     #[test]
     fn a_body_is_read_again_from_its_beginning() {
-        let first = Replay::of(said(&["one ", "two ", "three"]), &pod());
+        let first = Replay::of(said(&["one ", "two ", "three"]).into());
         // What passes from one to the other comes piece by piece.
-        let second = Replay::new(first.read(), &pod());
+        let second = Replay::new(first.read(), Loan::default());
         let mut early = second.read();
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(Pin::new(&mut early).poll_frame(&mut context).is_ready());
@@ -287,8 +287,8 @@ mod tests {
 
     #[test]
     fn an_older_reader_takes_nothing_from_the_client() {
-        let source = Replay::of(said(&["one ", "two"]), &pod());
-        let replay = Replay::new(source.read(), &pod());
+        let source = Replay::of(said(&["one ", "two"]).into());
+        let replay = Replay::new(source.read(), Loan::default());
         let mut old = replay.read();
         let mut new = replay.read();
         assert_eq!(text(&mut old), "");
@@ -297,41 +297,60 @@ mod tests {
 
     #[test]
     fn whoever_wants_all_gets_it_when_it_has_passed() {
-        let source = Replay::of(said(&["one ", "two"]), &pod());
-        let replay = Replay::new(source.read(), &pod());
+        let source = Replay::of(said(&["one ", "two"]).into());
+        let replay = Replay::new(source.read(), Loan::default());
         let mut all = replay.all();
         assert!(all.try_recv().is_err());
         text(&mut replay.read());
         let pieces = all.try_recv().unwrap();
-        assert_eq!(text(&mut Replay::of(pieces, &pod()).read()), "one two");
+        assert_eq!(text(&mut Replay::of(pieces).read()), "one two");
     }
 
     #[test]
     fn a_body_that_outgrows_its_bound_passes_once() {
         let large: &'static str = "x".repeat(MAX_BODY / 2 + 1).leak();
-        let source = Replay::of(said(&["begin ", large, large, " end"]), &pod());
-        let replay = Replay::new(source.read(), &pod());
+        let source = Replay::of(said(&["begin ", large, large, " end"]).into());
+        let ledger = ledger();
+        let replay = Replay::new(source.read(), Loan::of(&ledger));
         let mut all = replay.all();
         let passed = text(&mut replay.read());
         assert_eq!(passed.len(), 2 * large.len() + "begin  end".len());
         assert!(!replay.is_whole());
         assert!(all.try_recv().is_err());
-        drop((replay, source));
-        assert!(BY_POD.with_borrow(HashMap::is_empty), "nothing is kept");
+        assert_eq!(used(&ledger), 0, "nothing is kept");
     }
 
     #[test]
-    fn what_one_pod_keeps_is_bounded() {
+    fn what_one_pod_keeps_is_lent_to_it_and_comes_back() {
         let piece: &'static str = "x".repeat(MAX_BODY).leak();
-        let keep = |pod: &WorkloadUid| {
-            let source = Replay::of(said(&[piece]), pod);
-            let replay = Replay::new(source.read(), pod);
+        let keep = |ledger: &Arc<Ledger>| {
+            let source = Replay::of(said(&[piece]).into());
+            let replay = Replay::new(source.read(), Loan::of(ledger));
             text(&mut replay.read());
             replay
         };
-        let kept: Vec<Replay> = (0..=MAX_POD / MAX_BODY).map(|_| keep(&pod())).collect();
+        let [one, other] = ledgers(16 * MAX_BODY);
+        let kept: Vec<Replay> = (0..32).map(|_| keep(&one)).collect();
         let whole = kept.iter().filter(|replay| replay.is_whole()).count();
-        assert_eq!(whole, MAX_POD / MAX_BODY);
-        assert!(keep(&WorkloadUid("other".into())).is_whole());
+        assert!((2..12).contains(&whole), "{whole}");
+        assert_eq!(used(&one), whole * MAX_BODY);
+        assert!(keep(&other).is_whole(), "its neighbour has its own");
+        drop(kept);
+        assert_eq!((used(&one), used(&other)), (0, 0));
+    }
+
+    #[test]
+    fn a_copy_is_lent_as_long_as_somebody_has_it() {
+        let source = Replay::of(said(&["one ", "two"]).into());
+        let ledger = ledger();
+        let replay = Replay::new(source.read(), Loan::of(&ledger));
+        let mut all = replay.all();
+        text(&mut replay.read());
+        let copy = Replay::of(all.try_recv().unwrap());
+        drop((replay, all));
+        assert_eq!(used(&ledger), 7);
+        assert_eq!(text(&mut copy.read()), "one two");
+        drop(copy);
+        assert_eq!(used(&ledger), 0);
     }
 }

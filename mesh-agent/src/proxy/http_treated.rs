@@ -16,6 +16,7 @@ use http::{
 
 use super::{
     Outcome, buckets,
+    budgets::Loan,
     custom::Rejection,
     http_body::{ReplyBody, RequestBody},
     http_exchange::{Exchange, Front},
@@ -138,8 +139,8 @@ pub(crate) async fn send(
     }
     let (head, body) = request.into_parts();
     let template = Template::new(head);
-    let uid = &exchange.source().uid;
-    let body = (!body.is_empty()).then(|| Replay::new(body, uid));
+    let bytes = front.connection.bytes();
+    let body = (!body.is_empty()).then(|| Replay::new(body, Loan::of(bytes)));
     for mirror in mirrors {
         http_mirror::spawn(front, &template, body.as_ref(), &mirror);
     }

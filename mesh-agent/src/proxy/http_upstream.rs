@@ -55,6 +55,9 @@ pub(crate) struct Http2 {
     going: Going,
 }
 
+/// How large the head of an answer of HTTP/1 may be, and what may wait to be read or written beside it.
+pub(crate) const MAX_HTTP1_BUFFER: usize = 128 * 1024;
+
 /// Runs HTTP/2's tasks on the current data thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Local(pub(crate) Tasks);
@@ -71,6 +74,7 @@ pub(crate) async fn http1(tasks: &Tasks, upstream: Upstream) -> hyper::Result<Ht
     let going = upstream.going();
     let (sender, connection) = http1::Builder::new()
         .preserve_header_case(true)
+        .max_buf_size(MAX_HTTP1_BUFFER)
         .handshake(TokioIo::new(UpstreamEnd::new(upstream, Rc::clone(&ending))))
         .await?;
     let switch = Switch::default();

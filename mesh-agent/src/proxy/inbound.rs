@@ -181,6 +181,7 @@ async fn tunnels(connection: Rc<Connection>, stream: TcpStream) {
         drain: thread.drain.clone(),
         sessions: thread.lanes.sessions.clone(),
         handshake,
+        bytes: Some(Arc::clone(&connection.pod.budgets.inbound.bytes)),
     };
     let served = hbone::serve(
         stream,

@@ -24,6 +24,7 @@ mod state;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use self::session::MuxError;
 pub(super) use self::{

@@ -24,6 +24,7 @@ use http::StatusCode;
 use tokio::sync::{Notify, oneshot};
 
 use super::{
+    budgets::Ledger,
     bulk::{Asker, Means},
     tunnel_link::{Link, Slot},
     tunnel_wire::{self, Route},
@@ -222,17 +223,19 @@ impl Tunnels {
     }
 
     /// Opens a stream from the pod `from` (whose namespace is `netns`) to `authority`, an address
-    /// and port of the pod `to`. Must be called within a `LocalSet`. Cancel-safe.
+    /// and port of the pod `to`. What streams may hold is lent by `bytes`, if it is counted. Must be
+    /// called within a `LocalSet`. Cancel-safe.
     ///
     /// # Errors
     /// See [`TunnelError`]. What was not acted on by the peer was tried again already.
-    pub async fn open(
+    pub(crate) async fn open(
         &self,
         from: &Arc<Workload>,
         netns: &Netns,
         to: &Arc<Workload>,
         authority: SocketAddr,
         headers: &ConnectHeaders,
+        bytes: Option<&Arc<Ledger>>,
     ) -> Result<TunnelStream, TunnelError> {
         let shared = &self.0;
         let address = SocketAddr::new(authority.ip(), shared.limits.port);
@@ -250,6 +253,7 @@ impl Tunnels {
             netns: netns.clone(),
             to: Arc::clone(to),
             address,
+            bytes: bytes.map(Arc::clone),
         };
         let (mut newer_than, mut attempts) = (0, 0);
         loop {

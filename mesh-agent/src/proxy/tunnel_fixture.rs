@@ -179,6 +179,7 @@ impl Server {
                 drain,
                 sessions,
                 handshake: None,
+                bytes: None,
             };
             let served = hbone::serve_with(&limits, tcp, local, identities, around, on_connect);
             tokio::select! {
@@ -282,7 +283,7 @@ impl Mesh {
         let authority = SocketAddr::new(self.server.address().ip(), 80);
         let headers = ConnectHeaders::default();
         self.tunnels
-            .open(from, &self.netns, to, authority, &headers)
+            .open(from, &self.netns, to, authority, &headers, None)
             .await
     }
 }

@@ -24,6 +24,7 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::client::TlsStream;
 
 use super::{
+    budgets::Ledger,
     bulk::{self, Moving, Name},
     hbone_stream::HboneStream,
     mux::{self, MuxError, MuxLimits, Unopened},
@@ -56,6 +57,8 @@ pub(super) struct Route {
     pub(super) netns: Netns,
     pub(super) to: Arc<Workload>,
     pub(super) address: SocketAddr,
+    /// What lends streams what they may hold, if it is counted.
+    pub(super) bytes: Option<Arc<Ledger>>,
 }
 
 /// A connection that has just been made.
@@ -119,7 +122,7 @@ pub(super) async fn establish(
         // The session may be a resumed one: its peer was verified then, its validity is now.
         let seat = identities.seat(session, &route.from.identity, Side::Server, Some(cutter))?;
         match session.alpn_protocol().and_then(Alpn::of_name) {
-            Some(Alpn::Mux) => Ok(mux_over(tls, seat, limits)),
+            Some(Alpn::Mux) => Ok(mux_over(tls, seat, limits, route.bytes.as_ref())),
             Some(Alpn::Hbone) => Box::pin(hbone_over(tls, seat, limits)).await,
             Some(Alpn::Bulk) | None => Err(TunnelError::NotHbone { to }),
         }
@@ -134,7 +137,12 @@ pub(super) async fn establish(
     }
 }
 
-fn mux_over(tls: TlsStream<Upstream>, seat: Seat, limits: &TunnelLimits) -> Fresh {
+fn mux_over(
+    tls: TlsStream<Upstream>,
+    seat: Seat,
+    limits: &TunnelLimits,
+    bytes: Option<&Arc<Ledger>>,
+) -> Fresh {
     // A session without a name serves as well; its streams stay on it.
     let name = bulk::name_of(tls.get_ref().1).ok();
     let own = MuxLimits {
@@ -142,6 +150,9 @@ fn mux_over(tls: TlsStream<Upstream>, seat: Seat, limits: &TunnelLimits) -> Fres
         stream_window: limits.stream_window,
     };
     let (opener, driver) = mux::client(tls, own);
+    if let Some(bytes) = bytes {
+        driver.borrow_from(bytes);
+    }
     Fresh {
         requests: Requests::Mux(opener),
         wire: Wire::Mux(Box::new(driver)),

@@ -30,6 +30,11 @@ pub struct BudgetSettings {
     #[arg(long, value_name = "N")]
     pub max_requests: Option<NonZeroUsize>,
 
+    /// Bytes that may wait for readers that stop, over all workloads of the node, beyond what each connection and
+    /// request may hold [default: an eighth of the memory, at least 32 MiB].
+    #[arg(long, value_name = "BYTES")]
+    pub max_waiting_bytes: Option<NonZeroUsize>,
+
     /// How long the head of a request may take from its first byte to its last; a client that is silent
     /// between requests is not limited by it.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = value::duration)]

@@ -159,6 +159,11 @@ impl Account {
         (own + common).min(most)
     }
 
+    /// Whether it is lent more than it may be by now.
+    pub(super) fn is_over(&self) -> bool {
+        self.lent.load(SeqCst) > FAIR * self.pool.free()
+    }
+
     /// Takes `amount` if it may.
     pub(crate) fn try_take(self: &Arc<Self>, amount: usize) -> Option<Permit> {
         self.add(amount).then(|| Permit {

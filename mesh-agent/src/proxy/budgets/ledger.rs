@@ -76,6 +76,15 @@ impl Ledger {
         self.account.take_anyway()
     }
 
+    /// Has `amount` from now on, if that much is left; if not, that is noted.
+    pub(super) fn lend(&self, amount: usize) -> bool {
+        let lent = self.account.add(amount);
+        if !lent {
+            self.hold_back(&self.whose.name);
+        }
+        lent
+    }
+
     /// Notes that somebody has to wait; `by` is who asked.
     pub(crate) fn hold_back(&self, by: &dyn std::fmt::Display) {
         self.held_back.fetch_add(1, Relaxed);
@@ -119,7 +128,8 @@ impl Ledger {
         }
     }
 
-    pub(super) fn observe(&self) -> BudgetView {
+    /// What it is now.
+    pub(crate) fn observe(&self) -> BudgetView {
         let used = self.account.used();
         BudgetView {
             budget: self.budget,

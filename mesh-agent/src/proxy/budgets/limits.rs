@@ -25,10 +25,15 @@ const REQUEST_MEMORY: usize = 512 * 1024;
 const LEAST_REQUESTS: usize = 1024;
 const MOST_REQUESTS: usize = 64 * 1024;
 
+/// Bytes that may wait for readers: a part of the memory, and what a node needs to be of use.
+const WAITING_PART: usize = 8;
+const LEAST_BYTES: usize = 32 * 1024 * 1024;
+
 /// What is a workload's own of each where there is enough.
 pub(super) const OWN_CONNECTIONS: usize = 64;
 pub(super) const OWN_HANDSHAKES: usize = 16;
 pub(super) const OWN_REQUESTS: usize = 256;
+pub(super) const OWN_BYTES: usize = 4 * 1024 * 1024;
 
 /// How much there is for all workloads of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ pub struct BudgetLimits {
     pub handshakes: usize,
     /// Requests at once.
     pub requests: usize,
+    /// Bytes that may wait for readers beyond what each connection and request may hold.
+    pub bytes: usize,
 }
 
 impl BudgetLimits {
@@ -59,6 +66,7 @@ impl Default for BudgetLimits {
             workload_connections: usize::MAX,
             handshakes: HANDSHAKES,
             requests: (memory() / 4 / REQUEST_MEMORY).clamp(LEAST_REQUESTS, MOST_REQUESTS),
+            bytes: (memory() / WAITING_PART).max(LEAST_BYTES),
         }
     }
 }

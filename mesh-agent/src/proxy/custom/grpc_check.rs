@@ -43,13 +43,12 @@ pub(super) fn request(
     shown: Option<Excerpt>,
     as_bytes: bool,
 ) -> Result<Request<RequestBody>, Failure> {
-    let pod = entrance.pod();
     let mut http = http(head);
     if let Some(shown) = shown {
         show(&mut http, shown, as_bytes);
     }
     let message = grpc::unary_body(&asked(entrance, http));
-    let body = Replay::of(vec![Piece::Data(message)], &pod.workload.uid).read();
+    let body = Replay::of(vec![Piece::Data(message)].into()).read();
     let authority = format!("{}:{}", cluster.hostname, cluster.port);
     let request = super::grpc_request(CHECK, &authority, body);
     request.ok_or_else(|| format!("{authority} is no authority"))

@@ -39,6 +39,7 @@ async fn ends() -> Ends {
         drain: tasks.drain(),
         sessions: BulkSessions::default(),
         handshake: None,
+        bytes: None,
     };
     beside(async move {
         drop(sender.send(Box::pin(serve(io, &local, &known, Alpn::Mux, around, echo)).await));

@@ -19,7 +19,10 @@ use http::{Method, StatusCode};
 use tokio::io::AsyncWrite;
 
 use super::{
-    super::{Outcome, http_envoy, http_exchange::Exchange, stream::Upstream},
+    super::{
+        Outcome, http_envoy, http_exchange::Exchange, http_upstream::MAX_HTTP1_BUFFER,
+        stream::Upstream,
+    },
     body::{Body, Framing},
     buffer::Buffer,
     client::Client,
@@ -29,7 +32,7 @@ use super::{
 use crate::{model::HeaderEdits, tasks::Drain};
 
 /// How large the head of an answer may be, as with hyper.
-const MAX_HEAD: usize = 400 * 1024;
+const MAX_HEAD: usize = MAX_HTTP1_BUFFER;
 
 /// How many buffers of a body are carried before others have their turn.
 const STEPS_AT_ONCE: usize = 4;

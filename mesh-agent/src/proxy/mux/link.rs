@@ -26,7 +26,10 @@ use http::StatusCode;
 use tokio::io::{AsyncBufRead, AsyncWrite};
 
 use super::{
-    super::bulk::BulkStream,
+    super::{
+        budgets::{Ledger, Loan},
+        bulk::BulkStream,
+    },
     MuxLimits,
     frame::{Frame, Open},
     number::ByNumber,
@@ -184,6 +187,11 @@ impl<Io> Driver<Io> {
             has_waited: false,
             is_shut_down: false,
         }
+    }
+
+    /// From now on what its streams may hold beyond the least is lent by `ledger`.
+    pub(in super::super) fn borrow_from(&self, ledger: &Arc<Ledger>) {
+        self.shared.with(|session| session.loan = Loan::of(ledger));
     }
 
     /// The means to ping the peer.

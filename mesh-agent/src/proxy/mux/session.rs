@@ -6,8 +6,8 @@
 //! `send.rs`. Wakers are gathered in [`Session::woken`] and woken by whoever lent the session out.
 //!
 //! Invariants: bytes of a stream stay in order and none is lost but by a reset; a stream takes no
-//! more memory than its window and [`SEND_QUEUE`]; a stream whose reader stops affects no other; a
-//! stream is forgotten when it is over on the wire and nobody holds it. Reference: ADR 11.
+//! more memory than its window (`window.rs`) and [`SEND_QUEUE`]; a stream whose reader stops affects
+//! no other; a stream is forgotten when it is over on the wire and nobody holds it. Reference: ADR 11.
 
 use std::{
     collections::VecDeque,
@@ -20,19 +20,16 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::StatusCode;
 
 use super::{
+    super::budgets::Loan,
     MuxLimits,
     decode::Decoder,
-    frame::{EARLY_WINDOW, Frame, FrameError, MAX_STREAM, MAX_WINDOW, Open, Parting, Reason},
+    frame::{Frame, FrameError, MAX_STREAM, Open, Parting, Reason},
     number::ByNumber,
     state::{End, Phase, Stream, keep},
 };
 
 /// What a stream may have written that is not sent yet, in bytes.
 pub(super) const SEND_QUEUE: usize = 64 * 1024;
-
-/// What all windows of a session may have in common beyond the [`EARLY_WINDOW`] that every stream
-/// has, in bytes: what streams whose readers stopped hold is bounded by it.
-const SPARE_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// What a server is taken to allow before it says so.
 const UNTOLD_MAX_STREAMS: usize = 100;
@@ -111,8 +108,8 @@ pub(super) struct Session {
     pub(super) live: usize,
     /// How many are held that go on elsewhere: the session lives as long as they.
     pub(super) moved: usize,
-    /// How much of [`SPARE_WINDOW`] its streams have.
-    spared: u32,
+    /// What the windows of its streams have beyond the least.
+    pub(super) loan: Loan,
     /// The highest stream that was opened.
     pub(super) last: u32,
     /// How many streams the peer takes.
@@ -150,7 +147,7 @@ impl Session {
             streams: ByNumber::default(),
             live: 0,
             moved: 0,
-            spared: 0,
+            loan: Loan::default(),
             last: 0,
             peer_takes: UNTOLD_MAX_STREAMS,
             is_greeted: false,
@@ -172,17 +169,6 @@ impl Session {
     pub(super) fn has_place(&self) -> bool {
         let takes_more = !self.is_going && !self.is_closing && self.ended.is_none();
         takes_more && self.live < self.peer_takes && self.last < MAX_STREAM
-    }
-
-    /// The window for a further stream, which has it until it is forgotten.
-    fn window(&mut self) -> u32 {
-        let full = self.limits.stream_window.clamp(EARLY_WINDOW, MAX_WINDOW);
-        let more = full - EARLY_WINDOW;
-        if more > SPARE_WINDOW - self.spared {
-            return EARLY_WINDOW;
-        }
-        self.spared += more;
-        full
     }
 
     /// Opens a stream. Its window in `open` is set here.
@@ -294,19 +280,6 @@ impl Session {
         if received.is_empty() {
             // Gives the memory back: most streams are idle most of the time.
             *received = BytesMut::new();
-        }
-    }
-
-    /// The reader has done with `count` bytes: the peer may send as many again.
-    pub(super) fn give_back(&mut self, id: u32, count: usize) {
-        let stream = self.stream(id);
-        stream.owed += u32::try_from(count).expect("no more than the window was received");
-        if stream.peer_ended || stream.broken().is_some() || stream.credit_is_queued {
-            return;
-        }
-        if stream.owed >= stream.window / 2 {
-            stream.credit_is_queued = true;
-            self.control.push_back(Control::Credit(id));
         }
     }
 
@@ -487,8 +460,9 @@ impl Session {
             self.live -= 1;
         }
         if !stream.held {
-            self.spared -= stream.window - EARLY_WINDOW;
+            let window = stream.window;
             self.streams.remove(&id);
+            self.give_window(window);
         }
     }
 }

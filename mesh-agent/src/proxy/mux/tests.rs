@@ -5,11 +5,19 @@
 mod model;
 mod user;
 
-use std::task::{Context, Poll, Waker};
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use http::StatusCode;
 
 use super::{
+    super::{
+        BudgetLimits,
+        budgets::{Budgets, Ledger, Loan},
+        tests::mesh::workload,
+    },
     MuxLimits,
     frame::{Frame, Open, Parting, Reason, put_data_header},
     session::{MuxError, Role, Session},
@@ -133,6 +141,89 @@ fn windows_together_are_bounded_and_given_back() {
         server.fill(&mut Vec::new(), usize::MAX);
         assert_eq!(server.streams.len(), 0);
     }
+}
+
+/// A server whose streams may hold what a ledger lends, which is not much.
+fn lent() -> (Session, Arc<Ledger>) {
+    let limits = BudgetLimits {
+        bytes: 2 << 20,
+        ..BudgetLimits::default()
+    };
+    let pod = Budgets::new(&limits, 1).open(&Arc::new(workload("server")));
+    let ledger = pod.inbound.bytes;
+    let limits = MuxLimits {
+        max_streams: 256,
+        stream_window: 256 * 1024,
+    };
+    let mut server = Session::new(Role::Server, limits);
+    server.loan = Loan::of(&ledger);
+    (server, ledger)
+}
+
+/// Accepts `count` streams; gives the windows that they have.
+fn accept_all(server: &mut Session, count: u32) -> Vec<u32> {
+    let accept = |stream| {
+        server.receive(&bytes_of(&opened(stream))).unwrap();
+        let (id, _) = server.next_arrival().unwrap();
+        server.accept(id, None);
+        server.streams[&id].window
+    };
+    (1..=count).map(accept).collect()
+}
+
+/// What a peer sends on stream 1.
+fn sent(count: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..count / (16 * 1024) {
+        put_data_header(&mut bytes, 1, 16 * 1024);
+        bytes.extend_from_slice(&[0; 16 * 1024]);
+    }
+    bytes
+}
+
+/// The reader of stream 1 takes so much; gives its window then.
+fn read_some(server: &mut Session, count: usize) -> u32 {
+    server.skip_received(1, count);
+    server.give_back(1, count);
+    server.fill(&mut Vec::new(), usize::MAX);
+    let stream = &server.streams[&1];
+    let held = u32::try_from(stream.received.len()).unwrap();
+    assert_eq!(stream.room + held + stream.owed, stream.window);
+    stream.window
+}
+
+#[test]
+fn what_streams_may_hold_beyond_the_least_is_lent_to_whose_they_are() {
+    let (mut server, ledger) = lent();
+    let windows = accept_all(&mut server, 40);
+    let large = windows.iter().filter(|window| **window == 256 * 1024);
+    let large = large.count();
+    assert!((3..10).contains(&large), "{windows:?}");
+    assert!(windows.iter().all(|window| *window >= 64 * 1024));
+    let view = ledger.observe();
+    assert_eq!(view.used, large * 192 * 1024);
+    assert!(view.held_back > 0);
+    (1..=40).for_each(|id| server.let_go(id));
+    server.fill(&mut Vec::new(), usize::MAX);
+    assert_eq!(ledger.observe().used, 0);
+}
+
+#[test]
+fn a_window_shrinks_where_others_need_it_and_grows_again() {
+    let (mut server, ledger) = lent();
+    accept_all(&mut server, 40);
+    assert!(server.loan.is_over());
+    let used = ledger.observe().used;
+    server.receive(&sent(256 * 1024)).unwrap();
+    assert_eq!(read_some(&mut server, 128 * 1024), 128 * 1024);
+    assert_eq!(ledger.observe().used, used - 128 * 1024);
+    (2..=40).for_each(|id| server.let_go(id));
+    assert_eq!(read_some(&mut server, 128 * 1024), 256 * 1024);
+    assert_eq!(ledger.observe().used, 192 * 1024);
+    // All that it gave back can come again.
+    server.receive(&sent(256 * 1024)).unwrap();
+    drop(server);
+    assert_eq!(ledger.observe().used, 0);
 }
 
 /// A frame that is well formed, and seldom more out of turn than that.

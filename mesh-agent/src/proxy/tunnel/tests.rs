@@ -284,7 +284,7 @@ fn a_client_of_another_trust_domain_is_refused() {
         );
         let headers = ConnectHeaders::default();
         let error = pool
-            .open(&stranger, &netns, &pod, to, &headers)
+            .open(&stranger, &netns, &pod, to, &headers, None)
             .await
             .unwrap_err();
         assert!(matches!(error, TunnelError::Tls { .. }), "{error:?}");
@@ -319,7 +319,7 @@ fn a_server_with_an_unknown_root_is_refused() {
         );
         let headers = ConnectHeaders::default();
         let error = pool
-            .open(&client, &netns, &pod, to, &headers)
+            .open(&client, &netns, &pod, to, &headers, None)
             .await
             .unwrap_err();
         match error {
@@ -346,12 +346,10 @@ fn a_peer_that_answers_nothing_is_given_up_in_time() {
             limits,
             deaf.local_addr().unwrap(),
         );
-        let (to, headers) = (
-            SocketAddr::from(([127, 0, 0, 1], 80)),
-            ConnectHeaders::default(),
-        );
+        let to = SocketAddr::from(([127, 0, 0, 1], 80));
+        let headers = ConnectHeaders::default();
         let (from, netns, pod) = (&mesh.client, &mesh.netns, &mesh.server_pod);
-        let waiting = (0..5).map(|_| pool.open(from, netns, pod, to, &headers));
+        let waiting = (0..5).map(|_| pool.open(from, netns, pod, to, &headers, None));
         for outcome in join_all(waiting).await {
             let error = outcome.unwrap_err();
             assert!(
@@ -361,7 +359,8 @@ fn a_peer_that_answers_nothing_is_given_up_in_time() {
             assert!(error.to_string().contains("NetworkPolicy"), "{error}");
         }
         drop(deaf);
-        let error = pool.open(from, netns, pod, to, &headers).await.unwrap_err();
+        let opened = pool.open(from, netns, pod, to, &headers, None);
+        let error = opened.await.unwrap_err();
         assert!(matches!(error, TunnelError::Connect { .. }), "{error:?}");
     });
 }
@@ -391,11 +390,10 @@ fn a_peer_that_falls_silent_loses_its_streams() {
             }
         });
         let pool = tunnels(&mesh.identities, &mesh.tasks, limits, at);
-        let (to, headers) = (
-            SocketAddr::from(([127, 0, 0, 1], 80)),
-            ConnectHeaders::default(),
-        );
-        let opened = pool.open(&mesh.client, &mesh.netns, &mesh.server_pod, to, &headers);
+        let to = SocketAddr::from(([127, 0, 0, 1], 80));
+        let headers = ConnectHeaders::default();
+        let (from, netns, pod) = (&mesh.client, &mesh.netns, &mesh.server_pod);
+        let opened = pool.open(from, netns, pod, to, &headers, None);
         let mut stream = opened.await.unwrap();
         stream.write_all(b"ping").await.unwrap();
         stream.read_exact(&mut [0; 4]).await.unwrap();
@@ -420,7 +418,7 @@ fn a_refused_stream_says_with_which_status() {
             let (from, pod) = (&mesh.client, &mesh.server_pod);
             let opened = mesh
                 .tunnels
-                .open(from, &mesh.netns, pod, to, &headers)
+                .open(from, &mesh.netns, pod, to, &headers, None)
                 .await;
             match opened.unwrap_err() {
                 TunnelError::Refused(got) => assert_eq!(got.as_u16(), status),
@@ -455,7 +453,7 @@ fn both_ends_tell_each_other_what_they_know() {
         let (from, pod) = (&mesh.client, &mesh.server_pod);
         let opened = mesh
             .tunnels
-            .open(from, &mesh.netns, pod, to, &headers)
+            .open(from, &mesh.netns, pod, to, &headers, None)
             .await;
         assert_eq!(opened.unwrap().baggage(), Some("service.name=server"));
     });
@@ -491,7 +489,8 @@ fn connections_that_come_before_the_first_certificate_wait_for_it() {
             SocketAddr::from(([127, 0, 0, 1], 80)),
         );
         let headers = ConnectHeaders::default();
-        let (stream, ()) = tokio::join!(pool.open(&client, &netns, &pod, to, &headers), async {
+        let opening = pool.open(&client, &netns, &pod, to, &headers, None);
+        let (stream, ()) = tokio::join!(opening, async {
             late.want([client.identity.clone(), pod.identity.clone()]);
         });
         assert_eq!(exchange(stream.unwrap(), b"ping").await.unwrap(), b"ping");

@@ -227,7 +227,7 @@ fn readers_that_stop_hold_little_and_stall_nobody() {
         let (from, pod) = (&mesh.client, &mesh.server_pod);
         let neighbour = mesh
             .tunnels
-            .open(from, netns, pod, to, &headers)
+            .open(from, netns, pod, to, &headers, None)
             .await
             .unwrap();
         assert_eq!(
