@@ -76,8 +76,19 @@ pub(crate) struct PodBudgets {
     pub(crate) inbound: Side,
     /// Handshakes with its agent.
     pub(crate) handshakes: Ledger,
+    /// What its tunnels to others take.
+    pub(crate) tunnels: OfTunnels,
     /// Those others.
     pub(crate) peers: Peers,
+}
+
+/// What tunnels take of the budgets of the pod that they are for.
+#[derive(Clone, Debug)]
+pub(crate) struct OfTunnels {
+    /// Handshakes with others' agents: they outlive the connection that wanted them.
+    pub(crate) handshakes: Arc<Ledger>,
+    /// What their streams may hold.
+    pub(crate) bytes: Arc<Ledger>,
 }
 
 /// The budgets of one side of a pod.
@@ -134,10 +145,16 @@ impl Budgets {
             },
             bytes: Arc::new(ledger(&self.bytes, way, Budget::Bytes)),
         };
+        let outbound = side(Way::Outbound);
+        let handshakes = |way| ledger(&self.handshakes, way, Budget::Handshakes);
         PodBudgets {
-            outbound: side(Way::Outbound),
+            tunnels: OfTunnels {
+                handshakes: Arc::new(handshakes(Way::Outbound)),
+                bytes: Arc::clone(&outbound.bytes),
+            },
+            outbound,
             inbound: side(Way::Inbound),
-            handshakes: ledger(&self.handshakes, Way::Inbound, Budget::Handshakes),
+            handshakes: handshakes(Way::Inbound),
             peers: Peers::new(self.limits.peer_handshakes()),
         }
     }
@@ -159,6 +176,7 @@ impl PodBudgets {
             outbound.connections.observe(),
             outbound.requests.observe(),
             outbound.bytes.observe(),
+            self.tunnels.handshakes.observe(),
             inbound.connections.observe(),
             inbound.requests.observe(),
             inbound.bytes.observe(),

@@ -236,9 +236,9 @@ pub(crate) async fn address(
     }
     thread.note_reached(&to.uid);
     let headers = headers(connection, service, &from);
-    let bytes = Some(&pod.budgets.outbound.bytes);
+    let budgets = Some(&pod.budgets.tunnels);
     let tunnels = &thread.tunnels;
-    let opened = tunnels.open(&from, &pod.netns, to, address, &headers, bytes);
+    let opened = tunnels.open(&from, &pod.netns, to, address, &headers, budgets);
     match Box::pin(opened).await {
         Ok(stream) => Ok(Upstream::Tunnel(stream)),
         Err(TunnelError::Refused(StatusCode::UNAUTHORIZED)) => {

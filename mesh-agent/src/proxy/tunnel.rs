@@ -24,7 +24,7 @@ use http::StatusCode;
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    budgets::Ledger,
+    budgets::OfTunnels,
     bulk::{Asker, Means},
     tunnel_link::{Link, Slot},
     tunnel_wire::{self, Route},
@@ -135,6 +135,9 @@ pub struct TunnelLimits {
     pub response_timeout: Duration,
     /// A connection without streams is closed after this.
     pub idle_timeout: Duration,
+    /// Connections that a thread keeps for one pod while some of them have no streams: a pod that speaks to everybody
+    /// once would have one to each until they have been idle for so long.
+    pub max_links: usize,
     /// How a silent peer is found.
     pub keep_alive: KeepAliveLimits,
 }
@@ -150,6 +153,7 @@ impl Default for TunnelLimits {
             connect_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(300),
+            max_links: 256,
             keep_alive: KeepAliveLimits::default(),
         }
     }
@@ -223,7 +227,7 @@ impl Tunnels {
     }
 
     /// Opens a stream from the pod `from` (whose namespace is `netns`) to `authority`, an address
-    /// and port of the pod `to`. What streams may hold is lent by `bytes`, if it is counted. Must be
+    /// and port of the pod `to`. What tunnels take is taken of `budgets`, if it is counted. Must be
     /// called within a `LocalSet`. Cancel-safe.
     ///
     /// # Errors
@@ -235,7 +239,7 @@ impl Tunnels {
         to: &Arc<Workload>,
         authority: SocketAddr,
         headers: &ConnectHeaders,
-        bytes: Option<&Arc<Ledger>>,
+        budgets: Option<&OfTunnels>,
     ) -> Result<TunnelStream, TunnelError> {
         let shared = &self.0;
         let address = SocketAddr::new(authority.ip(), shared.limits.port);
@@ -253,7 +257,7 @@ impl Tunnels {
             netns: netns.clone(),
             to: Arc::clone(to),
             address,
-            bytes: bytes.map(Arc::clone),
+            budgets: budgets.cloned(),
         };
         let (mut newer_than, mut attempts) = (0, 0);
         loop {
@@ -349,6 +353,9 @@ impl Shared {
         if !self.pool.settle(link.key(), Ok(&link)) {
             link.retire();
         }
+        if let Some(unused) = self.pool.one_too_many(&link, self.limits.max_links) {
+            unused.retire();
+        }
         let (identities, limits) = (self.identities.clone(), self.limits);
         let drain = self.tasks.drain();
         // From here on the task holds no pool, so that a pool that is dropped retires its links.
@@ -414,6 +421,24 @@ impl Pool {
             }
         }
         true
+    }
+
+    /// The connection of the same pod as `fresh` that was not used for the longest time, if it has more than `most`.
+    fn one_too_many(&self, fresh: &Rc<Link>, most: usize) -> Option<Rc<Link>> {
+        let places = self.places.borrow();
+        if places.len() <= most {
+            return None;
+        }
+        let from = &fresh.key().from;
+        let its = places.iter().filter(|(key, _)| key.from == *from);
+        let links: Vec<&Rc<Link>> = its.flat_map(|(_, place)| &place.links).collect();
+        if links.len() <= most {
+            return None;
+        }
+        let others = links.iter().filter(|link| !Rc::ptr_eq(link, fresh));
+        let idle = others.filter_map(|link| Some((link.idle_since()?, link)));
+        let (_, oldest) = idle.min_by_key(|(since, _)| *since)?;
+        Some(Rc::clone(oldest))
     }
 
     /// Lets go of all connections for such keys.

@@ -196,7 +196,13 @@ impl Link {
     }
 
     fn is_idle_for(&self, long: Duration) -> bool {
-        self.streams.get() == 0 && self.idle_since.get().elapsed() >= long
+        self.idle_since()
+            .is_some_and(|since| since.elapsed() >= long)
+    }
+
+    /// Since when it has no streams, if it has none.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        (self.streams.get() == 0).then(|| self.idle_since.get())
     }
 
     /// The source has another certificate by now.

@@ -24,7 +24,7 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::client::TlsStream;
 
 use super::{
-    budgets::Ledger,
+    budgets::{Ledger, OfTunnels},
     bulk::{self, Moving, Name},
     hbone_stream::HboneStream,
     mux::{self, MuxError, MuxLimits, Unopened},
@@ -57,8 +57,8 @@ pub(super) struct Route {
     pub(super) netns: Netns,
     pub(super) to: Arc<Workload>,
     pub(super) address: SocketAddr,
-    /// What lends streams what they may hold, if it is counted.
-    pub(super) bytes: Option<Arc<Ledger>>,
+    /// What is taken of, if it is counted.
+    pub(super) budgets: Option<OfTunnels>,
 }
 
 /// A connection that has just been made.
@@ -108,6 +108,10 @@ pub(super) async fn establish(
 ) -> Result<Fresh, TunnelError> {
     let to = route.address;
     let attempt = async {
+        let _place = match &route.budgets {
+            Some(budgets) => Some(budgets.handshakes.take().await),
+            None => None,
+        };
         let tcp = connector.connect(&route.netns, Leg::Tunnel, to).await;
         let tcp = tcp.map_err(|source| TunnelError::connect(to, source))?;
         let expected = std::slice::from_ref(&route.to.identity);
@@ -121,8 +125,9 @@ pub(super) async fn establish(
         let session = tls.get_ref().1;
         // The session may be a resumed one: its peer was verified then, its validity is now.
         let seat = identities.seat(session, &route.from.identity, Side::Server, Some(cutter))?;
+        let bytes = route.budgets.as_ref().map(|budgets| &budgets.bytes);
         match session.alpn_protocol().and_then(Alpn::of_name) {
-            Some(Alpn::Mux) => Ok(mux_over(tls, seat, limits, route.bytes.as_ref())),
+            Some(Alpn::Mux) => Ok(mux_over(tls, seat, limits, bytes)),
             Some(Alpn::Hbone) => Box::pin(hbone_over(tls, seat, limits)).await,
             Some(Alpn::Bulk) | None => Err(TunnelError::NotHbone { to }),
         }

@@ -291,7 +291,7 @@ fn asker(mesh: &Mesh, name: Name) -> Rc<Asker> {
         netns: mesh.netns.clone(),
         to: Arc::clone(&mesh.server_pod),
         address: mesh.server.address(),
-        bytes: None,
+        budgets: None,
     };
     Asker::new(means, route, name)
 }
