@@ -144,5 +144,5 @@ fn what_waits_for_an_idle_connection_is_small() {
 #[test]
 fn what_waits_for_an_answer_over_http2_is_small() {
     let accept = |front: Rc<Front>, request| http::accept(&front, request);
-    check_size("a request of HTTP/2", size(accept), 2_500);
+    check_size("a request of HTTP/2", size(accept), 2_560);
 }
