@@ -42,6 +42,7 @@ const NESTED: u16 = 1 << 15;
 
 /// What the kernel tells about a socket: `struct inet_diag_msg` up to its identity.
 const STATE_AT: usize = HEADER_BYTES + 1;
+const TIMER_AT: usize = HEADER_BYTES + 2;
 const ID_AT: usize = HEADER_BYTES + 4;
 const ID_BYTES: usize = 48;
 /// What waits in the receive queue, behind the identity and a timer.
@@ -63,6 +64,11 @@ const BEGUN_STATES: u32 = 1 << 2 | 1 << 3;
 
 /// States in which a connection is over for one of its ends, and not for the other.
 const ENDING_STATES: u32 = 1 << 9 | 1 << 11;
+
+/// The timer of what is left of a socket that its owner has closed: no tag is told of it, and whatever still
+/// comes is refused. The kernel gives it the state that the socket had, and this is another.
+const REMNANT_TIMER: u8 = 3;
+const REMNANT_STATE: u8 = 6;
 
 /// The state of a listener.
 const LISTENING: u32 = 1 << 10;
@@ -219,7 +225,10 @@ fn socket(message: &[u8]) -> Option<OpenSocket> {
             None => 0,
         },
         tag: tag(message.get(ATTRIBUTES_AT..).unwrap_or_default()),
-        state: *message.get(STATE_AT)?,
+        state: match *message.get(TIMER_AT)? {
+            REMNANT_TIMER => REMNANT_STATE,
+            _ => *message.get(STATE_AT)?,
+        },
         family,
         id,
     })
@@ -364,6 +373,19 @@ mod tests {
         check_tag(&storages(&[]), None);
         check_tag(&[], None);
         check_tag(&storages(&[of_map(&value)])[..30], None);
+    }
+
+    #[test]
+    fn what_is_left_of_a_closed_socket_is_not_open() {
+        const FIN_WAIT2: u8 = 5;
+        let ends = (&[10, 0, 0, 2][..], 40_000);
+        for (timer, is_open) in [(0, true), (2, true), (REMNANT_TIMER, false)] {
+            let mut answer = told(AF_INET, ends, ends);
+            (answer[STATE_AT], answer[TIMER_AT]) = (FIN_WAIT2, timer);
+            let mut found = Vec::new();
+            assert!(parse(&answer, &mut found).unwrap());
+            assert_eq!((found[0].is_open(), found[0].is_begun()), (is_open, false));
+        }
     }
 
     #[test]
