@@ -71,6 +71,7 @@ pub mod tunnel;
 mod tunnel_fixture;
 mod tunnel_keep_alive;
 mod tunnel_link;
+mod tunnel_pool;
 mod tunnel_stream;
 mod tunnel_wire;
 mod turns;

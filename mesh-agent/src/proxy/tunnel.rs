@@ -2,31 +2,21 @@
 
 //! Streams to other pods through tunnels, which are pooled per data thread.
 //!
-//! Owns the pool: which connection a stream goes to, when another one is made. A connection is
-//! shared only by streams with the same source pod, destination pod (UID and address) and source
-//! certificate: neither an address that was reused nor a rotated certificate ever gets an old
-//! tunnel. What happens on a connection: `tunnel_link.rs`; what it speaks: `tunnel_wire.rs`.
+//! Owns when a connection is made. Which one a stream goes to: `tunnel_pool.rs`; what happens on
+//! it: `tunnel_link.rs`; what it speaks: `tunnel_wire.rs`.
 //!
-//! Invariant: at most one handshake per key is under way; who comes meanwhile waits for it.
+//! Invariant: a stream counts as failed only when newer connections were tried as well.
 //! Reference: HBONE as ztunnel speaks it; RFC 9113 sections 5.1.2, 6.8 and 8.5.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
-    fmt, io,
-    net::SocketAddr,
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use http::StatusCode;
-use tokio::sync::{Notify, oneshot};
 
 use super::{
     budgets::OfTunnels,
     bulk::{Asker, Means},
     tunnel_link::{Link, Slot},
+    tunnel_pool::{Choice, Key, Pool},
     tunnel_wire::{self, Route},
     turns,
 };
@@ -34,7 +24,7 @@ pub use super::{mux::MuxError, tunnel_keep_alive::KeepAliveLimits, tunnel_stream
 use crate::{
     datapath::{Connector, Netns},
     identity::{self, Alpn, Identities, IdentityError},
-    model::{SpiffeId, Workload, WorkloadUid},
+    model::{Workload, WorkloadUid},
     tasks::Tasks,
 };
 
@@ -171,44 +161,6 @@ struct Shared {
     pool: Rc<Pool>,
 }
 
-/// What streams must have in common to share a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    pub(super) from: WorkloadUid,
-    pub(super) source: SpiffeId,
-    pub(super) to: WorkloadUid,
-    /// Where its HBONE port is.
-    pub(super) address: SocketAddr,
-    pub(super) generation: u64,
-}
-
-type Waiting = Vec<oneshot::Sender<Result<(), TunnelError>>>;
-
-/// The connections of one thread.
-#[derive(Default)]
-pub(super) struct Pool {
-    places: RefCell<HashMap<Key, Place>>,
-    last_sequence: Cell<u64>,
-    /// Told when a peer says that it leaves.
-    going: Notify,
-}
-
-#[derive(Default)]
-struct Place {
-    links: Vec<Rc<Link>>,
-    /// Who waits for the handshake that is under way, if one is.
-    handshake: Option<Waiting>,
-}
-
-/// Where a stream may go.
-enum Choice {
-    Slot(Slot),
-    /// A handshake is under way.
-    Wait(oneshot::Receiver<Result<(), TunnelError>>),
-    /// The caller must begin one.
-    Begin(oneshot::Receiver<Result<(), TunnelError>>),
-}
-
 impl Tunnels {
     /// An empty pool. Connections run as local tasks of `tasks`.
     pub fn new(
@@ -287,13 +239,12 @@ impl Tunnels {
     /// Resolves when a peer says that it leaves: what waits for more work on streams there should
     /// end. Cancel-safe.
     pub(crate) async fn going(&self) {
-        self.0.pool.going.notified().await;
+        self.0.pool.going().await;
     }
 
     /// How many connections are open for new streams.
     pub fn connections(&self) -> usize {
-        let places = self.0.pool.places.borrow();
-        places.values().map(|place| place.links.len()).sum()
+        self.0.pool.connections()
     }
 }
 
@@ -363,123 +314,6 @@ impl Shared {
         let run = Box::pin(link.run(fresh.wire, identities, limits, drain));
         turns::of(&workload, run).await;
         drop(seat);
-    }
-}
-
-impl Key {
-    /// The same pods, with a certificate that was replaced since.
-    fn is_older(&self, than: &Self) -> bool {
-        self.generation < than.generation
-            && self.from == than.from
-            && self.to == than.to
-            && self.address == than.address
-    }
-}
-
-impl Pool {
-    fn choose(&self, key: &Key, newer_than: u64) -> Choice {
-        let mut places = self.places.borrow_mut();
-        let place = places.entry(key.clone()).or_default();
-        let slot = place
-            .links
-            .iter()
-            .filter(|link| link.sequence() > newer_than)
-            .find_map(Link::slot);
-        if let Some(slot) = slot {
-            return Choice::Slot(slot);
-        }
-        let (sender, receiver) = oneshot::channel();
-        if let Some(waiting) = &mut place.handshake {
-            waiting.push(sender);
-            return Choice::Wait(receiver);
-        }
-        place.handshake = Some(vec![sender]);
-        Choice::Begin(receiver)
-    }
-
-    /// Ends a handshake: keeps the link, or forgets the place; tells those who wait. False if the
-    /// place was closed meanwhile: then nobody waits, and the link is not wanted.
-    fn settle(&self, key: &Key, outcome: Result<&Rc<Link>, TunnelError>) -> bool {
-        let mut places = self.places.borrow_mut();
-        let Some(place) = places.get_mut(key) else {
-            return false;
-        };
-        let waiting = place.handshake.take().unwrap_or_default();
-        match outcome {
-            Ok(link) => {
-                place.links.push(Rc::clone(link));
-                // Who has gone meanwhile does not listen.
-                waiting.into_iter().for_each(|one| drop(one.send(Ok(()))));
-            }
-            Err(error) => {
-                if place.links.is_empty() {
-                    places.remove(key);
-                }
-                for one in waiting {
-                    drop(one.send(Err(error.clone())));
-                }
-            }
-        }
-        true
-    }
-
-    /// The connection of the same pod as `fresh` that was not used for the longest time, if it has more than `most`.
-    fn one_too_many(&self, fresh: &Rc<Link>, most: usize) -> Option<Rc<Link>> {
-        let places = self.places.borrow();
-        if places.len() <= most {
-            return None;
-        }
-        let from = &fresh.key().from;
-        let its = places.iter().filter(|(key, _)| key.from == *from);
-        let links: Vec<&Rc<Link>> = its.flat_map(|(_, place)| &place.links).collect();
-        if links.len() <= most {
-            return None;
-        }
-        let others = links.iter().filter(|link| !Rc::ptr_eq(link, fresh));
-        let idle = others.filter_map(|link| Some((link.idle_since()?, link)));
-        let (_, oldest) = idle.min_by_key(|(since, _)| *since)?;
-        Some(Rc::clone(oldest))
-    }
-
-    /// Lets go of all connections for such keys.
-    fn retire(&self, which: impl Fn(&Key) -> bool) {
-        let gone: Vec<Place> = {
-            let mut places = self.places.borrow_mut();
-            let keys: Vec<Key> = places.keys().filter(|key| which(key)).cloned().collect();
-            keys.iter().filter_map(|key| places.remove(key)).collect()
-        };
-        // Outside of the borrow: links come back here when they retire.
-        for link in gone.iter().flat_map(|place| &place.links) {
-            link.retire();
-        }
-    }
-
-    /// A link takes no more streams.
-    pub(super) fn forget(&self, link: &Link) {
-        let mut places = self.places.borrow_mut();
-        if let Some(place) = places.get_mut(link.key()) {
-            place.links.retain(|other| !std::ptr::eq(&**other, link));
-            if place.links.is_empty() && place.handshake.is_none() {
-                places.remove(link.key());
-            }
-        }
-    }
-
-    /// A peer says that it leaves.
-    pub(super) fn note_going(&self) {
-        self.going.notify_one();
-    }
-
-    fn next_sequence(&self) -> u64 {
-        let sequence = self.last_sequence.get() + 1;
-        self.last_sequence.set(sequence);
-        sequence
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        self.retire(|_any| true);
     }
 }
 

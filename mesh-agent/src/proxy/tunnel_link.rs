@@ -21,8 +21,9 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     bulk::Asker,
-    tunnel::{ConnectHeaders, Key, Pool, TunnelError, TunnelLimits},
+    tunnel::{ConnectHeaders, TunnelError, TunnelLimits},
     tunnel_keep_alive::{Cue, KeepAlive, Pulse},
+    tunnel_pool::{Key, Pool},
     tunnel_stream::TunnelStream,
     tunnel_wire::{Requests, Unanswered, Wire},
 };
