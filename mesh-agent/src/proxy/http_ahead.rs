@@ -95,21 +95,26 @@ pub(crate) async fn read(
 }
 
 impl Ahead {
+    /// All of `rest`, of which nothing was read; what comes of it does not go on at once.
+    fn new(rest: RequestBody, progress: Rc<Progress>) -> Self {
+        progress.hold_back();
+        Self {
+            rest,
+            kept: Bytes::new(),
+            trailers: None,
+            is_whole: false,
+            goes_on: false,
+            progress,
+            room: None,
+        }
+    }
+
     /// `body` as one that can be read ahead; `None` if there is nothing to read.
     fn of(body: &mut RequestBody) -> Option<&mut Self> {
         if let RequestBody::Streaming { progress, .. } = body {
             let progress = Rc::clone(progress);
-            progress.hold_back();
             let rest = std::mem::replace(body, RequestBody::Empty);
-            *body = RequestBody::Ahead(Box::new(Self {
-                rest,
-                kept: Bytes::new(),
-                trailers: None,
-                is_whole: false,
-                goes_on: false,
-                progress,
-                room: None,
-            }));
+            *body = RequestBody::Ahead(Box::new(Self::new(rest, progress)));
         }
         match body {
             RequestBody::Ahead(ahead) => Some(ahead),
@@ -256,16 +261,7 @@ mod tests {
 
     fn body_of(rest: RequestBody) -> RequestBody {
         let progress = Progress::new(&Rc::default());
-        progress.hold_back();
-        RequestBody::Ahead(Box::new(Ahead {
-            rest,
-            kept: Bytes::new(),
-            trailers: None,
-            is_whole: false,
-            goes_on: false,
-            progress,
-            room: None,
-        }))
+        RequestBody::Ahead(Box::new(Ahead::new(rest, progress)))
     }
 
     /// A body that comes piece by piece.
