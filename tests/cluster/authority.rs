@@ -44,9 +44,23 @@ impl Drop for Away<'_> {
     }
 }
 
+/// A namespace with a server on the second node and a client on the first, and an account that nobody has used.
+#[track_caller]
+pub(crate) fn apart(cluster: &Cluster, name: &str) -> Namespace {
+    let namespace = closed(cluster, name);
+    namespace.account("fresh");
+    let nodes = cluster.nodes();
+    namespace.start(&[
+        &Workload::new("server").on(&nodes[1]),
+        &Workload::new("client").on(&nodes[0]),
+    ]);
+    wait::until("the first answer", PATIENCE, || asks(&namespace, "client"));
+    namespace
+}
+
 /// Whether a pod of `app` is answered by the server.
 #[track_caller]
-fn asks(namespace: &Namespace, app: &str) -> Result<(), String> {
+pub(crate) fn asks(namespace: &Namespace, app: &str) -> Result<(), String> {
     let ran = namespace.get(&format!("deployment/{app}"), "http://server/", 1);
     if ran.stdout.contains(" 200 server-v1 ") {
         return Ok(());
@@ -58,14 +72,8 @@ fn asks(namespace: &Namespace, app: &str) -> Result<(), String> {
 fn traffic_goes_on_without_the_authority_and_new_identities_wait_for_it() {
     let cluster = Cluster::here();
     let mesh = Mesh::on(&cluster);
-    let namespace = closed(&cluster, "unissued");
-    namespace.account("fresh");
+    let namespace = apart(&cluster, "unissued");
     let nodes = cluster.nodes();
-    namespace.start(&[
-        &Workload::new("server").on(&nodes[1]),
-        &Workload::new("client").on(&nodes[0]),
-    ]);
-    wait::until("the first answer", PATIENCE, || asks(&namespace, "client"));
     let load = PodLoad::start(&namespace, "deployment/client", "http://server/", 4);
     {
         let _away = Away::new(&mesh);

@@ -16,7 +16,7 @@ use mesh_tests::{
 };
 use serde_json::Value;
 
-use crate::strict::closed;
+use crate::authority::{apart, asks};
 
 mod plugged;
 
@@ -38,29 +38,6 @@ impl Drop for Signed<'_> {
             self.0.apply();
         }
     }
-}
-
-/// A namespace with a server on the second node and a client on the first.
-#[track_caller]
-fn apart(cluster: &Cluster, name: &str) -> Namespace {
-    let namespace = closed(cluster, name);
-    namespace.account("fresh");
-    let nodes = cluster.nodes();
-    namespace.start(&[
-        &Workload::new("server").on(&nodes[1]),
-        &Workload::new("client").on(&nodes[0]),
-    ]);
-    wait::until("the first answer", PATIENCE, || asks(&namespace, "client"));
-    namespace
-}
-
-/// Whether a pod of `app` is answered by the server.
-fn asks(namespace: &Namespace, app: &str) -> Result<(), String> {
-    let ran = namespace.get(&format!("deployment/{app}"), "http://server/", 1);
-    if ran.stdout.contains(" 200 server-v1 ") {
-        return Ok(());
-    }
-    Err(format!("{ran:?}"))
 }
 
 /// Whom a certificate of `account` names.
