@@ -14,6 +14,7 @@ pub mod options;
 
 mod account;
 mod certificates;
+mod congestion;
 mod envoy;
 mod json;
 mod measure;

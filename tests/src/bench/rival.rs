@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use super::stage::{HTTP1, nginx};
+use super::{
+    congestion,
+    stage::{HTTP1, nginx},
+};
 use crate::{Lab, Pod, command, foreign::Server};
 
 /// The Service, and the host name of its requests.
@@ -49,6 +52,7 @@ impl Rival {
         let client = lab.pod("rival-client").account(HOST).start();
         let server = lab.pod("rival-server").label("app", HOST).account(HOST);
         let server = if one_node { server } else { server.on_b() }.start();
+        congestion::choose(&[&client.netns, &server.netns]);
         let (service, _) = lab.service(HOST).port("http", HTTP1, HTTP1).create();
         let address = if with_service {
             service

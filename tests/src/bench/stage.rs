@@ -14,7 +14,7 @@ use std::{
     process::Command,
 };
 
-use super::{account::with_descendants, rival::Rival};
+use super::{account::with_descendants, congestion, rival::Rival};
 use crate::{Agent, Lab, Pod, command::run_ok, foreign::Server, topology::LINK};
 
 /// The Service, and the host name of every request.
@@ -42,10 +42,6 @@ const SETTINGS: &[(&str, &str)] = &[
     ("ipv4/ip_local_port_range", "20000 65000"),
     ("ipv4/tcp_tw_reuse", "1"),
 ];
-
-/// What most systems have. Where it is not allowed, the system's own stays, for all planes.
-const CONGESTION_CONTROL: &str = "cubic";
-const CONGESTION_CONTROL_FILE: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
 /// What the agent is told besides pods and the Service.
 const MANIFESTS: &str = "
@@ -93,13 +89,13 @@ impl Stage {
         let client = lab.pod("client").start();
         let server = lab.pod("server").label("app", HOST).label("version", "v1");
         let server = if one_node { server } else { server.on_b() }.start();
-        for netns in [&lab.a.netns, &lab.b.netns, &client.netns, &server.netns] {
+        let namespaces = [&lab.a.netns, &lab.b.netns, &client.netns, &server.netns];
+        for netns in namespaces {
             for (key, value) in SETTINGS {
                 netns.sysctl(key, value);
             }
-            let wanted = || fs::write(CONGESTION_CONTROL_FILE, CONGESTION_CONTROL);
-            netns.run(wanted).unwrap_or(());
         }
+        congestion::choose(&namespaces);
         let service = lab.service(HOST).port("http", HTTP1, HTTP1);
         let service = service.port("http2", HTTP2, HTTP2).port("grpc", GRPC, GRPC);
         let (service, _) = service.port("tcp", TCP, TCP).create();
@@ -130,8 +126,7 @@ impl Stage {
 
     /// How TCP paces itself here.
     pub(super) fn congestion_control(&self) -> String {
-        let read = || fs::read_to_string(CONGESTION_CONTROL_FILE).unwrap_or_default();
-        self.client.run(read).trim().to_owned()
+        self.client.run(congestion::chosen)
     }
 
     /// The applications' processes.
