@@ -107,9 +107,8 @@ fn bring_up(
     progress: &Progress,
 ) -> Result<(Plane, String), String> {
     progress.say(&format!("{}: {}", wanted.name(), wanted.about()));
-    let with_rival = options.measures.iter().any(|one| one.wants_rival());
     sample::guarded(|| {
-        let plane = Plane::up(wanted, &options.agent_flags, with_rival);
+        let plane = Plane::up(wanted, options);
         let wire = wire_check::look(&plane)?;
         progress.say(&format!("{}: wire: {wire}", plane.name));
         if options.loss > 0.0 && !wanted.one_node {

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! How TCP paces itself on every plane: by cubic, as on most systems.
+//! How TCP paces itself, which is the same on every plane.
 //!
-//! A network namespace may only choose what the system lets anybody choose. Cubic is let for the moment of the
-//! choice, which namespaces keep. Knows nothing of planes. Invariant: what may be chosen afterwards is what could be before.
+//! A network namespace may only choose what the system lets anybody choose. What is wanted is let for the moment
+//! of the choice, which namespaces keep. Knows nothing of planes. Invariant: what may be chosen afterwards is what
+//! could be before.
 
 use std::fs;
 
 use crate::netns::Netns;
 
 /// What most systems have.
-const WANTED: &str = "cubic";
+pub(super) const USUAL: &str = "cubic";
 
 /// What a namespace has.
 const CHOSEN_FILE: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
@@ -18,17 +19,17 @@ const CHOSEN_FILE: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 /// What any namespace may choose; of the initial namespace, for all.
 const ALLOWED_FILE: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 
-/// Lets namespaces choose [`WANTED`] until dropped, where that can be changed.
+/// Lets namespaces choose something until dropped, where that can be changed.
 struct Allowed {
     before: Option<String>,
 }
 
 impl Allowed {
-    fn more() -> Self {
+    fn also(wanted: &str) -> Self {
         let before = fs::read_to_string(ALLOWED_FILE).ok();
-        let before = before.filter(|names| names.split_whitespace().all(|name| name != WANTED));
+        let before = before.filter(|names| names.split_whitespace().all(|name| name != wanted));
         let before = before.filter(|names| {
-            let more = format!("{} {WANTED}", names.trim());
+            let more = format!("{} {wanted}", names.trim());
             fs::write(ALLOWED_FILE, more).is_ok()
         });
         Self { before }
@@ -37,22 +38,21 @@ impl Allowed {
 
 impl Drop for Allowed {
     fn drop(&mut self) {
-        if let Some(before) = &self.before
-            && let Err(error) = fs::write(ALLOWED_FILE, before.trim())
-        {
-            eprintln!(
-                "error: {ALLOWED_FILE}, to be {:?} again: {error}",
-                before.trim()
-            );
+        let Some(before) = self.before.as_deref().map(str::trim) else {
+            return;
+        };
+        if let Err(error) = fs::write(ALLOWED_FILE, before) {
+            eprintln!("error: {ALLOWED_FILE}, to be {before:?} again: {error}");
         }
     }
 }
 
-/// Chooses for all of `namespaces`. Where the system has no [`WANTED`], its own stays, for all alike.
-pub(super) fn choose(namespaces: &[&Netns]) {
-    let _allowed = Allowed::more();
+/// Chooses `wanted` for all of `namespaces`. Where the system does not have it, its own stays, for all alike; the
+/// report says what it is.
+pub(super) fn choose(wanted: &str, namespaces: &[&Netns]) {
+    let _allowed = Allowed::also(wanted);
     for netns in namespaces {
-        netns.run(|| fs::write(CHOSEN_FILE, WANTED)).unwrap_or(());
+        netns.run(|| fs::write(CHOSEN_FILE, wanted)).unwrap_or(());
     }
 }
 

@@ -8,6 +8,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
+    congestion,
     plan::{self, Measure},
     plane::{self, Wanted},
 };
@@ -24,6 +25,7 @@ usage: mesh-bench [OPTIONS]
   --fixed-seconds N   length of a sample at a fixed rate [8; quick: 3]
   --peer NAME=PATH    another data plane, brought up by the program PATH; may be given again
   --agent-flag FLAG   a further flag for our agents; may be given again
+  --congestion NAME   how TCP paces itself on all planes [cubic]
   --loss PERCENT      of the packets between the nodes that much is lost, by chance [0]
   --json FILE         everything, with every sample
   --plot FILE         our ratios to the two Envoys, as an SVG
@@ -47,6 +49,8 @@ pub struct Options {
     pub(super) budget: Option<Duration>,
     pub(super) quick: bool,
     pub(super) agent_flags: Vec<String>,
+    /// TCP's congestion control, by the kernel's name.
+    pub(super) congestion: String,
     /// In percent.
     pub(super) loss: f64,
     pub(super) json: Option<PathBuf>,
@@ -64,6 +68,7 @@ struct Typed {
     only: Vec<String>,
     peers: Vec<String>,
     agent_flags: Vec<String>,
+    congestion: Option<String>,
     rounds: Option<u32>,
     seconds: Option<u32>,
     fixed_seconds: Option<u32>,
@@ -95,6 +100,9 @@ impl Options {
             budget: budget.map(Duration::from_secs),
             quick,
             agent_flags: typed.agent_flags,
+            congestion: typed
+                .congestion
+                .unwrap_or_else(|| congestion::USUAL.to_owned()),
             loss: percentage(typed.loss.unwrap_or_default())?,
             json: typed.json,
             plot: typed.plot,
@@ -129,6 +137,7 @@ impl Typed {
                 "--only" => typed.only.extend(list(value()?)),
                 "--peer" => typed.peers.push(value()?.clone()),
                 "--agent-flag" => typed.agent_flags.push(value()?.clone()),
+                "--congestion" => typed.congestion = Some(value()?.clone()),
                 "--rounds" => typed.rounds = Some(number(word, value()?)?),
                 "--seconds" => typed.seconds = Some(number(word, value()?)?),
                 "--fixed-seconds" => typed.fixed_seconds = Some(number(word, value()?)?),
@@ -208,6 +217,12 @@ mod tests {
     fn flags_of_the_agent_are_kept_as_they_are() {
         let options = parse("--agent-flag --encrypt-on-node --agent-flag --threads=1").unwrap();
         assert_eq!(options.agent_flags, ["--encrypt-on-node", "--threads=1"]);
+    }
+
+    #[test]
+    fn congestion_control_is_what_most_systems_have() {
+        assert_eq!(parse("").unwrap().congestion, "cubic");
+        assert_eq!(parse("--congestion bbr").unwrap().congestion, "bbr");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use super::{
+    Options,
     account::with_descendants,
     envoy, peer,
     stage::{self, Stage},
@@ -146,21 +147,19 @@ pub(super) struct Plane {
 }
 
 impl Plane {
-    /// Brings a plane up; `agent_flags` are for our own agents. `with_rival` says whether neighbours are
-    /// measured.
+    /// Brings a plane up as the benchmark was asked to.
     ///
     /// # Panics
     /// When something does not start.
     #[track_caller]
-    pub(super) fn up(wanted: &Wanted, agent_flags: &[String], with_rival: bool) -> Self {
+    pub(super) fn up(wanted: &Wanted, options: &Options) -> Self {
         let with_service = matches!(wanted.kind, Kind::EnvoyHttp | Kind::EnvoyTcp | Kind::Agent);
-        let with_rival = with_rival && wanted.may_have_rival();
-        let mut stage = Stage::set(&wanted.name(), wanted.one_node, with_service, with_rival);
+        let mut stage = Stage::set(wanted, with_service, options);
         let proxies = match &wanted.kind {
             Kind::Direct => Proxies::Nothing,
             Kind::EnvoyHttp => Proxies::Envoys(envoy::Pair::start(&stage, true)),
             Kind::EnvoyTcp => Proxies::Envoys(envoy::Pair::start(&stage, false)),
-            Kind::Agent => Proxies::Agents(stage::start_agents(&stage, agent_flags)),
+            Kind::Agent => Proxies::Agents(stage::start_agents(&stage, &options.agent_flags)),
             Kind::Peer { adapter, .. } => Proxies::Peer(peer::Peer::up(&mut stage, adapter)),
         };
         Self {

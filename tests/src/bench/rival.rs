@@ -48,11 +48,11 @@ pub(super) struct Flooding(Child);
 impl Rival {
     /// Sets it beside what is in `lab`; as there, clients use the Service's address if there is somebody to serve it.
     #[track_caller]
-    pub(super) fn set(lab: &Lab, one_node: bool, with_service: bool) -> Self {
+    pub(super) fn set(lab: &Lab, one_node: bool, with_service: bool, pace: &str) -> Self {
         let client = lab.pod("rival-client").account(HOST).start();
         let server = lab.pod("rival-server").label("app", HOST).account(HOST);
         let server = if one_node { server } else { server.on_b() }.start();
-        congestion::choose(&[&client.netns, &server.netns]);
+        congestion::choose(pace, &[&client.netns, &server.netns]);
         let (service, _) = lab.service(HOST).port("http", HTTP1, HTTP1).create();
         let address = if with_service {
             service

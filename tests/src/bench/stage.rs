@@ -14,7 +14,7 @@ use std::{
     process::Command,
 };
 
-use super::{account::with_descendants, congestion, rival::Rival};
+use super::{Options, account::with_descendants, congestion, plane::Wanted, rival::Rival};
 use crate::{Agent, Lab, Pod, command::run_ok, foreign::Server, topology::LINK};
 
 /// The Service, and the host name of every request.
@@ -82,9 +82,11 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Sets it; `with_service` says whether clients use the Service's address, which only
-    /// something between the pods can serve, and `with_rival` whether there is somebody who floods.
+    /// something between the pods can serve.
     #[track_caller]
-    pub(super) fn set(name: &str, one_node: bool, with_service: bool, with_rival: bool) -> Self {
+    pub(super) fn set(wanted: &Wanted, with_service: bool, options: &Options) -> Self {
+        let (name, one_node) = (wanted.name(), wanted.one_node);
+        let wants_rival = options.measures.iter().any(|one| one.wants_rival());
         let lab = Lab::new(&format!("bench {name}"));
         let client = lab.pod("client").start();
         let server = lab.pod("server").label("app", HOST).label("version", "v1");
@@ -95,7 +97,7 @@ impl Stage {
                 netns.sysctl(key, value);
             }
         }
-        congestion::choose(&namespaces);
+        congestion::choose(&options.congestion, &namespaces);
         let service = lab.service(HOST).port("http", HTTP1, HTTP1);
         let service = service.port("http2", HTTP2, HTTP2).port("grpc", GRPC, GRPC);
         let (service, _) = service.port("tcp", TCP, TCP).create();
@@ -106,7 +108,8 @@ impl Stage {
         };
         lab.resolve(HOST, &target);
         let applications = start_applications(&lab, &server);
-        let rival = with_rival.then(|| Rival::set(&lab, one_node, with_service));
+        let rival = (wants_rival && wanted.may_have_rival())
+            .then(|| Rival::set(&lab, one_node, with_service, &options.congestion));
         Self {
             client,
             server,
