@@ -109,7 +109,9 @@ impl Wire {
             if count(tail, LAST) > 0 {
                 Ok(())
             } else {
-                Err(file.len())
+                let ended = self.tcpdump.try_wait().ok().flatten();
+                let state = ended.map_or("tcpdump runs".to_owned(), |how| how.to_string());
+                Err((file.len(), state))
             }
         });
         command::signal(&self.tcpdump, Signal::INT);

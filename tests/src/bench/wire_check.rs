@@ -8,6 +8,7 @@
 use super::{
     application,
     plane::Plane,
+    sample::guarded,
     stage::{FILLER, GRPC, HOST, HTTP1, HTTP2, TCP},
 };
 use crate::{Wire, command::run, wire::Crossed};
@@ -28,11 +29,23 @@ pub(super) fn look(plane: &Plane) -> Result<String, String> {
         ask_all(plane)?;
         return Ok("none: one node".to_owned());
     }
+    let crossed = match captured(plane)? {
+        Ok(crossed) => crossed,
+        // It says nothing about the plane.
+        Err(why) => {
+            eprintln!("{}: captured once more: {why}", plane.name);
+            captured(plane)??
+        }
+    };
+    judge(&crossed)
+}
+
+/// What crosses while every protocol is spoken, or why that was not captured whole.
+fn captured(plane: &Plane) -> Result<Result<Crossed, String>, String> {
     let wire = Wire::listen(&plane.stage.lab);
     let answered = ask_all(plane);
-    let crossed = wire.stop();
-    answered?;
-    judge(&crossed)
+    let crossed = guarded(|| Ok(wire.stop()));
+    answered.map(|()| crossed)
 }
 
 fn judge(crossed: &Crossed) -> Result<String, String> {
