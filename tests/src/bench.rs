@@ -90,6 +90,12 @@ pub fn run(options: &Options) -> bool {
             Err(reason) => facts.failures.push(format!("{}: {reason}", wanted.name())),
         }
     }
+    if !planes.is_empty() && facts.congestion_control != options.congestion {
+        let (has, wanted) = (&facts.congestion_control, &options.congestion);
+        progress.say(&format!(
+            "TCP has {has}: this system does not give namespaces {wanted}"
+        ));
+    }
     let mut rounds = Rounds::new(options, &planes, &progress);
     rounds.take_all(&mut facts.failures);
     let samples = rounds.into_samples();
